@@ -1,0 +1,93 @@
+/*
+ * base/os -- system calls as the house wants them: retried on EINTR, CLOEXEC from birth, -errno as the result,
+ * with fallbacks for what Linux alone has, and one place where a test can make any of them fail.
+ *
+ * Room: base.  Owns: nothing; descriptors and mappings belong to the caller.
+ * Every int result is 0 (or a count, or a descriptor) on success and a negative errno on failure.
+ * Fork: stateless.  Signals: only what says so.  Nothing here knows Lua, prints or exits.
+ *
+ * Build options that force the portable paths (each must pass the whole test suite):
+ * LUAPOOL_NO_PIDFD, LUAPOOL_NO_EVENTFD, LUAPOOL_NO_MEMFD, LUAPOOL_NO_PRCTL.
+ * With LUAPOOL_FAULTS, LUAPOOL_FAIL="name#k:ERRNO[,...]" makes the k-th call of os function `name` fail
+ * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, poll, pidfd, open, write, read, malloc.
+ */
+#ifndef LUAPOOL_BASE_OS_H
+#define LUAPOOL_BASE_OS_H
+
+#include <poll.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* os_now_ns -- CLOCK_MONOTONIC in nanoseconds. Async-signal-safe. */
+int64_t os_now_ns(void);
+
+/*
+ * os_map_shared -- a zeroed mapping that this process and its future children share (no name, no descriptor).
+ *   size  bytes, rounded up to pages by the kernel; untouched pages cost nothing
+ * Returns 0 and the address in *out, or -errno.
+ */
+int os_map_shared(size_t size, void **out);
+void os_unmap(void *address, size_t size);
+
+/*
+ * A file of memory without a name (memfd; else shm_open or mkstemp, unlinked at once): CLOEXEC.
+ * os_memory_grow makes it at least `size` bytes and reserves them now, so that no later access can end in SIGBUS.
+ * os_memory_release gives the pages of a range back (reads as zeros afterwards); best effort.
+ */
+int os_memory_file(const char *debug_name);
+int os_memory_grow(int fd, uint64_t size);
+void os_memory_release(int fd, uint64_t offset, uint64_t length);
+/* os_map_file -- map [0, size) of a memory file shared, read and write. */
+int os_map_file(int fd, size_t size, void **out);
+
+/*
+ * A bell wakes one sleeper: eventfd, or a pipe where there is none. Non-blocking, CLOEXEC.
+ * ring and drain are async-signal-safe; ringing a full or broken bell is success.
+ */
+struct os_bell {
+  int read_fd;  /* poll this one for POLLIN; -1: closed */
+  int write_fd; /* the same number as read_fd for an eventfd */
+};
+int os_bell_open(struct os_bell *bell);
+void os_bell_ring(const struct os_bell *bell);
+void os_bell_drain(const struct os_bell *bell);
+void os_bell_close(struct os_bell *bell); /* idempotent */
+
+/* os_socket_pair -- AF_UNIX stream pair, CLOEXEC and non-blocking on both ends. */
+int os_socket_pair(int fds[2]);
+
+/*
+ * os_poll -- poll(2) once with a nanosecond timeout (negative: for ever).
+ * Returns the number of ready descriptors, 0 on timeout, -EINTR when a signal came (the caller decides), -errno.
+ */
+int os_poll(struct pollfd *fds, size_t count, int64_t timeout_ns);
+
+/* os_close -- close *fd if it is not -1 and set it to -1; keeps errno; idempotent. */
+void os_close(int *fd);
+
+/*
+ * os_cpus -- processors this process may use: its affinity, capped by the cgroup's quota (v2 and v1, the whole
+ * path up to the root), at least 1.
+ */
+int os_cpus(void);
+
+/* os_threads -- threads of this process now (1 when it cannot be told). */
+int os_threads(void);
+
+/* os_random -- fill with random bytes (getrandom, /dev/urandom, else time and pid). Never fails. */
+void os_random(void *data, size_t length);
+
+/* os_allocate -- malloc that the fault table can refuse; NULL on failure. Free with free(). */
+void *os_allocate(size_t size);
+
+/* os_relax -- one turn of a busy wait (pause instruction). */
+static inline void os_relax(void) {
+#if defined(__x86_64__) || defined(__i386__)
+  __builtin_ia32_pause();
+#elif defined(__aarch64__)
+  __asm__ __volatile__("yield");
+#endif
+}
+
+#endif

@@ -1,0 +1,93 @@
+/*
+ * job/codec -- Lua values to bytes and back: the only file that walks a Lua value.
+ *
+ * Room: job.  A codec belongs to one lua_State (its main state and all its threads); it owns its tables and buffers through a userdata.
+ * Fork: a child goes on with its copy.  Signals: not from a handler.
+ *
+ * A *stream* is a sequence of top-level values. Numbers of one kind that follow each other share one tag (typed runs); tables with the same string keys share
+ * their keys (shapes) throughout the stream. Any prefix that ends after a whole value is a valid stream (writers fix up run counts in place after each
+ * value), so what a dying worker had finished can be read. Shared references and cycles are kept within one top-level value.
+ * Nothing here recurses on the C stack: 100,000 levels of nesting are fine, as deep as lua_checkstack allows.
+ * The reader believes no byte: every length, count, tag and id is checked before use, and damage gives -EBADMSG, never a crash, a hang or an allocation out of
+ * proportion to the bytes at hand. Bytecode is guarded by a checksum.
+ */
+#ifndef LUAPOOL_JOB_CODEC_H
+#define LUAPOOL_JOB_CODEC_H
+
+#include <lua.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+
+struct codec;
+
+/* codec_open -- push a userdata that holds a codec for L, and return the codec. The caller anchors the userdata. May raise (memory). */
+struct codec *codec_open(lua_State *L);
+
+enum codec_flags {
+  CODEC_WITH_GLOBALS = 1 /* functions take along the globals that their code names (host to worker); else only upvalues */
+};
+
+/*
+ * codec_begin -- start a stream at the end of `out` (what stands before is the caller's header). `out` is used until the next codec_begin.
+ *   root   how error texts call the value ("result", "argument #1"); static storage
+ */
+void codec_begin(struct codec *c, struct bytes *out, int flags, const char *root);
+
+/*
+ * codec_write -- append the value at `index` to the stream.
+ * Returns 0, or with the stream as before the call: -EINVAL: it cannot be sent, codec_message says what and where
+ * ("result.conn.sock: userdata (tcp{client}) cannot be sent"); -ENOMEM; -EMSGSIZE: more than the limit.
+ * May raise (Lua's memory; nothing else: save functions run protected); then call codec_rollback before going on.
+ */
+int codec_write(struct codec *c, lua_State *L, int index);
+
+/* codec_rollback -- drop what a codec_write that raised left behind: the stream is as before that call. Does not raise. */
+void codec_rollback(struct codec *c);
+
+/* codec_message -- the text of the last failure; valid until the next call. */
+const char *codec_message(const struct codec *c);
+
+/* codec_is_stateless -- 1 if all that was written since codec_begin are functions without mutable state: reading the stream twice or once makes no difference. */
+int codec_is_stateless(const struct codec *c);
+
+/* A reader's place in a stream; nothing to free. */
+struct codec_reader {
+  const unsigned char *data, *end;
+  uint64_t run_left; /* values left in the current typed run */
+  int run_tag;
+};
+
+/* codec_read_begin -- start reading a stream of `length` bytes, which must stay until the last codec_read of it. */
+void codec_read_begin(struct codec *c, struct codec_reader *r, const unsigned char *data, size_t length);
+
+/*
+ * codec_read -- push the next top-level value.
+ * Returns 0; -EBADMSG (damaged, or the stream is at its end: codec_message), -ENOENT (something sent by name is not here: codec_message names it): nothing pushed.
+ * May raise (Lua's memory).
+ */
+int codec_read(struct codec *c, lua_State *L, struct codec_reader *r);
+
+/*
+ * codec_read_array -- read `count` values and store them at table[first], table[first + 1], ... by raw sets; the fast path for results.
+ * The shape of the loop matters: a run of integers must cost little more than lua_pushinteger + lua_rawseti.
+ * Returns as codec_read; *done (may be NULL) is how many were stored.
+ */
+int codec_read_array(struct codec *c, lua_State *L, struct codec_reader *r, int table_index, lua_Integer first,
+                     size_t count, size_t *done);
+
+/*
+ * codec_name_function -- the function whose upvalues (and tables reachable from them) may be named in streams, because the other side has the same function
+ * (a forked worker and its host): index of the function, or 0 for none. Anchored by the codec. May raise (memory).
+ */
+void codec_name_function(struct codec *c, lua_State *L, int index);
+
+/*
+ * codec_register -- pool.register(name, class [, save, load]): the table (or userdata metatable) at `class_index` is called `name` on both sides.
+ *   save_index, load_index   functions for userdata of that metatable: save(u) -> value, load(value) -> u; 0: none
+ * Registrations are kept per Lua state (registry), so that every codec of the state and forked workers see them. May raise.
+ */
+void codec_register(lua_State *L, const char *name, int class_index, int save_index, int load_index);
+
+#endif

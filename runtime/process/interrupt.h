@@ -1,0 +1,78 @@
+/*
+ * process/interrupt -- the only sigaction of the house, and the one sticky flag that is the truth about interrupts.
+ *
+ * Room: process.  Owns: the dispositions it changed, one wake-up bell.  Process-wide by nature (signals are); one Lua
+ * thread at a time is its owner.
+ * The handler only: sets the flag, rings the bell, calls the arm function (which sets hooks), and on escalation restores the terminal and dies.
+ * The flag is set by handlers and interrupt_request, and cleared only by interrupt_take. Signals: only what says so is async-signal-safe.
+ */
+#ifndef LUAPOOL_PROCESS_INTERRUPT_H
+#define LUAPOOL_PROCESS_INTERRUPT_H
+
+#include <stdatomic.h>
+#include <stdint.h>
+
+/* Reasons beyond signal numbers, which only workers see (written by the host into the worker's command word, followed by SIGTERM). */
+enum interrupt_reason {
+  INTERRUPT_CANCEL = 200,  /* the call was cancelled: raise in the running task; the worker lives on */
+  INTERRUPT_TIMEOUT = 201, /* the item's time is over: raise in the running task; the worker lives on */
+  INTERRUPT_QUIT = 202     /* the pool ends: raise in the running task; the worker leaves afterwards */
+};
+
+/*
+ * interrupt_catch -- catch SIGINT, SIGTERM and SIGHUP for the whole process (the command, or pool.catch_interrupts()).
+ * Only where the disposition is SIG_DFL; an ignored SIGINT stays deaf to the terminal but honours an explicit kill (SPEC 3.8:
+ * siginfo's si_code tells them apart); ignored SIGTERM and SIGHUP stay ignored. SA_RESTART | SA_ONSTACK.
+ * Returns 0 or -errno; twice is once.
+ */
+int interrupt_catch(void);
+
+/* interrupt_release -- put back the dispositions, where they are still ours. Idempotent. */
+void interrupt_release(void);
+
+/* interrupt_request -- as if signal `signo` had come. Async-signal-safe, any thread. */
+void interrupt_request(int signo);
+
+/* interrupt_pending -- the undelivered reason (a signal number or enum interrupt_reason), or 0. Async-signal-safe, cheap. */
+int interrupt_pending(void);
+
+/* interrupt_take -- clear the flag, drain the bell, and return the reason (0: there was none). Only the place that raises calls it. */
+int interrupt_take(void);
+
+/* interrupt_fd -- becomes readable when something is pending; -1 before interrupt_catch or interrupt_open. Put it into every poll set. */
+int interrupt_fd(void);
+
+/* interrupt_open -- make the bell without catching any signal (the library: interrupt_request is all that sets the flag). 0 or -errno. */
+int interrupt_open(void);
+
+/* interrupt_set_arm -- what the handler calls to arm hooks on running Lua threads; async-signal-safe; NULL: nothing. */
+void interrupt_set_arm(void (*arm)(void));
+
+/*
+ * interrupt_ending -- the pool (or the program) is being ended now (+1) or no longer (-1): a further signal shortens all grace.
+ * interrupt_is_urgent -- 1 once a second signal (at least 200 ms after the first) came while one was undelivered or an end was under way.
+ * A third ends the process in the handler: terminal restored, SIG_DFL, death by the signal (workers follow: their lifeline breaks).
+ */
+void interrupt_ending(int change);
+int interrupt_is_urgent(void);
+
+/*
+ * interrupt_die -- end this process by `signo` so that a shell sees it: flush stdout, restore the terminal, SIG_DFL, unblock, kill;
+ * as process 1 of a container, which survives that, _exit(128 + signo).
+ */
+_Noreturn void interrupt_die(int signo);
+
+/*
+ * interrupt_become_worker -- in a forked child, with all signals blocked: pending and urgency cleared, a bell of its own, SIGINT to a no-op handler
+ * (SIG_IGN if it was ignored when the host started), SIGTERM and SIGHUP to the worker's handler, everything else to SIG_DFL unless ignored,
+ * no alternate stack. The worker's handler on SIGTERM: *command != 0 is the reason from the host (consumed by exchange with 0);
+ * 0: somebody else sent it: reason SIGTERM (interrupt the task, then die of it: see interrupt_external).
+ * SIGIO: if the host is gone (lifeline at end of file, or another parent), SIGKILL all descendants and _exit.
+ *   lifeline   the child's end, set to send SIGIO;  host  pid of the host
+ */
+void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host);
+
+/* interrupt_external -- in a worker: the signal (SIGTERM, SIGHUP) that somebody other than the host sent to it, or 0. */
+int interrupt_external(void);
+
+#endif

@@ -1,0 +1,89 @@
+/*
+ * process/process -- one child process each: start it by fork, ask it, end it, learn why it ended.
+ *
+ * Room: process (may include process/interrupt.h: the child's signal set-up).  Owns: pid, pidfd, the lifeline.
+ * The lifeline is a socket pair on which nothing is ever written: its end of file tells the host that the child is gone, and
+ * tells the child (by SIGIO, also while it runs) that the host is gone. No SIGCHLD handler, no waitpid(-1), ever.
+ * Fork: everything but process_fork's child side belongs to the process that forked; other processes get -EPERM.
+ */
+#ifndef LUAPOOL_PROCESS_PROCESS_H
+#define LUAPOOL_PROCESS_PROCESS_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+struct process {
+  pid_t pid;    /* 0: none was started, or it has been reaped */
+  pid_t owner;  /* the process that forked it */
+  int pidfd;    /* -1: the kernel has none */
+  int lifeline; /* the host's end; readable (end of file) when the child is gone; -1: closed */
+};
+
+/* How a process ended. */
+struct process_end {
+  int is_known;        /* 0: somebody else reaped it (status unknown), it is gone all the same */
+  int signal;          /* the signal that ended it, or 0 */
+  int exit_code;       /* if signal is 0 */
+  int dumped_core;
+  uint64_t max_rss_bytes;
+};
+
+struct process_child {
+  const int *keep;                    /* descriptors of pools (see process_register_fd) that this child needs */
+  size_t n_keep;
+  _Atomic uint32_t *command;          /* in shared memory: what the host asks of the child when it sends SIGTERM */
+};
+
+/* process_init -- a handle that holds nothing. */
+void process_init(struct process *p);
+
+/*
+ * process_register_fd / process_forget_fd -- descriptors of pools, of any pool in this process: a new child closes
+ * all that are not in its keep list, so that no worker holds the other end of a sibling's socket. Thread-safe.
+ */
+int process_register_fd(int fd); /* 0 or -ENOMEM */
+void process_forget_fd(int fd);
+
+/*
+ * process_fork -- start a child that shares nothing with its siblings.
+ * Flushes stdout and stderr (only these), blocks all signals, forks under a process-wide lock, records the child in *p before
+ * signals are unblocked. In the child, in this order: dispositions and signal state (interrupt_become_worker), lifeline and
+ * parent-death signal, foreign pool descriptors closed, stdin from /dev/null, stdio buffers purged and stdout line-buffered,
+ * exit guard (exit() by C code flushes this process's own output and leaves by _exit, no handler of the host runs),
+ * oom_score_adj raised, the signal mask explicit.
+ * Returns 1 in the host, 0 in the child, -errno (host only; *p unchanged, nothing leaked).
+ * The child must never return from the function that called this: it ends by process_exit.
+ */
+int process_fork(struct process *p, const struct process_child *child);
+
+/* process_exit -- the only way out of a child: flush its own stdout and stderr, then _exit(code). */
+_Noreturn void process_exit(int code);
+
+/* process_is_child -- 1 in a process started by process_fork (and whatever it forks). */
+int process_is_child(void);
+
+/* process_is_mine -- 1 if the calling process is the one that forked p. */
+int process_is_mine(const struct process *p);
+
+/* process_signal -- send a signal through the pidfd (else the pid). 0 also when the process is gone already; -errno. */
+int process_signal(const struct process *p, int signal);
+
+/*
+ * process_kill_tree -- stop the child, collect its descendants (/proc/PID/task/T/children; best effort elsewhere),
+ * and SIGKILL them all. Does not reap. 0 also when it is gone already.
+ */
+int process_kill_tree(const struct process *p);
+
+/*
+ * process_reap -- has it ended? Waits at most timeout_ns (0: just look).
+ * Returns 1: ended, *end filled, descriptors closed, handle as after process_init. 0: still running. -errno never for
+ * ECHILD (that is an end with is_known = 0).
+ */
+int process_reap(struct process *p, int64_t timeout_ns, struct process_end *end);
+
+/* process_abandon -- close the descriptors, forget the pid (a forked copy of a handle, or a child that cannot die). */
+void process_abandon(struct process *p);
+
+#endif
