@@ -1,0 +1,47 @@
+/* memory/board -- see board.h. */
+#include "memory/board.h"
+
+#include <errno.h>
+
+#include "base/os.h"
+
+static size_t slots_end(uint32_t n_workers) {
+  size_t end = sizeof(struct board) + n_workers * sizeof(struct board_slot);
+  return (end + CHANNEL_ALIGN - 1) & ~(size_t)(CHANNEL_ALIGN - 1);
+}
+
+static size_t board_size(uint32_t n_workers, uint64_t ring_bytes) {
+  return slots_end(n_workers) + n_workers * channel_size(ring_bytes);
+}
+
+int board_open(struct board **out, uint32_t n_workers, uint64_t ring_bytes) {
+  void *memory;
+  int status = os_map_shared(board_size(n_workers, ring_bytes), &memory);
+  while (status == -ENOMEM && ring_bytes > CHANNEL_MIN_BYTES) {
+    ring_bytes /= 2;
+    status = os_map_shared(board_size(n_workers, ring_bytes), &memory);
+  }
+  if (status < 0) return status;
+  *out = memory;
+  (*out)->n_workers = n_workers;
+  (*out)->ring_bytes = ring_bytes;
+  (*out)->n_cpus = (uint32_t)os_cpus();
+  return 0;
+}
+
+void board_close(struct board *b) {
+  if (b != NULL) os_unmap(b, board_size(b->n_workers, b->ring_bytes));
+}
+
+void board_channel(struct board *b, uint32_t number, struct channel *c) {
+  unsigned char *rings = (unsigned char *)b + slots_end(b->n_workers);
+  channel_attach(c, rings + number * channel_size(b->ring_bytes), b->ring_bytes);
+}
+
+void board_reset_slot(struct board *b, uint32_t number) {
+  struct board_slot *slot = &b->slots[number];
+  atomic_store(&slot->command, 0);
+  atomic_store(&slot->must_leave, 0);
+  atomic_store(&slot->item_started_ns, 0);
+  atomic_store(&slot->phase, BOARD_STARTING);
+}

@@ -1,0 +1,118 @@
+/*
+ * memory/board -- the shared memory of a pool: what there is to do, what each worker is doing, and the result rings.
+ *
+ * Room: memory (may include memory/channel.h).  Owns: the mapping.  One board per pool, made by the host before its workers are forked.
+ * No lock: each word says who writes it. Only `front` and an entry's `cursor` have several writers; these change by compare-and-swap alone, so a
+ * worker may die between any two instructions and nobody waits for it.
+ *
+ * Work is a ring of *entries*. The host publishes entry number S in place S % BOARD_ENTRIES; workers claim runs of its items by moving its
+ * cursor. A cursor carries the entry's lap as a tag, so that a worker that slept through a whole lap cannot claim from the place's new tenant.
+ */
+#ifndef LUAPOOL_MEMORY_BOARD_H
+#define LUAPOOL_MEMORY_BOARD_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "memory/channel.h"
+
+enum { BOARD_ENTRIES = 1024, BOARD_MAX_WORKERS = 4096, BOARD_CURSOR_BITS = 48 };
+
+#define BOARD_MAX_ITEMS (((uint64_t)1 << BOARD_CURSOR_BITS) - 1)
+
+/* How the items of an entry are found. */
+enum board_entry_kind {
+  BOARD_INDEXED = 1, /* item k of the job's source: any part of it may be claimed */
+  BOARD_BLOCK = 2    /* written out by the host in input memory: claimed as a whole */
+};
+
+enum board_entry_flags {
+  BOARD_NO_RESULTS = 1,    /* only failures and counts travel back */
+  BOARD_GO_ON = 2,         /* after a failed item the claim goes on (otherwise the rest of it is given up: the host cancels the call anyway) */
+  BOARD_HAS_TIMEOUT = 4,   /* workers note when each item started */
+  BOARD_ALL_RESULTS = 8,   /* an item's value is the sequence of all results of fn */
+  BOARD_ARGUMENTS = 16     /* an item is a sequence of arguments */
+};
+
+/* Written by the host before it publishes the entry; workers only read, but for cursor and item_ns. */
+struct board_entry {
+  _Atomic uint64_t cursor;  /* lap tag << BOARD_CURSOR_BITS | next item; moved by workers (claim) and the host (cancel) */
+  _Atomic uint64_t item_ns; /* how long an item takes lately, a hint; written by any worker; 0: not known yet */
+  _Atomic uint32_t is_stopped; /* written by the host: give up what you claimed of it */
+  uint32_t kind, flags, chunk; /* chunk: items per claim, 0: by schedule */
+  uint64_t first;           /* number of the first item within its call, from 0 */
+  uint64_t count;           /* items */
+  uint64_t job;             /* which job of the host: function and source */
+  uint64_t job_offset, job_length;     /* the job written out in input memory, for workers that did not inherit it; length 0: none */
+  uint64_t block_offset, block_length; /* of a block: its items */
+  uint64_t block_skip;      /* items at the front of the block that are not part of this entry (a retry) */
+};
+
+enum board_phase {
+  BOARD_STARTING = 0, /* forked, on_start still to run */
+  BOARD_IDLE = 1,     /* looking for work */
+  BOARD_SPINNING = 2, /* looking for work without sleeping: need not be rung */
+  BOARD_PARKED = 3,   /* asleep or about to: ring its bell */
+  BOARD_CLAIMING = 4, /* between deciding on a claim and having noted it */
+  BOARD_OWNING = 5,   /* entry, first and count say what it has */
+  BOARD_LEAVING = 6   /* on_exit, then gone */
+};
+
+/* What one worker is doing. Written by that worker alone, but for the last group. */
+struct board_slot {
+  _Atomic uint32_t phase;
+  _Atomic uint32_t claims;        /* counts its claims: a reader sees by it that the group below changed under its eyes */
+  _Atomic uint64_t entry;         /* sequence number of the entry it claimed from */
+  _Atomic uint64_t first, count;  /* the items of its claim (numbers within the call) */
+  _Atomic uint64_t item;          /* the item that runs, or ran last; meaningful while OWNING */
+  _Atomic int64_t item_started_ns; /* CLOCK_MONOTONIC; 0: none runs. Only with BOARD_HAS_TIMEOUT */
+  _Atomic uint64_t items_done, claims_done;
+  _Atomic int64_t busy_ns;
+  unsigned char gap1[CHANNEL_ALIGN];
+  /* written by the host */
+  _Atomic uint32_t command;       /* enum interrupt_reason for the worker's SIGTERM handler, which takes it by exchange with 0 */
+  _Atomic uint32_t command_claim; /* the value of `claims` that the command is meant for */
+  _Atomic uint64_t command_item;  /* and the item, for a timeout */
+  _Atomic uint32_t must_leave;    /* leave when the claim is done */
+  unsigned char gap2[CHANNEL_ALIGN - 24];
+};
+
+struct board {
+  _Atomic uint64_t published;   /* written by the host: entries 0 .. published - 1 are there */
+  unsigned char gap1[CHANNEL_ALIGN - 8];
+  _Atomic uint64_t front;       /* entries below it have nothing left to claim; moved on by workers */
+  unsigned char gap2[CHANNEL_ALIGN - 8];
+  _Atomic uint32_t is_host_parked; /* set by the host before it sleeps; who exchanges it with 0 rings the host's bell */
+  _Atomic uint64_t input_size;     /* written by the host: bytes of the input memory file */
+  uint32_t n_workers;
+  uint32_t n_cpus;              /* processors that may spin and work */
+  uint64_t ring_bytes;
+  unsigned char gap3[CHANNEL_ALIGN - 32];
+  struct board_entry entries[BOARD_ENTRIES];
+  struct board_slot slots[];    /* n_workers, then the rings */
+};
+
+/*
+ * board_open -- map a board for n_workers rings of ring_bytes each (a power of two within the limits of channel.h).
+ * When the system refuses so much address space, smaller rings are tried. Returns 0 or -errno.
+ */
+int board_open(struct board **out, uint32_t n_workers, uint64_t ring_bytes);
+void board_close(struct board *b);
+
+/* board_channel -- attach to the ring of worker `number` (from 0). */
+void board_channel(struct board *b, uint32_t number, struct channel *c);
+
+/* board_reset_slot -- make place `number` ready for a new worker (its old one is dead). Host only. */
+void board_reset_slot(struct board *b, uint32_t number);
+
+static inline struct board_entry *board_entry(struct board *b, uint64_t sequence) {
+  return &b->entries[sequence % BOARD_ENTRIES];
+}
+
+/* The cursor of entry `sequence` with `next` items claimed. */
+static inline uint64_t board_cursor(uint64_t sequence, uint64_t next) {
+  return ((sequence / BOARD_ENTRIES + 1) & 0xffff) << BOARD_CURSOR_BITS | next;
+}
+
+#endif
