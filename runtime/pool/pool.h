@@ -1,0 +1,158 @@
+/*
+ * pool/pool -- the host's side: workers, the work published for them, what comes back, and who died.
+ *
+ * Room: pool (may include pool/worker.h and pool/schedule.h).  Owns: board, input memory, bells, processes, and the account of every entry:
+ * which of its items are done. Ignorant of Lua; the caller decodes and decides.
+ * Nothing here blocks but pool_wait and pool_reap. Results are pulled: pool_next shows one event at a time, and the caller may leave
+ * (also by a Lua error) between any two calls.
+ * Fork: only the process that opened a pool may use it; pool_abandon is for copies.  Signals: not from a handler.
+ *
+ * No crash becomes a hang: when a worker is gone, what it had finished is salvaged, the item that ran is reported, and
+ * every other item that nobody owns is published again. Ownership is decided by set arithmetic (claimed - done - owned by the living), not
+ * by how far a dead worker got through some protocol.
+ */
+#ifndef LUAPOOL_POOL_POOL_H
+#define LUAPOOL_POOL_POOL_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "pool/worker.h"
+#include "process/process.h"
+
+struct pool;
+
+struct pool_options {
+  uint32_t workers;     /* 1 .. BOARD_MAX_WORKERS */
+  int64_t grace_ns;     /* between asking a worker to stop and killing it */
+  uint64_t ring_bytes;  /* per worker; 0: the default */
+  struct worker_tasks tasks; /* what workers do; copied; its context must live as long as the pool */
+};
+
+/* A piece of work to publish. */
+struct pool_work {
+  enum board_entry_kind kind;
+  uint32_t flags, chunk;
+  uint64_t call;          /* the caller's number for the call; not 0 */
+  uint64_t first, count;  /* items, numbered within the call from 0 */
+  uint64_t job, job_offset, job_length; /* see struct board_entry; the job's bytes stay the caller's */
+  uint64_t block_offset, block_length;  /* BOARD_BLOCK: allocated by pool_input; the pool frees it when no entry needs it any more */
+  int64_t timeout_ns;     /* per item, 0: none (sets BOARD_HAS_TIMEOUT) */
+};
+
+enum pool_event_kind {
+  POOL_NOTHING = 0,
+  POOL_RESULTS,  /* items first .. first + count - 1; data, length: their values as one stream */
+  POOL_FAILED,   /* item first failed inside; data: error record */
+  POOL_LOST,     /* item first died with its worker: end, reason, killed say how */
+  POOL_UNREADY,  /* a worker could not start: data, or end if it died of it */
+  POOL_NOTICE    /* data: a text from a worker */
+};
+
+struct pool_event {
+  enum pool_event_kind kind;
+  uint32_t worker; /* from 1 */
+  int pid;
+  uint64_t call, first, count;
+  const unsigned char *data;
+  size_t length;
+  struct process_end end;
+  int reason;     /* POOL_LOST: 0: by itself; INTERRUPT_TIMEOUT: killed because the item's time was over; POOL_DAMAGED */
+  /* the pool's own: */
+  uint64_t sequence;
+  int is_salvage;
+};
+
+enum { POOL_DAMAGED = 300 }; /* the worker sent bytes that make no sense, and was killed for it */
+
+/*
+ * pool_open -- a pool without workers yet. 0 and *out, or -errno (-EINVAL: bad options).
+ */
+int pool_open(struct pool **out, const struct pool_options *options);
+
+/*
+ * pool_start -- fork workers until `wanted` of them live (at most options.workers).
+ * In the children it never returns. Returns the number that live now; -errno if none does, or if `all` is set and not all could be started
+ * (those started in this call are ended and reaped).
+ */
+int pool_start(struct pool *p, uint32_t wanted, int all);
+
+/* pool_input -- room in input memory: 0, *offset and *memory (valid until the next pool_input), or -errno. pool_input_free gives it back. */
+int pool_input(struct pool *p, uint64_t length, uint64_t *offset, void **memory);
+void pool_input_free(struct pool *p, uint64_t offset, uint64_t length);
+/* pool_input_at -- the bytes again, NULL if they cannot be mapped. */
+const void *pool_input_at(struct pool *p, uint64_t offset, uint64_t length);
+
+/* pool_can_post -- how many entries could be posted now. */
+uint32_t pool_can_post(const struct pool *p);
+
+/*
+ * pool_post -- publish work and wake whoever should do it. 0; -EAGAIN: too many entries unfinished; -ENOMEM; nothing changed then.
+ * On success a block belongs to the pool.
+ */
+int pool_post(struct pool *p, const struct pool_work *work);
+
+/* pool_repost -- publish item `first` of the lost or failed event once more. 0 or -errno. */
+int pool_repost(struct pool *p, const struct pool_event *event);
+
+/*
+ * pool_next -- what happened next? Fills *event; returns its kind. Reads rings, ends and deadlines; never blocks.
+ * The event's data is valid until pool_done. Events of cancelled calls are not shown.
+ */
+enum pool_event_kind pool_next(struct pool *p, struct pool_event *event);
+
+/*
+ * pool_done -- the event was taken. `count`: how many of its items are accounted for (results: all of them unless they were damaged).
+ * Returns 0, or -EBADMSG if the worker reported items it did not own or fewer than it said; it has been killed then.
+ */
+int pool_done(struct pool *p, const struct pool_event *event, uint64_t count);
+
+/* pool_condemn -- the event's bytes make no sense: kill its worker (a POOL_LOST with POOL_DAMAGED follows). */
+void pool_condemn(struct pool *p, const struct pool_event *event);
+
+/* pool_item_ns -- how long an item of the call takes lately, by the workers' measure; 0: not known. */
+uint64_t pool_item_ns(const struct pool *p, uint64_t call);
+/* pool_unclaimed -- entries of the call from which nothing was claimed yet. */
+uint32_t pool_unclaimed(const struct pool *p, uint64_t call);
+
+/*
+ * pool_cancel -- nothing more of the call is claimed or shown; workers that are in it are asked to stop (SIGTERM).
+ * pool_is_quiet -- 1 when no worker is in a cancelled entry any more.
+ * pool_kill_stragglers -- kill every worker that still is (with its descendants).
+ */
+void pool_cancel(struct pool *p, uint64_t call);
+int pool_is_quiet(struct pool *p);
+void pool_kill_stragglers(struct pool *p);
+
+/*
+ * pool_wait -- sleep until something happens: a worker rings or dies, extra_fd (-1: none) becomes readable, until_ns (CLOCK_MONOTONIC; -1: none)
+ * or an item's deadline is reached, or a signal comes. Spins a little first where there is a processor for it. Returns 0 or -EINTR.
+ */
+int pool_wait(struct pool *p, int extra_fd, int64_t until_ns);
+
+/* Ending. leave: finish what is claimed, on_exit, go. quit: interrupt what runs, go. kill: SIGKILL, with descendants. Each returns at once; never blocks. */
+void pool_ask_to_leave(struct pool *p);
+void pool_quit(struct pool *p);
+void pool_kill(struct pool *p);
+
+/* pool_reap -- take note of the dead (waits at most timeout_ns for one more to die); returns how many still live. */
+uint32_t pool_reap(struct pool *p, int64_t timeout_ns);
+
+/* pool_close -- free everything; workers that still live are killed and reaped (at most 1 s). NULL is ignored. */
+void pool_close(struct pool *p);
+
+/* pool_abandon -- in a forked copy of the host: close descriptors and mappings, touch no process. */
+void pool_abandon(struct pool *p);
+
+struct pool_worker_info {
+  int pid; /* 0: none */
+  uint32_t phase;
+  uint64_t items, claims;
+  int64_t busy_ns;
+};
+uint32_t pool_size(const struct pool *p);
+uint32_t pool_living(const struct pool *p);
+uint64_t pool_forks(const struct pool *p);
+void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *info);
+
+#endif

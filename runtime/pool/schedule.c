@@ -1,0 +1,71 @@
+/* pool/schedule -- see schedule.h. */
+#include "pool/schedule.h"
+
+enum {
+  CLAIM_TARGET_NS = 1000 * 1000, /* a claim should take about this long: frames cost a thousandth of it, a wrong guess little */
+  SHARES_PER_WORKER = 3,         /* what is left is cut into so many claims for each worker */
+  FIRST_BLOCK_ITEMS = 1,
+  UNKNOWN_BLOCK_ITEMS = 64       /* while no time is known, a block grows to this at most */
+};
+
+static uint64_t at_least_one(uint64_t n) {
+  return n ? n : 1;
+}
+
+static uint64_t by_time(uint64_t item_ns) {
+  return at_least_one(CLAIM_TARGET_NS / at_least_one(item_ns));
+}
+
+uint64_t schedule_claim(uint64_t left, uint32_t workers, uint64_t item_ns, uint32_t chunk) {
+  uint64_t share, timed;
+  if (chunk) return chunk < left ? chunk : left;
+  if (item_ns == 0) return 1;
+  share = at_least_one(left / ((uint64_t)workers * SHARES_PER_WORKER));
+  timed = by_time(item_ns);
+  return share < timed ? share : timed;
+}
+
+uint64_t schedule_item_ns(uint64_t before, uint64_t items, int64_t elapsed_ns) {
+  uint64_t now;
+  if (items == 0) return before;
+  now = at_least_one((uint64_t)(elapsed_ns > 0 ? elapsed_ns : 0) / items);
+  if (before == 0) return now;
+  /* Believe a slower item at once (its like may follow), a faster one by and by, unless it is far off: the first item of a run pays for cold caches. */
+  if (now >= before || now < before / 8) return now;
+  return at_least_one((before + now) / 2);
+}
+
+uint64_t schedule_block(uint64_t left, uint64_t written, uint32_t workers, uint64_t item_ns, uint32_t chunk) {
+  uint64_t size;
+  if (left == 0) return 0;
+  if (chunk) return chunk < left ? chunk : left;
+  if (item_ns) {
+    size = by_time(item_ns);
+  } else {
+    size = written / at_least_one((uint64_t)workers * 2);
+    if (size < FIRST_BLOCK_ITEMS) size = FIRST_BLOCK_ITEMS;
+    if (size > UNKNOWN_BLOCK_ITEMS) size = UNKNOWN_BLOCK_ITEMS;
+  }
+  if (left != UINT64_MAX) {
+    uint64_t share = at_least_one(left / ((uint64_t)workers * SHARES_PER_WORKER));
+    if (share < size) size = share;
+  }
+  return size < left ? size : left;
+}
+
+uint32_t schedule_window(uint32_t workers) {
+  uint64_t window = (uint64_t)workers * 3 + 1;
+  return window > 512 ? 512 : (uint32_t)window;
+}
+
+uint32_t schedule_spinners(uint32_t cpus, uint32_t busy) {
+  return cpus > busy ? cpus - busy : 0;
+}
+
+int schedule_retry(uint32_t tries, uint32_t retries) {
+  return tries <= retries;
+}
+
+int schedule_gives_up(uint32_t failed_starts, uint32_t workers) {
+  return failed_starts >= 3 && failed_starts >= 2 * workers;
+}

@@ -1,0 +1,267 @@
+/* pool/worker -- see worker.h. */
+#include "pool/worker.h"
+
+#include <errno.h>
+#include <poll.h>
+
+#include "base/fault.h"
+#include "pool/schedule.h"
+#include "process/interrupt.h"
+#include "process/process.h"
+
+enum { SPIN_NS = 60 * 1000, SPIN_TURNS = 64, ROOM_SPIN_NS = 20 * 1000 };
+
+static const uint64_t NO_ITEM = UINT64_MAX;
+
+/* The one worker of this process, for the signal handler. */
+static struct worker *the_worker;
+
+static void set_phase(struct worker *w, enum board_phase phase) {
+  atomic_store_explicit(&w->slot->phase, phase, memory_order_seq_cst);
+}
+
+static int must_leave(const struct worker *w) {
+  return atomic_load_explicit(&w->slot->must_leave, memory_order_acquire) != 0 || interrupt_external() != 0;
+}
+
+static int has_work(const struct worker *w) {
+  return atomic_load_explicit(&w->board->front, memory_order_acquire) < atomic_load_explicit(&w->board->published, memory_order_acquire);
+}
+
+/* ---- claiming ---- */
+
+static void note_claim(struct worker *w, uint64_t first, uint64_t count) {
+  struct board_slot *slot = w->slot;
+  w->claim.first = first;
+  w->claim.count = count;
+  atomic_store_explicit(&slot->item, NO_ITEM, memory_order_relaxed);
+  atomic_store_explicit(&slot->entry, w->claim.sequence, memory_order_relaxed);
+  atomic_store_explicit(&slot->first, first, memory_order_relaxed);
+  atomic_store_explicit(&slot->count, count, memory_order_relaxed);
+  atomic_fetch_add_explicit(&slot->claims, 1, memory_order_release);
+  set_phase(w, BOARD_OWNING);
+}
+
+static void copy_entry(struct worker_claim *claim, struct board_entry *e, uint64_t sequence) {
+  claim->sequence = sequence;
+  claim->shared = e;
+  claim->kind = e->kind;
+  claim->flags = e->flags;
+  claim->job = e->job;
+  claim->job_offset = e->job_offset;
+  claim->job_length = e->job_length;
+  claim->block_offset = e->block_offset;
+  claim->block_length = e->block_length;
+  claim->block_skip = e->block_skip;
+  claim->entry_first = e->first;
+}
+
+/*
+ * Try to claim from entry `sequence`. Returns 1: done; 0: it has nothing (or is not the entry any more): look further.
+ * The copy is taken before the swap: if the host gave the place to another entry meanwhile, the tag differs and the swap fails.
+ */
+static int claim_from(struct worker *w, uint64_t sequence) {
+  struct board_entry *e = board_entry(w->board, sequence);
+  uint64_t cursor = atomic_load_explicit(&e->cursor, memory_order_acquire);
+  while (cursor >> BOARD_CURSOR_BITS == board_cursor(sequence, 0) >> BOARD_CURSOR_BITS) {
+    uint64_t next = cursor & BOARD_MAX_ITEMS, count = e->count, first = e->first, many;
+    if (next >= count) return 0;
+    many = e->kind == BOARD_BLOCK
+               ? count - next
+               : schedule_claim(count - next, w->board->n_workers, atomic_load_explicit(&e->item_ns, memory_order_relaxed), e->chunk);
+    copy_entry(&w->claim, e, sequence);
+    if (atomic_compare_exchange_strong_explicit(&e->cursor, &cursor, cursor + many, memory_order_acq_rel, memory_order_acquire)) {
+      FAULT_POINT("worker_claimed");
+      note_claim(w, first + next, many);
+      return 1;
+    }
+  }
+  return 0;
+}
+
+static int claim_work(struct worker *w) {
+  struct board *b = w->board;
+  uint64_t sequence = atomic_load_explicit(&b->front, memory_order_acquire);
+  if (sequence >= atomic_load_explicit(&b->published, memory_order_acquire)) return 0;
+  set_phase(w, BOARD_CLAIMING); /* a reader must not take the old claim, or its absence, for the truth from here on */
+  while (sequence < atomic_load_explicit(&b->published, memory_order_acquire)) {
+    uint64_t front = sequence;
+    if (claim_from(w, sequence)) return 1;
+    atomic_compare_exchange_strong_explicit(&b->front, &front, sequence + 1, memory_order_acq_rel, memory_order_acquire);
+    sequence = atomic_load_explicit(&b->front, memory_order_acquire);
+  }
+  set_phase(w, BOARD_IDLE);
+  return 0;
+}
+
+/* ---- waiting ---- */
+
+/* Is there a processor on which to look out for work without sleeping? */
+static int may_spin(const struct worker *w) {
+  const struct board *b = w->board;
+  uint32_t i, busy = atomic_load_explicit(&b->is_host_parked, memory_order_relaxed) ? 0 : 1;
+  for (i = 0; i < b->n_workers; i++) {
+    uint32_t phase = atomic_load_explicit(&b->slots[i].phase, memory_order_relaxed);
+    if (i != w->number && phase != BOARD_PARKED && phase != BOARD_LEAVING) busy++;
+  }
+  return schedule_spinners(b->n_cpus, busy) > 0;
+}
+
+static void spin_for_work(struct worker *w) {
+  int64_t until = os_now_ns() + SPIN_NS;
+  set_phase(w, BOARD_SPINNING);
+  do {
+    int turn;
+    for (turn = 0; turn < SPIN_TURNS; turn++) {
+      if (has_work(w)) return;
+      os_relax();
+    }
+  } while (os_now_ns() < until && !must_leave(w));
+}
+
+/* Sleep until the bell rings. The lifeline is in the set although its SIGIO would do: two independent ways to notice a dead host. */
+static void sleep_on_bell(struct worker *w) {
+  struct pollfd fds[2] = {{w->bell.read_fd, POLLIN, 0}, {w->lifeline, POLLIN, 0}};
+  int status = os_poll(fds, 2, -1);
+  if (status > 0 && fds[1].revents) process_exit(0);
+  os_bell_drain(&w->bell);
+}
+
+static void wait_for_work(struct worker *w) {
+  FAULT_POINT("worker_idle");
+  if (may_spin(w)) spin_for_work(w);
+  set_phase(w, BOARD_PARKED);
+  if (!has_work(w) && !must_leave(w)) sleep_on_bell(w);
+  set_phase(w, BOARD_IDLE);
+}
+
+/* The ring is full: wait until the host has made room. */
+static void wait_for_room(struct worker *w) {
+  struct channel_shared *ring = w->channel.shared;
+  uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire);
+  int64_t until = os_now_ns() + ROOM_SPIN_NS;
+  if (may_spin(w)) {
+    while (os_now_ns() < until) {
+      if (atomic_load_explicit(&ring->head, memory_order_acquire) != head) return;
+      os_relax();
+    }
+  }
+  atomic_store(&ring->is_waiting, 1);
+  if (atomic_load(&ring->head) == head) sleep_on_bell(w);
+  atomic_store(&ring->is_waiting, 0);
+}
+
+/* ---- publishing ---- */
+
+static void wake_host(struct worker *w) {
+  atomic_thread_fence(memory_order_seq_cst);
+  if (atomic_load_explicit(&w->board->is_host_parked, memory_order_relaxed) && atomic_exchange(&w->board->is_host_parked, 0))
+    os_bell_ring(&w->host_bell);
+}
+
+static void *begin_frame(struct worker *w, enum worker_frame kind, uint64_t first, size_t *room) {
+  struct channel_header header = {.kind = kind, .entry = w->claim.sequence, .first = first};
+  void *memory;
+  while ((memory = channel_begin(&w->channel, &header, room)) == NULL) {
+    wake_host(w);
+    wait_for_room(w);
+  }
+  return memory;
+}
+
+void worker_open_frame(struct worker *w, uint64_t first) {
+  size_t room;
+  void *memory = begin_frame(w, WORKER_RESULTS, first, &room);
+  bytes_borrow(&w->frame, memory, room);
+  w->frame_first = first;
+  w->frame_count = w->staged_count = 0;
+  w->frame_low = room / 8;
+}
+
+static void publish_large(struct worker *w, const void *data, size_t length, uint32_t count, uint32_t safe_count) {
+  uint64_t sent = 0;
+  while (channel_publish_large(&w->channel, data, length, count, safe_count, &sent) == -EAGAIN) {
+    wake_host(w);
+    FAULT_POINT("worker_result_mid");
+    wait_for_room(w);
+  }
+}
+
+void worker_close_frame(struct worker *w) {
+  FAULT_POINT("worker_result_before");
+  if (w->frame_count > 0) {
+    if (w->frame.is_borrowed) {
+      channel_publish(&w->channel, w->frame.length, w->frame_count);
+    } else {
+      publish_large(w, w->frame.data, w->frame.length, w->frame_count, w->staged_count);
+    }
+    wake_host(w);
+  }
+  bytes_free(&w->frame);
+  w->frame_count = w->staged_count = 0;
+  FAULT_POINT("worker_result_after");
+}
+
+void worker_send(struct worker *w, enum worker_frame kind, uint64_t first, uint32_t count, const void *data, size_t length) {
+  size_t room;
+  void *memory = begin_frame(w, kind, first, &room);
+  if (length <= room) {
+    if (length) memcpy(memory, data, length);
+    channel_publish(&w->channel, length, count);
+  } else {
+    publish_large(w, data, length, count, 0);
+  }
+  wake_host(w);
+}
+
+/* ---- the life ---- */
+
+static void do_claim(struct worker *w) {
+  int64_t started = os_now_ns(), elapsed;
+  struct board_slot *slot = w->slot;
+  uint64_t done = w->claim.count;
+  w->tasks->run(w->tasks->context, w);
+  elapsed = os_now_ns() - started;
+  if (!worker_is_stopped(w)) {
+    uint64_t before = atomic_load_explicit(&w->claim.shared->item_ns, memory_order_relaxed);
+    atomic_store_explicit(&w->claim.shared->item_ns, schedule_item_ns(before, done, elapsed), memory_order_relaxed);
+  }
+  atomic_fetch_add_explicit(&slot->items_done, done, memory_order_relaxed);
+  atomic_fetch_add_explicit(&slot->claims_done, 1, memory_order_relaxed);
+  atomic_fetch_add_explicit(&slot->busy_ns, elapsed, memory_order_relaxed);
+  atomic_store_explicit(&slot->item_started_ns, 0, memory_order_release);
+}
+
+int worker_accepts(int reason) {
+  struct worker *w = the_worker;
+  struct board_slot *slot;
+  if (w == NULL) return 1;
+  slot = w->slot;
+  if (reason == INTERRUPT_QUIT) return 1;
+  if (atomic_load(&slot->phase) != BOARD_OWNING || atomic_load(&slot->command_claim) != atomic_load(&slot->claims)) return 0;
+  return reason != INTERRUPT_TIMEOUT || atomic_load(&slot->command_item) == atomic_load(&slot->item);
+}
+
+_Noreturn void worker_main(struct worker *w) {
+  the_worker = w;
+  w->slot = &w->board->slots[w->number];
+  board_channel(w->board, w->number, &w->channel);
+  bytes_init(&w->frame);
+  fault_set_worker((int)w->number + 1);
+  FAULT_POINT("child_start");
+  if (w->tasks->start(w->tasks->context, w) != 0) process_exit(0);
+  set_phase(w, BOARD_IDLE);
+  FAULT_POINT("child_ready");
+  while (!must_leave(w)) {
+    if (!claim_work(w)) {
+      wait_for_work(w);
+      continue;
+    }
+    do_claim(w);
+    set_phase(w, BOARD_IDLE);
+  }
+  set_phase(w, BOARD_LEAVING);
+  w->tasks->finish(w->tasks->context, w);
+  if (interrupt_external()) interrupt_die(interrupt_external());
+  process_exit(0);
+}

@@ -1,0 +1,113 @@
+/*
+ * pool/worker -- the child's side: claim work, have it done, publish what came of it, sleep when there is none.
+ *
+ * Room: pool.  Owns: nothing that outlives the process. Ignorant of Lua: the job floor does the work through struct worker_tasks.
+ * Fork: runs in the child only.  Blocks: in worker_main and where it waits for room in its ring; a dead host ends the process (SIGIO, and the
+ * lifeline is in every poll set).
+ */
+#ifndef LUAPOOL_POOL_WORKER_H
+#define LUAPOOL_POOL_WORKER_H
+
+#include <stdatomic.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "base/os.h"
+#include "memory/arena.h"
+#include "memory/board.h"
+#include "memory/channel.h"
+
+/* Kinds of frames from a worker to its host. */
+enum worker_frame {
+  WORKER_RESULTS = 1, /* items first .. first + count - 1 are done; payload: their values as one stream */
+  WORKER_FAILED = 2,  /* item first failed; payload: an error record */
+  WORKER_DROPPED = 3, /* items first .. first + count - 1 were claimed and given up */
+  WORKER_UNREADY = 4, /* on_start failed; payload: an error record. The worker leaves */
+  WORKER_NOTICE = 5   /* a warning to be issued in the host; payload: text */
+};
+
+struct worker;
+
+/* What the job floor gives the worker: how things are done. Called in the child only; none may return twice or jump out. */
+struct worker_tasks {
+  void *context;
+  int (*start)(void *context, struct worker *w);  /* once; non-zero: unready, leave (a frame said why) */
+  void (*run)(void *context, struct worker *w);   /* do the claim w->claim; every item of it must be published, failed or dropped */
+  void (*finish)(void *context, struct worker *w); /* once, before an orderly end */
+};
+
+/* A claim: a copy of the entry as it was, and which items of it. */
+struct worker_claim {
+  uint64_t sequence; /* of the entry */
+  struct board_entry *shared; /* is_stopped and item_ns are read and written there */
+  uint32_t kind, flags;
+  uint64_t job, job_offset, job_length, block_offset, block_length, block_skip;
+  uint64_t entry_first; /* number of the entry's first item */
+  uint64_t first, count;
+};
+
+struct worker {
+  uint32_t number; /* from 0 */
+  struct board *board;
+  struct board_slot *slot;
+  struct channel channel;
+  struct arena *arena;
+  struct os_bell bell;      /* the worker's own, which the host rings */
+  struct os_bell host_bell; /* the host's, for when it is parked */
+  int lifeline;
+  const struct worker_tasks *tasks;
+  struct worker_claim claim;
+  struct bytes frame;       /* the frame under construction: starts in the ring */
+  uint64_t frame_first;
+  uint32_t frame_count;     /* whole items in it */
+  uint32_t staged_count;    /* of these, noted in the ring */
+  size_t frame_low;         /* begin a new frame when less than this is left */
+};
+
+/* worker_main -- the life of a worker. The caller filled number, board, arena, bells, lifeline and tasks. */
+_Noreturn void worker_main(struct worker *w);
+
+/* worker_open_frame -- make w->frame a fresh frame for results from item `first` on. May wait for room. */
+void worker_open_frame(struct worker *w, uint64_t first);
+
+/* worker_close_frame -- publish what w->frame holds (nothing, if it holds no item). May wait for room when it outgrew the ring. */
+void worker_close_frame(struct worker *w);
+
+/* worker_send -- publish a frame of its own; the frame under construction must be closed. May wait for room. */
+void worker_send(struct worker *w, enum worker_frame kind, uint64_t first, uint32_t count, const void *data, size_t length);
+
+/* worker_begin_item -- item `item` runs from now on: its death is blamed on it. */
+static inline void worker_begin_item(struct worker *w, uint64_t item) {
+  atomic_store_explicit(&w->slot->item, item, memory_order_release);
+  if (w->claim.flags & BOARD_HAS_TIMEOUT) atomic_store_explicit(&w->slot->item_started_ns, os_now_ns(), memory_order_release);
+}
+
+/* worker_end_item -- its value was appended to w->frame: from now on a death does not lose it. */
+static inline void worker_end_item(struct worker *w) {
+  w->frame_count++;
+  if (w->frame.is_borrowed) {
+    w->staged_count = w->frame_count;
+    channel_stage(&w->channel, w->frame.length, w->frame_count);
+  }
+  if (w->claim.flags & BOARD_HAS_TIMEOUT) atomic_store_explicit(&w->slot->item_started_ns, 0, memory_order_release);
+}
+
+/* worker_needs_frame -- 1 if the next item should go into a new frame. */
+static inline int worker_needs_frame(const struct worker *w) {
+  return !w->frame.is_borrowed || w->frame.capacity - w->frame.length < w->frame_low;
+}
+
+/* worker_is_stopped -- 1 if the rest of the claim is not wanted any more. */
+static inline int worker_is_stopped(const struct worker *w) {
+  return (int)atomic_load_explicit(&w->claim.shared->is_stopped, memory_order_relaxed) ||
+         (int)atomic_load_explicit(&w->slot->must_leave, memory_order_relaxed) == 2;
+}
+
+/*
+ * worker_accepts -- the filter of the signal handler: is the host's command meant for what runs right now? (It was sent a moment ago.)
+ * Async-signal-safe.
+ */
+int worker_accepts(int reason);
+
+#endif
