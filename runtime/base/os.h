@@ -9,7 +9,8 @@
  * Build options that force the portable paths (each must pass the whole test suite):
  * LUAPOOL_NO_PIDFD, LUAPOOL_NO_EVENTFD, LUAPOOL_NO_MEMFD, LUAPOOL_NO_PRCTL.
  * With LUAPOOL_FAULTS, LUAPOOL_FAIL="name#k:ERRNO[,...]" makes the k-th call of os function `name` fail
- * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, poll, pidfd, open, write, read, malloc.
+ * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, poll, pidfd, open, write, read, malloc, random.
+ * memfd, bell and random fall back for ENOSYS and fail (random: falls back) for anything else; pidfd: the caller lives without one.
  */
 #ifndef LUAPOOL_BASE_OS_H
 #define LUAPOOL_BASE_OS_H
@@ -18,6 +19,18 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
+
+/*
+ * os_open -- open(2), CLOEXEC, retried on EINTR (mode 0600 for O_CREAT). Returns the descriptor or -errno.
+ * os_read -- read(2) once, retried on EINTR: bytes (0: end), or -errno.
+ * os_write -- all of it, in as many writes as it takes: 0 or -errno (some may have been written). SIGPIPE is the caller's.
+ * os_read_text -- the beginning of a small file (of /proc) as a string: its length (cut at size - 1), or -errno.
+ * All four are async-signal-safe.
+ */
+int os_open(const char *path, int flags);
+ssize_t os_read(int fd, void *data, size_t size);
+int os_write(int fd, const void *data, size_t size);
+ssize_t os_read_text(const char *path, char *text, size_t size);
 
 /* os_now_ns -- CLOCK_MONOTONIC in nanoseconds. Async-signal-safe. */
 int64_t os_now_ns(void);
@@ -33,7 +46,8 @@ void os_unmap(void *address, size_t size);
 /*
  * A file of memory without a name (memfd; else shm_open or mkstemp, unlinked at once): CLOEXEC.
  * os_memory_grow makes it at least `size` bytes and reserves them now, so that no later access can end in SIGBUS.
- * os_memory_release gives the pages of a range back (reads as zeros afterwards); best effort.
+ * It never shrinks; after a failure size and content are what they were.
+ * os_memory_release gives the pages of a range back (reads as zeros afterwards, and is no longer reserved); best effort.
  */
 int os_memory_file(const char *debug_name);
 int os_memory_grow(int fd, uint64_t size);
@@ -43,7 +57,8 @@ int os_map_file(int fd, size_t size, void **out);
 
 /*
  * A bell wakes one sleeper: eventfd, or a pipe where there is none. Non-blocking, CLOEXEC.
- * ring and drain are async-signal-safe; ringing a full or broken bell is success.
+ * ring and drain are async-signal-safe; ringing a full or closed bell is success. (Whoever rings a pipe also holds its
+ * read end, or the signal SIGPIPE would come: never close one end alone.)
  */
 struct os_bell {
   int read_fd;  /* poll this one for POLLIN; -1: closed */
@@ -72,8 +87,21 @@ void os_close(int *fd);
  */
 int os_cpus(void);
 
+/*
+ * os_cgroup_cpus -- processors that the cgroup's quota is worth, rounded up; 0: no quota.
+ *   root  "" for this machine, or a directory in whose proc/self and cgroup mounts to look instead (tests)
+ */
+int os_cgroup_cpus(const char *root);
+
 /* os_threads -- threads of this process now (1 when it cannot be told). */
 int os_threads(void);
+
+/*
+ * os_pidfd_open, os_pidfd_signal -- the descriptor of a process: it cannot come to mean another process, as a pid can.
+ * -errno; -ENOSYS where the system has none (LUAPOOL_NO_PIDFD).
+ */
+int os_pidfd_open(pid_t pid);
+int os_pidfd_signal(int pidfd, int signal);
 
 /* os_random -- fill with random bytes (getrandom, /dev/urandom, else time and pid). Never fails. */
 void os_random(void *data, size_t length);
