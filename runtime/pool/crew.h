@@ -1,0 +1,104 @@
+/*
+ * pool/crew -- the inside of a pool, shared by pool.c and recovery.c alone.
+ *
+ * Room: pool (may include what pool.h may).
+ */
+#ifndef LUAPOOL_POOL_CREW_H
+#define LUAPOOL_POOL_CREW_H
+
+#include <poll.h>
+#include <signal.h>
+
+#include "pool/account.h"
+#include "pool/pool.h"
+
+enum crew_state {
+  CREW_EMPTY = 0,
+  CREW_LIVING = 1,
+  CREW_DEAD = 2,     /* reaped; its ring may still hold frames */
+  CREW_REPORTING = 3 /* ring empty; its last event waits to be taken (pool_done) */
+};
+
+/* One place for a worker. */
+struct crew {
+  enum crew_state state;
+  struct process process;
+  struct process_end end;
+  struct channel channel;
+  struct os_bell bell;
+  int reason;           /* why we killed it: INTERRUPT_TIMEOUT, POOL_DAMAGED, or 0 */
+  int was_killed;       /* by us, for a purpose that nobody needs to hear of */
+  int is_condemned;
+  uint64_t condemned_item, condemned_entry;
+  int is_asked;         /* the last command, 0: none; it was about this claim and item: */
+  uint32_t asked_claims;
+  uint64_t asked_item;
+  int64_t asked_at_ns;
+  int has_salvaged;
+  struct pool_event last; /* in REPORTING */
+};
+
+/* Bytes of a block, used by one entry or several (after retries). */
+struct pool_block {
+  uint64_t offset, length;
+  uint64_t first; /* number of its first item */
+  uint32_t users;
+};
+
+/* The host's account of one entry. */
+struct pool_entry {
+  int is_active;
+  int is_cancelled;
+  uint64_t sequence;
+  struct pool_work work;
+  struct pool_block *block;
+  uint64_t skip;
+  struct account done; /* items done, failed for good, or moved to another entry */
+};
+
+/* Items that wait for a free entry. */
+struct pool_requeue {
+  struct pool_work work;
+  struct pool_block *block;
+};
+
+struct pool {
+  int owner;
+  uint32_t n_workers;
+  int64_t grace_ns;
+  struct worker_tasks tasks;
+  struct board *board;
+  struct arena arena;
+  struct os_bell bell;
+  struct crew *crew;
+  struct pollfd *polls;
+  struct pool_entry entries[BOARD_ENTRIES];
+  uint64_t published, oldest; /* entries oldest .. published - 1 may be active */
+  uint32_t n_timed;           /* active entries with a timeout */
+  struct pool_requeue *requeue;
+  size_t n_requeue, requeue_capacity;
+  uint32_t turn;              /* the worker whose ring is read next */
+  uint32_t failed_starts;     /* workers that died before they were ready, in a row */
+  int must_look;              /* a worker may have died */
+  int has_news;               /* an event waits that no descriptor announces */
+  int must_recheck;           /* a worker died while claiming: items may have been lost */
+  int is_ending;
+  int is_broken;              /* out of memory while accounting: -errno */
+  int64_t looked_at_ns;
+  uint64_t forks;
+};
+
+/* In pool.c, for recovery.c. */
+int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_block *block, uint64_t skip);
+void pool_command(struct pool *p, uint32_t number, int reason);
+
+/* In recovery.c, for pool.c. */
+struct pool_entry *pool_entry_of(struct pool *p, uint64_t sequence); /* NULL if it is not active */
+void pool_release_entry(struct pool *p, struct pool_entry *state);
+void pool_release_block(struct pool *p, struct pool_block *block);
+void pool_drop_block(struct pool *p, struct pool_entry *state);
+void pool_look_for_dead(struct pool *p);
+void pool_give_room(struct pool *p, uint32_t number);
+int64_t pool_next_deadline(const struct pool *p);
+
+#endif

@@ -1,0 +1,544 @@
+/* pool/pool -- see pool.h. This file: opening, starting, posting, waiting, ending. The dead and what they leave: pool/recovery.c. */
+#include "pool/pool.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "pool/crew.h"
+#include "pool/schedule.h"
+#include "process/interrupt.h"
+
+enum { DEFAULT_RING_BYTES = 8 << 20, SPIN_NS = 60 * 1000, SPIN_TURNS = 32, REAP_AFTER_KILL_MS = 1000 };
+
+/* ---- opening and closing ---- */
+
+static int allocate(struct pool *p, const struct pool_options *options) {
+  uint32_t i, n = options->workers;
+  p->crew = calloc(n, sizeof *p->crew);
+  p->polls = calloc((size_t)2 * n + 2, sizeof *p->polls);
+  if (p->crew == NULL || p->polls == NULL) return -ENOMEM;
+  for (i = 0; i < n; i++) {
+    process_init(&p->crew[i].process);
+    p->crew[i].bell.read_fd = p->crew[i].bell.write_fd = -1;
+    board_channel(p->board, i, &p->crew[i].channel);
+  }
+  return 0;
+}
+
+int pool_open(struct pool **out, const struct pool_options *options) {
+  struct pool *p;
+  uint64_t ring = options->ring_bytes ? options->ring_bytes : DEFAULT_RING_BYTES;
+  int status;
+  if (options->workers < 1 || options->workers > BOARD_MAX_WORKERS) return -EINVAL;
+  if (ring < CHANNEL_MIN_BYTES || ring > CHANNEL_MAX_BYTES || (ring & (ring - 1))) return -EINVAL;
+  p = os_allocate(sizeof *p);
+  if (p == NULL) return -ENOMEM;
+  memset(p, 0, sizeof *p);
+  p->owner = getpid();
+  p->n_workers = options->workers;
+  p->grace_ns = options->grace_ns;
+  p->tasks = options->tasks;
+  p->bell.read_fd = p->bell.write_fd = -1;
+  arena_init(&p->arena);
+  status = board_open(&p->board, options->workers, ring);
+  if (status == 0) status = allocate(p, options);
+  if (status == 0) status = os_bell_open(&p->bell);
+  if (status == 0) status = process_register_fd(p->bell.read_fd);
+  if (status == 0 && p->bell.write_fd != p->bell.read_fd) status = process_register_fd(p->bell.write_fd);
+  if (status < 0) {
+    pool_close(p);
+    return status;
+  }
+  *out = p;
+  return 0;
+}
+
+static void forget_bell(struct os_bell *bell) {
+  if (bell->read_fd >= 0) process_forget_fd(bell->read_fd);
+  if (bell->write_fd >= 0) process_forget_fd(bell->write_fd);
+  os_bell_close(bell);
+}
+
+static void free_entries(struct pool *p) {
+  uint32_t i;
+  for (i = 0; i < BOARD_ENTRIES; i++) {
+    pool_drop_block(p, &p->entries[i]);
+    account_free(&p->entries[i].done);
+  }
+  free(p->requeue);
+}
+
+static void free_pool(struct pool *p) {
+  uint32_t i;
+  for (i = 0; p->crew && i < p->n_workers; i++) {
+    forget_bell(&p->crew[i].bell);
+    channel_clear(&p->crew[i].channel);
+  }
+  free_entries(p);
+  forget_bell(&p->bell);
+  if (p->arena.fd >= 0) process_forget_fd(p->arena.fd);
+  arena_close(&p->arena);
+  board_close(p->board);
+  free(p->crew);
+  free(p->polls);
+  free(p);
+}
+
+void pool_close(struct pool *p) {
+  if (p == NULL) return;
+  if (p->crew != NULL && pool_living(p) > 0) {
+    int64_t until = os_now_ns() + (int64_t)REAP_AFTER_KILL_MS * 1000000;
+    pool_kill(p);
+    while (pool_reap(p, 10 * 1000000) > 0 && os_now_ns() < until) {
+    }
+  }
+  free_pool(p);
+}
+
+void pool_abandon(struct pool *p) {
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) process_abandon(&p->crew[i].process);
+  free_pool(p);
+}
+
+/* ---- workers ---- */
+
+uint32_t pool_size(const struct pool *p) {
+  return p->n_workers;
+}
+
+uint32_t pool_living(const struct pool *p) {
+  uint32_t i, living = 0;
+  for (i = 0; i < p->n_workers; i++) living += p->crew[i].state == CREW_LIVING;
+  return living;
+}
+
+uint64_t pool_forks(const struct pool *p) {
+  return p->forks;
+}
+
+void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *info) {
+  const struct board_slot *slot = &p->board->slots[number];
+  info->pid = p->crew[number].state == CREW_LIVING ? (int)p->crew[number].process.pid : 0;
+  info->phase = atomic_load(&slot->phase);
+  info->items = atomic_load(&slot->items_done);
+  info->claims = atomic_load(&slot->claims_done);
+  info->busy_ns = atomic_load(&slot->busy_ns);
+}
+
+_Noreturn static void be_worker(struct pool *p, uint32_t number) {
+  struct worker w;
+  memset(&w, 0, sizeof w);
+  w.number = number;
+  w.board = p->board;
+  w.arena = &p->arena;
+  w.bell = p->crew[number].bell;
+  w.host_bell = p->bell;
+  w.lifeline = p->crew[number].process.lifeline;
+  w.tasks = &p->tasks;
+  worker_main(&w);
+}
+
+static int start_one(struct pool *p, uint32_t number) {
+  struct crew *crew = &p->crew[number];
+  int keep[5], status;
+  struct process_child child = {keep, 5, &p->board->slots[number].command};
+  status = os_bell_open(&crew->bell);
+  if (status < 0) return status;
+  status = process_register_fd(crew->bell.read_fd);
+  if (status == 0 && crew->bell.write_fd != crew->bell.read_fd) status = process_register_fd(crew->bell.write_fd);
+  if (status < 0) goto fail;
+  board_reset_slot(p->board, number);
+  channel_reset(&crew->channel);
+  keep[0] = crew->bell.read_fd;
+  keep[1] = crew->bell.write_fd;
+  keep[2] = p->bell.read_fd;
+  keep[3] = p->bell.write_fd;
+  keep[4] = p->arena.fd;
+  FAULT_POINT("before_fork");
+  status = process_fork(&crew->process, &child);
+  if (status == 0) be_worker(p, number);
+  if (status < 0) goto fail;
+  crew->state = CREW_LIVING;
+  crew->reason = crew->is_asked = crew->is_condemned = crew->was_killed = 0;
+  p->forks++;
+  FAULT_POINT("after_fork_parent");
+  return 0;
+fail:
+  forget_bell(&crew->bell);
+  return status;
+}
+
+static void undo_start(struct pool *p, const unsigned char *was_started) {
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) {
+    struct process_end end;
+    if (!was_started[i] || p->crew[i].state != CREW_LIVING) continue;
+    process_kill_tree(&p->crew[i].process);
+    if (process_reap(&p->crew[i].process, (int64_t)REAP_AFTER_KILL_MS * 1000000, &end) != 1) process_abandon(&p->crew[i].process);
+    forget_bell(&p->crew[i].bell);
+    p->crew[i].state = CREW_EMPTY;
+  }
+}
+
+int pool_start(struct pool *p, uint32_t wanted, int all) {
+  unsigned char *was_started;
+  uint32_t i, living = pool_living(p);
+  int status = 0;
+  if (wanted > p->n_workers) wanted = p->n_workers;
+  if (living >= wanted) return (int)living;
+  was_started = calloc(p->n_workers, 1);
+  if (was_started == NULL) return -ENOMEM;
+  for (i = 0; i < p->n_workers && living < wanted; i++) {
+    if (p->crew[i].state != CREW_EMPTY) continue;
+    status = start_one(p, i);
+    if (status < 0) break;
+    was_started[i] = 1;
+    living++;
+  }
+  if (status < 0 && all) undo_start(p, was_started);
+  free(was_started);
+  if (status < 0 && (all || living == 0)) return status;
+  return (int)living;
+}
+
+/* ---- input memory ---- */
+
+int pool_input(struct pool *p, uint64_t length, uint64_t *offset, void **memory) {
+  int was_open = p->arena.fd >= 0;
+  int status = arena_allocate(&p->arena, length, offset);
+  if (!was_open && p->arena.fd >= 0 && process_register_fd(p->arena.fd) < 0) {
+    arena_close(&p->arena);
+    return -ENOMEM;
+  }
+  if (status < 0) return status;
+  atomic_store(&p->board->input_size, p->arena.size);
+  *memory = arena_at(&p->arena, *offset, length);
+  return *memory ? 0 : -ENOMEM;
+}
+
+void pool_input_free(struct pool *p, uint64_t offset, uint64_t length) {
+  arena_free(&p->arena, offset, length);
+}
+
+const void *pool_input_at(struct pool *p, uint64_t offset, uint64_t length) {
+  return arena_at(&p->arena, offset, length);
+}
+
+/* ---- posting ---- */
+
+uint32_t pool_can_post(const struct pool *p) {
+  return (uint32_t)(BOARD_ENTRIES - (p->published - p->oldest));
+}
+
+static void ring_sleepers(struct pool *p, uint64_t needed) {
+  uint64_t lookers = 0;
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) {
+    uint32_t phase = atomic_load(&p->board->slots[i].phase);
+    if (p->crew[i].state == CREW_LIVING && (phase == BOARD_IDLE || phase == BOARD_SPINNING || phase == BOARD_STARTING)) lookers++;
+  }
+  for (i = 0; i < p->n_workers && lookers < needed; i++) {
+    if (p->crew[i].state != CREW_LIVING || atomic_load(&p->board->slots[i].phase) != BOARD_PARKED) continue;
+    os_bell_ring(&p->crew[i].bell);
+    lookers++;
+  }
+}
+
+/* How many workers have something to do: one for each block that waits, all of them for an open range. */
+static uint64_t wanted_workers(const struct pool *p, const struct pool_work *work) {
+  uint64_t waiting = p->published - atomic_load(&p->board->front);
+  return work->kind == BOARD_INDEXED ? waiting + work->count : waiting;
+}
+
+int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_block *block, uint64_t skip) {
+  uint64_t sequence = p->published;
+  struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+  struct board_entry *e = board_entry(p->board, sequence);
+  if (pool_can_post(p) == 0) return -EAGAIN;
+  state->is_active = 1;
+  state->is_cancelled = 0;
+  state->sequence = sequence;
+  state->work = *work;
+  state->block = block;
+  state->skip = skip;
+  account_clear(&state->done);
+  atomic_store_explicit(&e->item_ns, 0, memory_order_relaxed);
+  atomic_store_explicit(&e->is_stopped, 0, memory_order_relaxed);
+  e->kind = work->kind;
+  e->flags = work->flags | (work->timeout_ns > 0 ? BOARD_HAS_TIMEOUT : 0);
+  e->chunk = work->chunk;
+  e->first = work->first;
+  e->count = work->count;
+  e->job = work->job;
+  e->job_offset = work->job_offset;
+  e->job_length = work->job_length;
+  e->block_offset = block ? block->offset : 0;
+  e->block_length = block ? block->length : 0;
+  e->block_skip = skip;
+  FAULT_POINT("dispatch_before");
+  atomic_store_explicit(&e->cursor, board_cursor(sequence, 0), memory_order_release);
+  p->published++;
+  if (work->timeout_ns > 0) p->n_timed++;
+  atomic_store(&p->board->published, p->published);
+  FAULT_POINT("dispatch_mid");
+  ring_sleepers(p, wanted_workers(p, work));
+  return 0;
+}
+
+int pool_post(struct pool *p, const struct pool_work *work) {
+  struct pool_block *block = NULL;
+  int status;
+  if (work->count == 0 || work->count > BOARD_MAX_ITEMS) return -EINVAL;
+  if (work->kind == BOARD_BLOCK) {
+    block = malloc(sizeof *block);
+    if (block == NULL) return -ENOMEM;
+    *block = (struct pool_block){work->block_offset, work->block_length, work->first, 1};
+  }
+  status = pool_post_entry(p, work, block, 0);
+  if (status < 0) free(block);
+  return status;
+}
+
+uint64_t pool_item_ns(const struct pool *p, uint64_t call) {
+  uint64_t sequence, item_ns = 0;
+  for (sequence = p->published; sequence-- > 0 && p->published - sequence <= BOARD_ENTRIES;) {
+    const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+    uint64_t ns;
+    if (state->sequence != sequence || state->work.call != call) continue;
+    ns = atomic_load_explicit(&board_entry(p->board, sequence)->item_ns, memory_order_relaxed);
+    if (ns == 0) continue;
+    item_ns = ns;
+    break;
+  }
+  return item_ns;
+}
+
+uint32_t pool_unclaimed(const struct pool *p, uint64_t call) {
+  uint64_t front = atomic_load(&p->board->front), sequence;
+  uint32_t count = 0;
+  for (sequence = front; sequence < p->published; sequence++) {
+    const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+    count += state->work.call == call && state->is_active && !state->is_cancelled;
+  }
+  return count;
+}
+
+/* ---- asking workers ---- */
+
+void pool_command(struct pool *p, uint32_t number, int reason) {
+  struct board_slot *slot = &p->board->slots[number];
+  struct crew *crew = &p->crew[number];
+  crew->is_asked = reason;
+  crew->asked_claims = atomic_load(&slot->claims);
+  crew->asked_item = atomic_load(&slot->item);
+  crew->asked_at_ns = os_now_ns();
+  atomic_store(&slot->command_claim, crew->asked_claims);
+  atomic_store(&slot->command_item, crew->asked_item);
+  atomic_store(&slot->command, (uint32_t)reason);
+  (void)process_signal(&crew->process, SIGTERM);
+}
+
+/* Take away what is left of an entry, so that nobody claims from it any more. */
+static void exhaust(struct board_entry *e) {
+  uint64_t cursor = atomic_load(&e->cursor);
+  atomic_store(&e->is_stopped, 1);
+  while (!atomic_compare_exchange_weak(&e->cursor, &cursor, (cursor & ~BOARD_MAX_ITEMS) | e->count)) {
+  }
+}
+
+void pool_cancel(struct pool *p, uint64_t call) {
+  uint64_t sequence;
+  size_t i, kept = 0;
+  for (sequence = p->oldest; sequence < p->published; sequence++) {
+    struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+    if (!state->is_active || state->is_cancelled || state->work.call != call) continue;
+    state->is_cancelled = 1;
+    exhaust(board_entry(p->board, sequence));
+  }
+  for (i = 0; i < p->n_requeue; i++) {
+    if (p->requeue[i].work.call != call) {
+      p->requeue[kept++] = p->requeue[i];
+    } else {
+      pool_release_block(p, p->requeue[i].block);
+    }
+  }
+  p->n_requeue = kept;
+  (void)pool_is_quiet(p);
+}
+
+/* Is worker `number` in a cancelled entry? -1: it cannot be told right now. */
+static int is_in_cancelled(struct pool *p, uint32_t number) {
+  struct board_slot *slot = &p->board->slots[number];
+  uint32_t phase = atomic_load(&slot->phase);
+  struct pool_entry *state;
+  if (p->crew[number].state != CREW_LIVING) return 0;
+  if (phase == BOARD_CLAIMING) return -1;
+  if (phase != BOARD_OWNING) return 0;
+  state = pool_entry_of(p, atomic_load(&slot->entry));
+  return state != NULL && state->is_cancelled;
+}
+
+int pool_is_quiet(struct pool *p) {
+  int is_quiet = 1;
+  uint64_t sequence;
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) {
+    struct crew *crew = &p->crew[i];
+    int inside = is_in_cancelled(p, i);
+    if (inside == 0) continue;
+    is_quiet = 0;
+    if (inside == 1 && (!crew->is_asked || crew->asked_claims != atomic_load(&p->board->slots[i].claims)))
+      pool_command(p, i, INTERRUPT_CANCEL);
+  }
+  if (!is_quiet) return 0;
+  for (sequence = p->oldest; sequence < p->published; sequence++) {
+    struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+    if (state->is_active && state->is_cancelled) pool_release_entry(p, state);
+  }
+  return 1;
+}
+
+void pool_kill_stragglers(struct pool *p) {
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) {
+    if (is_in_cancelled(p, i) == 0) continue;
+    p->crew[i].was_killed = 1;
+    process_kill_tree(&p->crew[i].process);
+  }
+}
+
+/* ---- waiting ---- */
+
+static int has_data(struct pool *p) {
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++)
+    if (p->crew[i].state != CREW_EMPTY && channel_has_data(&p->crew[i].channel)) return 1;
+  return 0;
+}
+
+static int may_spin(const struct pool *p) {
+  uint32_t i, busy = 0;
+  for (i = 0; i < p->n_workers; i++) {
+    uint32_t phase = atomic_load_explicit(&p->board->slots[i].phase, memory_order_relaxed);
+    busy += p->crew[i].state == CREW_LIVING && phase != BOARD_PARKED && phase != BOARD_SPINNING;
+  }
+  return schedule_spinners(p->board->n_cpus, busy) > 0;
+}
+
+static int spin_for_data(struct pool *p) {
+  int64_t until = os_now_ns() + SPIN_NS;
+  do {
+    int turn;
+    for (turn = 0; turn < SPIN_TURNS; turn++) {
+      if (has_data(p)) return 1;
+      os_relax();
+    }
+  } while (os_now_ns() < until && interrupt_pending() == 0);
+  return 0;
+}
+
+static size_t fill_polls(struct pool *p, int extra_fd) {
+  size_t n = 0;
+  uint32_t i;
+  p->polls[n++] = (struct pollfd){p->bell.read_fd, POLLIN, 0};
+  p->polls[n++] = (struct pollfd){extra_fd, POLLIN, 0};
+  for (i = 0; i < p->n_workers; i++) {
+    const struct process *process = &p->crew[i].process;
+    if (p->crew[i].state != CREW_LIVING) continue;
+    /* One notice of death is enough. The pidfd is the better one: a grandchild may hold the lifeline. */
+    p->polls[n++] = (struct pollfd){process->pidfd >= 0 ? process->pidfd : process->lifeline, POLLIN, 0};
+  }
+  return n;
+}
+
+int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
+  int64_t deadline = pool_next_deadline(p), timeout = -1;
+  size_t n, i;
+  int status;
+  if (has_data(p) || p->has_news) return 0;
+  if (may_spin(p) && spin_for_data(p)) return 0;
+  if (deadline >= 0 && (until_ns < 0 || deadline < until_ns)) until_ns = deadline;
+  atomic_store(&p->board->is_host_parked, 1);
+  if (has_data(p)) {
+    atomic_store(&p->board->is_host_parked, 0);
+    return 0;
+  }
+  if (until_ns >= 0) {
+    timeout = until_ns - os_now_ns();
+    if (timeout < 0) timeout = 0;
+  }
+  n = fill_polls(p, extra_fd);
+  status = os_poll(p->polls, n, timeout);
+  atomic_store(&p->board->is_host_parked, 0);
+  if (status > 0 && p->polls[0].revents) os_bell_drain(&p->bell);
+  for (i = 2; status > 0 && i < n; i++)
+    if (p->polls[i].revents) p->must_look = 1;
+  if (status < 0 && status != -EINTR) p->must_look = 1; /* cannot sleep (ENOMEM): look instead, and try again */
+  return status == -EINTR ? -EINTR : 0;
+}
+
+/* ---- ending ---- */
+
+void pool_ask_to_leave(struct pool *p) {
+  uint32_t i;
+  FAULT_POINT("close_begin");
+  p->is_ending = 1;
+  for (i = 0; i < p->n_workers; i++) {
+    if (p->crew[i].state != CREW_LIVING) continue;
+    atomic_store(&p->board->slots[i].must_leave, 1);
+    os_bell_ring(&p->crew[i].bell);
+  }
+}
+
+void pool_quit(struct pool *p) {
+  uint64_t sequence;
+  uint32_t i;
+  FAULT_POINT("term_begin");
+  p->is_ending = 1;
+  for (sequence = p->oldest; sequence < p->published; sequence++) {
+    if (!p->entries[sequence % BOARD_ENTRIES].is_active) continue;
+    p->entries[sequence % BOARD_ENTRIES].is_cancelled = 1;
+    exhaust(board_entry(p->board, sequence));
+  }
+  for (i = 0; i < p->n_workers; i++) {
+    if (p->crew[i].state != CREW_LIVING) continue;
+    atomic_store(&p->board->slots[i].must_leave, 2);
+    os_bell_ring(&p->crew[i].bell);
+    pool_command(p, i, INTERRUPT_QUIT);
+  }
+  FAULT_POINT("term_after_sigterm");
+}
+
+void pool_kill(struct pool *p) {
+  uint32_t i;
+  p->is_ending = 1;
+  for (i = 0; i < p->n_workers; i++) {
+    if (p->crew[i].state != CREW_LIVING) continue;
+    p->crew[i].was_killed = 1;
+    process_kill_tree(&p->crew[i].process);
+  }
+}
+
+uint32_t pool_reap(struct pool *p, int64_t timeout_ns) {
+  uint32_t i, living;
+  FAULT_POINT("term_reap");
+  pool_look_for_dead(p);
+  living = pool_living(p);
+  if (living == 0 || timeout_ns <= 0) return living;
+  for (i = 0; i < p->n_workers; i++) {
+    struct channel_header header;
+    const unsigned char *data;
+    if (p->crew[i].state != CREW_LIVING) continue;
+    /* Somebody may wait for room in its ring to say goodbye: what is said now interests nobody. */
+    while (channel_peek(&p->crew[i].channel, &header, &data) == 1) channel_consume(&p->crew[i].channel);
+    pool_give_room(p, i);
+  }
+  (void)os_poll(p->polls + 2, fill_polls(p, -1) - 2, timeout_ns);
+  pool_look_for_dead(p);
+  return pool_living(p);
+}

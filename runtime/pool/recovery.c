@@ -1,0 +1,487 @@
+/*
+ * pool/recovery -- what came back and what was lost: reading the rings, accounting for every item, and picking up after the dead.
+ *
+ * Room: pool (may include pool/crew.h).  See pool.h for the contract of pool_next and its friends.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fault.h"
+#include "pool/crew.h"
+#include "pool/schedule.h"
+#include "process/interrupt.h"
+
+enum { LOOK_EVERY_NS = 5 * 1000000, STALE_ITEM = -1 };
+
+/* ---- entries ---- */
+
+struct pool_entry *pool_entry_of(struct pool *p, uint64_t sequence) {
+  struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+  return state->is_active && state->sequence == sequence ? state : NULL;
+}
+
+void pool_release_block(struct pool *p, struct pool_block *block) {
+  if (block == NULL || --block->users > 0) return;
+  arena_free(&p->arena, block->offset, block->length);
+  free(block);
+}
+
+/* At the end of the pool: the arena goes as a whole. */
+void pool_drop_block(struct pool *p, struct pool_entry *state) {
+  (void)p;
+  if (state->is_active && state->block && --state->block->users == 0) free(state->block);
+  state->block = NULL;
+}
+
+void pool_release_entry(struct pool *p, struct pool_entry *state) {
+  pool_release_block(p, state->block);
+  state->block = NULL;
+  state->is_active = 0;
+  if (state->work.timeout_ns > 0) p->n_timed--;
+  while (p->oldest < p->published && !p->entries[p->oldest % BOARD_ENTRIES].is_active) p->oldest++;
+}
+
+/* Note items as done. -EBADMSG: they were not the entry's to report, or were reported before. */
+static int settle(struct pool *p, struct pool_entry *state, uint64_t first, uint64_t count) {
+  const struct pool_work *work = &state->work;
+  int status;
+  if (first < work->first || count > work->count || first - work->first > work->count - count) return -EBADMSG;
+  status = account_add(&state->done, first, first + count);
+  if (status == -EEXIST) return -EBADMSG;
+  if (status < 0) {
+    p->is_broken = status;
+    return status;
+  }
+  if (state->done.total == work->count) pool_release_entry(p, state);
+  return 0;
+}
+
+static int push_requeue(struct pool *p, const struct pool_work *work, struct pool_block *block) {
+  if (p->n_requeue == p->requeue_capacity) {
+    size_t capacity = p->requeue_capacity ? p->requeue_capacity * 2 : 64;
+    struct pool_requeue *list = realloc(p->requeue, capacity * sizeof *list);
+    if (list == NULL) return p->is_broken = -ENOMEM;
+    p->requeue = list;
+    p->requeue_capacity = capacity;
+  }
+  p->requeue[p->n_requeue++] = (struct pool_requeue){*work, block};
+  if (block) block->users++;
+  return 0;
+}
+
+static void post_requeued(struct pool *p) {
+  size_t i, posted = 0;
+  for (i = 0; i < p->n_requeue; i++) {
+    struct pool_requeue *r = &p->requeue[i];
+    if (pool_post_entry(p, &r->work, r->block, r->block ? r->work.first - r->block->first : 0) < 0) break;
+    posted++;
+  }
+  memmove(p->requeue, p->requeue + posted, (p->n_requeue - posted) * sizeof *p->requeue);
+  p->n_requeue -= posted;
+}
+
+/* Items [first, first + count) of an entry are to be done again, by whoever comes: they move to an entry of their own. */
+static void move_items(struct pool *p, struct pool_entry *state, uint64_t first, uint64_t count) {
+  struct pool_work work = state->work;
+  work.first = first;
+  work.count = count;
+  if (push_requeue(p, &work, state->block) == 0) (void)settle(p, state, first, count);
+}
+
+/* Move every item of [begin, end) that is neither done nor `spared`. */
+static void move_gaps(struct pool *p, uint64_t sequence, uint64_t begin, uint64_t end, uint64_t spared) {
+  struct account_interval gap;
+  struct pool_entry *state;
+  while ((state = pool_entry_of(p, sequence)) != NULL && account_gap(&state->done, begin, end, &gap)) {
+    uint64_t stop = gap.end;
+    if (gap.begin == spared) {
+      begin = spared + 1;
+      continue;
+    }
+    if (spared > gap.begin && spared < stop) stop = spared;
+    move_items(p, state, gap.begin, stop - gap.begin);
+    if (p->is_broken) return;
+    begin = stop;
+  }
+}
+
+/* ---- events from rings ---- */
+
+void pool_give_room(struct pool *p, uint32_t number) {
+  struct channel_shared *ring = p->crew[number].channel.shared;
+  atomic_thread_fence(memory_order_seq_cst);
+  if (atomic_load_explicit(&ring->is_waiting, memory_order_relaxed) && atomic_exchange(&ring->is_waiting, 0))
+    os_bell_ring(&p->crew[number].bell);
+}
+
+static void consume(struct pool *p, uint32_t number) {
+  channel_consume(&p->crew[number].channel);
+  pool_give_room(p, number);
+}
+
+static void condemn(struct pool *p, uint32_t number, uint64_t sequence, uint64_t item) {
+  struct crew *crew = &p->crew[number];
+  if (crew->is_condemned) return;
+  crew->is_condemned = 1;
+  crew->reason = POOL_DAMAGED;
+  crew->condemned_entry = sequence;
+  crew->condemned_item = item;
+  if (crew->state == CREW_LIVING) process_kill_tree(&crew->process);
+  p->must_look = 1;
+}
+
+static void fill_event(struct pool *p, uint32_t number, const struct channel_header *header, struct pool_event *event) {
+  memset(event, 0, sizeof *event);
+  event->worker = number + 1;
+  event->pid = (int)p->crew[number].process.pid;
+  event->first = header->first;
+  event->count = header->count;
+  event->length = (size_t)header->length;
+  event->sequence = header->entry;
+}
+
+/* Turn a frame into an event. 1: show it; 0: it is nobody's business (any more); -EBADMSG. */
+static int read_frame(struct pool *p, uint32_t number, const struct channel_header *header, struct pool_event *event) {
+  struct pool_entry *state = pool_entry_of(p, header->entry);
+  fill_event(p, number, header, event);
+  if (header->kind == WORKER_NOTICE || header->kind == WORKER_UNREADY) {
+    event->kind = header->kind == WORKER_NOTICE ? POOL_NOTICE : POOL_UNREADY;
+    return 1;
+  }
+  if (header->kind > WORKER_NOTICE) return -EBADMSG;
+  if (state == NULL || state->is_cancelled) return 0;
+  event->call = state->work.call;
+  if (header->kind == WORKER_DROPPED) {
+    if (header->first < state->work.first || header->first - state->work.first > state->work.count ||
+        header->count > state->work.count - (header->first - state->work.first)) return -EBADMSG;
+    move_gaps(p, header->entry, header->first, header->first + header->count, UINT64_MAX);
+    return 0;
+  }
+  if (header->kind == WORKER_FAILED && header->count != 1) return -EBADMSG;
+  if (header->count == 0) return -EBADMSG;
+  event->kind = header->kind == WORKER_RESULTS ? POOL_RESULTS : POOL_FAILED;
+  return 1;
+}
+
+/* The next thing that worker `number` has to say: 1 and *event, or 0. */
+static int read_ring(struct pool *p, uint32_t number, struct pool_event *event) {
+  struct crew *crew = &p->crew[number];
+  struct channel_header header;
+  const unsigned char *data;
+  for (;;) {
+    int status = crew->is_condemned ? 0 : channel_peek(&crew->channel, &header, &data), show;
+    int is_salvage = 0;
+    if (status == -ENOMEM) {
+      p->is_broken = status;
+      return 0;
+    }
+    if (status < 0) condemn(p, number, atomic_load(&p->board->slots[number].entry), atomic_load(&p->board->slots[number].item));
+    if (status <= 0) {
+      if (crew->state != CREW_DEAD || crew->has_salvaged || crew->is_condemned) return 0;
+      crew->has_salvaged = is_salvage = 1;
+      if (channel_salvage(&crew->channel, &header, &data) != 1) return 0;
+    }
+    show = read_frame(p, number, &header, event);
+    if (show < 0) condemn(p, number, header.entry, header.first);
+    if (show == 1) {
+      event->data = data;
+      event->is_salvage = is_salvage;
+      return 1;
+    }
+    if (is_salvage || show < 0) return 0;
+    consume(p, number);
+  }
+}
+
+/* ---- the dead ---- */
+
+static void close_crew(struct pool *p, uint32_t number) {
+  struct crew *crew = &p->crew[number];
+  process_abandon(&crew->process);
+  if (crew->bell.read_fd >= 0) process_forget_fd(crew->bell.read_fd);
+  if (crew->bell.write_fd >= 0) process_forget_fd(crew->bell.write_fd);
+  os_bell_close(&crew->bell);
+  crew->state = CREW_EMPTY;
+  atomic_store(&p->board->slots[number].phase, BOARD_PARKED);
+}
+
+void pool_look_for_dead(struct pool *p) {
+  uint32_t i;
+  p->must_look = 0;
+  for (i = 0; i < p->n_workers; i++) {
+    struct crew *crew = &p->crew[i];
+    int pid = (int)crew->process.pid;
+    if (crew->state != CREW_LIVING || process_reap(&crew->process, 0, &crew->end) != 1) continue;
+    crew->process.pid = 0;
+    crew->last.pid = pid;
+    crew->state = CREW_DEAD;
+    crew->has_salvaged = 0;
+    p->has_news = 1;
+    if (p->is_ending) close_crew(p, i);
+  }
+}
+
+/* Which item did the dead worker take with it? STALE_ITEM: none. */
+static int64_t blamed_item(struct pool *p, const struct crew *crew, const struct board_slot *slot, struct pool_entry *state) {
+  uint64_t first = atomic_load(&slot->first), count = atomic_load(&slot->count), item = atomic_load(&slot->item);
+  (void)p;
+  if (crew->is_condemned && crew->condemned_entry == state->sequence) item = crew->condemned_item;
+  if (item < first || item - first >= count || item < state->work.first || item - state->work.first >= state->work.count) return STALE_ITEM;
+  return account_has(&state->done, item) ? STALE_ITEM : (int64_t)item;
+}
+
+static int was_expected(const struct pool *p, const struct crew *crew, const struct board_slot *slot) {
+  return p->is_ending || atomic_load(&slot->must_leave) || (crew->was_killed && crew->reason == 0);
+}
+
+/* A worker died with a claim: report the item that ran, give the rest to others. Returns 1 if there is an event. */
+static int settle_claim(struct pool *p, struct crew *crew, struct board_slot *slot) {
+  struct pool_entry *state = pool_entry_of(p, atomic_load(&slot->entry));
+  uint64_t first = atomic_load(&slot->first), count = atomic_load(&slot->count), sequence;
+  int64_t blamed;
+  if (state == NULL || state->is_cancelled) return 0;
+  if (first < state->work.first) first = state->work.first;
+  if (first - state->work.first > state->work.count) return 0;
+  if (count > state->work.count - (first - state->work.first)) count = state->work.count - (first - state->work.first);
+  sequence = state->sequence;
+  blamed = blamed_item(p, crew, slot, state);
+  crew->last.call = state->work.call;
+  move_gaps(p, sequence, first, first + count, blamed == STALE_ITEM ? UINT64_MAX : (uint64_t)blamed);
+  if (blamed == STALE_ITEM) return 0;
+  crew->last.kind = POOL_LOST;
+  crew->last.first = (uint64_t)blamed;
+  crew->last.count = 1;
+  crew->last.sequence = sequence;
+  return 1;
+}
+
+/* The ring of a dead worker is empty: what is there to say about its end? Returns 1 and leaves the event in crew->last. */
+static int report_death(struct pool *p, uint32_t number) {
+  struct crew *crew = &p->crew[number];
+  struct board_slot *slot = &p->board->slots[number];
+  uint32_t phase = atomic_load(&slot->phase);
+  int pid = crew->last.pid, has_event = 0;
+  memset(&crew->last, 0, sizeof crew->last);
+  crew->last.pid = pid;
+  crew->last.worker = number + 1;
+  crew->last.end = crew->end;
+  crew->last.reason = crew->reason;
+  if (phase == BOARD_CLAIMING) p->must_recheck = 1;
+  if (phase == BOARD_OWNING) has_event = settle_claim(p, crew, slot);
+  if (phase == BOARD_STARTING && !was_expected(p, crew, slot)) {
+    p->failed_starts++;
+    crew->last.kind = POOL_UNREADY;
+    has_event = schedule_gives_up(p->failed_starts, p->n_workers);
+  } else if (phase != BOARD_STARTING) {
+    p->failed_starts = 0;
+  }
+  return has_event;
+}
+
+/* Let the dead have their say, in turn. 1 and *event; 0: nothing. */
+static int read_dead(struct pool *p, struct pool_event *event) {
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) {
+    struct crew *crew = &p->crew[i];
+    if (crew->state == CREW_DEAD) {
+      if (read_ring(p, i, event)) return 1;
+      if (p->is_broken) return 0;
+      if (!report_death(p, i)) {
+        close_crew(p, i);
+        continue;
+      }
+      crew->state = CREW_REPORTING;
+    }
+    if (crew->state == CREW_REPORTING) {
+      *event = crew->last;
+      return 1;
+    }
+  }
+  return 0;
+}
+
+/* Is [gap.begin, gap.end) of the entry in a living worker's hands? Cuts the gap to its first part with one answer; -1: cannot be told now. */
+static int is_owned(struct pool *p, uint64_t sequence, struct account_interval *gap) {
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) {
+    struct board_slot *slot = &p->board->slots[i];
+    uint32_t phase = atomic_load(&slot->phase);
+    uint64_t first, end;
+    if (p->crew[i].state == CREW_EMPTY) continue;
+    if (p->crew[i].state != CREW_LIVING || phase == BOARD_CLAIMING) return -1;
+    if (phase != BOARD_OWNING || atomic_load(&slot->entry) != sequence) continue;
+    first = atomic_load(&slot->first);
+    end = first + atomic_load(&slot->count);
+    if (gap->begin >= first && gap->begin < end) {
+      if (gap->end > end) gap->end = end;
+      return 1;
+    }
+    if (first > gap->begin && first < gap->end) gap->end = first;
+  }
+  return 0;
+}
+
+static int recheck_entry(struct pool *p, uint64_t sequence, uint64_t begin, uint64_t end) {
+  struct account_interval gap;
+  struct pool_entry *state;
+  while ((state = pool_entry_of(p, sequence)) != NULL && account_gap(&state->done, begin, end, &gap)) {
+    int owned = is_owned(p, sequence, &gap);
+    if (owned < 0) return -EAGAIN;
+    begin = gap.end;
+    if (!owned) move_items(p, state, gap.begin, gap.end - gap.begin);
+    if (p->is_broken) return p->is_broken;
+  }
+  return 0;
+}
+
+/*
+ * A worker died between moving a cursor and noting what it got. What was claimed, is not done and belongs to no living worker must be it.
+ * The order matters: the cursors' state first, then who owns what, and all rings must be empty afterwards (or the answer is for later).
+ */
+static void recheck(struct pool *p) {
+  uint64_t sequence, last = p->published;
+  uint32_t i;
+  for (sequence = p->oldest; sequence < last; sequence++) {
+    struct pool_entry *state = pool_entry_of(p, sequence);
+    uint64_t claimed;
+    if (state == NULL || state->is_cancelled) continue;
+    claimed = atomic_load(&board_entry(p->board, sequence)->cursor) & BOARD_MAX_ITEMS;
+    for (i = 0; i < p->n_workers; i++)
+      if (p->crew[i].state == CREW_LIVING && channel_has_data(&p->crew[i].channel)) return;
+    if (recheck_entry(p, sequence, state->work.first, state->work.first + claimed) < 0) return;
+  }
+  p->must_recheck = 0;
+}
+
+/* ---- deadlines ---- */
+
+/* When must worker `number` be looked at again? -1: never. With `act`, does what is due. */
+static int64_t watch_worker(struct pool *p, uint32_t number, int64_t now, int act) {
+  struct crew *crew = &p->crew[number];
+  struct board_slot *slot = &p->board->slots[number];
+  struct pool_entry *state;
+  uint32_t claims = atomic_load(&slot->claims);
+  uint64_t item;
+  int64_t started, due;
+  if (crew->state != CREW_LIVING || atomic_load(&slot->phase) != BOARD_OWNING) return -1;
+  state = pool_entry_of(p, atomic_load(&slot->entry));
+  if (state == NULL || state->is_cancelled || state->work.timeout_ns <= 0) return -1;
+  item = atomic_load(&slot->item);
+  started = atomic_load(&slot->item_started_ns);
+  if (started == 0 || claims != atomic_load(&slot->claims)) return now + state->work.timeout_ns;
+  if (crew->is_asked == INTERRUPT_TIMEOUT && crew->asked_claims == claims && crew->asked_item == item) {
+    due = crew->asked_at_ns + p->grace_ns;
+    if (act && now >= due && crew->reason == 0) {
+      crew->reason = INTERRUPT_TIMEOUT;
+      process_kill_tree(&crew->process);
+      p->must_look = 1;
+    }
+    return due > now ? due : now + LOOK_EVERY_NS;
+  }
+  due = started + state->work.timeout_ns;
+  if (now < due || !act) return due;
+  pool_command(p, number, INTERRUPT_TIMEOUT);
+  return now + p->grace_ns;
+}
+
+int64_t pool_next_deadline(const struct pool *p) {
+  int64_t now, next = -1;
+  uint32_t i;
+  if (p->must_recheck || p->n_requeue) return os_now_ns() + LOOK_EVERY_NS / 5;
+  if (p->n_timed == 0) return -1;
+  now = os_now_ns();
+  for (i = 0; i < p->n_workers; i++) {
+    int64_t due = watch_worker((struct pool *)p, i, now, 0);
+    if (due >= 0 && (next < 0 || due < next)) next = due;
+  }
+  if (next < 0) { /* nobody is in a timed item yet: none that begins from now on is over before its time */
+    uint64_t sequence;
+    for (sequence = p->oldest; sequence < p->published; sequence++) {
+      const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+      if (state->is_active && state->work.timeout_ns > 0 && (next < 0 || now + state->work.timeout_ns < next))
+        next = now + state->work.timeout_ns;
+    }
+  } else {
+    for (i = 0; i < p->n_workers; i++) {
+      uint64_t sequence = atomic_load(&p->board->slots[i].entry);
+      const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+      if (p->crew[i].state == CREW_LIVING && state->is_active && state->work.timeout_ns > 0 && now + state->work.timeout_ns < next)
+        next = now + state->work.timeout_ns;
+    }
+  }
+  return next;
+}
+
+/* What has to be done from time to time although no ring says so. */
+static void keep_watch(struct pool *p) {
+  int64_t now = os_now_ns();
+  uint32_t i;
+  if (p->must_look || now - p->looked_at_ns > LOOK_EVERY_NS) {
+    pool_look_for_dead(p);
+    p->looked_at_ns = now;
+  }
+  for (i = 0; p->n_timed && i < p->n_workers; i++) (void)watch_worker(p, i, now, 1);
+  if (p->must_recheck) recheck(p);
+  if (p->n_requeue) post_requeued(p);
+}
+
+/* ---- the caller's view ---- */
+
+enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
+  uint32_t i, number = p->turn;
+  for (i = 0; i < p->n_workers; i++) {
+    if (number >= p->n_workers) number = 0;
+    if (p->crew[number].state == CREW_LIVING && read_ring(p, number, event)) {
+      p->turn = number;
+      FAULT_POINT("gather_mid");
+      return event->kind;
+    }
+    number++;
+  }
+  p->has_news = 0;
+  keep_watch(p);
+  if (read_dead(p, event)) return event->kind;
+  if (p->is_broken) {
+    memset(event, 0, sizeof *event);
+    return POOL_NOTHING;
+  }
+  event->kind = POOL_NOTHING;
+  return POOL_NOTHING;
+}
+
+int pool_done(struct pool *p, const struct pool_event *event, uint64_t count) {
+  uint32_t number = event->worker - 1;
+  struct crew *crew = &p->crew[number];
+  struct pool_entry *state = pool_entry_of(p, event->sequence);
+  int status = 0;
+  if (event->kind == POOL_RESULTS || event->kind == POOL_FAILED || event->kind == POOL_LOST) {
+    if (state && !state->is_cancelled) status = settle(p, state, event->first, count);
+    if (status == -EBADMSG || (count < event->count && !event->is_salvage)) condemn(p, number, event->sequence, event->first + count);
+  }
+  if (crew->state == CREW_REPORTING) {
+    close_crew(p, number);
+  } else if (!event->is_salvage) {
+    consume(p, number);
+    if (++p->turn >= p->n_workers) p->turn = 0;
+  }
+  FAULT_POINT("gather_stored");
+  return status;
+}
+
+void pool_condemn(struct pool *p, const struct pool_event *event) {
+  condemn(p, event->worker - 1, event->sequence, event->first);
+}
+
+int pool_repost(struct pool *p, const struct pool_event *event) {
+  struct pool_entry *state = pool_entry_of(p, event->sequence);
+  struct pool_work work;
+  int status;
+  if (state == NULL) return -EINVAL;
+  work = state->work;
+  work.first = event->first;
+  work.count = 1;
+  status = push_requeue(p, &work, state->block);
+  if (status == 0) p->has_news = 1;
+  return status;
+}
