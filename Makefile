@@ -1,47 +1,56 @@
-# luapool: a Lua 5.4 runtime whose programs use every core.
-#
-#   make            build build/luapool, build/libluapool.a and the module build/lua/luapool.so
-#   make demo       install what is missing, build, run the main job on real input
-#   make test       install what is missing, build, run every test
-#   make help       every target
+# luapool: a Lua 5.4 runtime whose programs use every core.  `make help` lists the targets.
 
-# ---- settings (make CC=clang, make BUILD=build/asan SANITIZE=address ...) ----------------------
+# ---- settings (make CC=clang, make BUILD=build/other, make PREFIX=$HOME/.local install) --------
 CC        ?= cc
 OPTIMIZE  ?= -O2 -g
 SANITIZE  ?=
 FAULTS    ?=
 BUILD     ?= build
 PREFIX    ?= /usr/local
-LUA_PC    := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,$(shell pkg-config --exists $(p) 2>/dev/null && echo $(p))))
+LUA_PC    := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,$(shell pkg-config --exists '$(p) >= 5.4 $(p) < 5.5' 2>/dev/null && echo $(p))))
+LUA       := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,$(shell command -v $(p) 2>/dev/null)))
+TESTS     ?=
+# What is worth the time under valgrind, and what has threads.
+VALGRIND_TESTS ?= -c
+TSAN_TESTS     ?= -c
 # ---- no need to change anything below this line ------------------------------------------------
 
 WARNINGS  := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror=vla
-LUA_CFLAGS = $(shell pkg-config --cflags $(LUA_PC))
-LUA_LIBDIR = $(shell pkg-config --variable=libdir $(LUA_PC))
-LUA_STATIC = $(firstword $(wildcard $(LUA_LIBDIR)/liblua5.4.a $(LUA_LIBDIR)/liblua-5.4.a $(LUA_LIBDIR)/liblua54.a $(LUA_LIBDIR)/liblua.a))
-LUA_LINK   = $(if $(LUA_STATIC),-Wl$(,)--whole-archive $(LUA_STATIC) -Wl$(,)--no-whole-archive,$(shell pkg-config --libs $(LUA_PC)))
+LUA_CFLAGS := $(if $(LUA_PC),$(shell pkg-config --cflags $(LUA_PC)))
+LUA_LIBDIR := $(if $(LUA_PC),$(shell pkg-config --variable=libdir $(LUA_PC)))
+LUA_STATIC := $(firstword $(wildcard $(LUA_LIBDIR)/liblua5.4.a $(LUA_LIBDIR)/liblua-5.4.a $(LUA_LIBDIR)/liblua54.a $(LUA_LIBDIR)/liblua.a))
+LUA_SHARED := $(if $(LUA_PC),$(shell pkg-config --libs $(LUA_PC)))
 ,         := ,
+LUA_LINK   = $(if $(LUA_STATIC),-Wl$(,)--whole-archive $(LUA_STATIC) -Wl$(,)--no-whole-archive,$(LUA_SHARED))
 CPPFLAGS  += -D_GNU_SOURCE -Iruntime -I$(BUILD) $(LUA_CFLAGS) $(if $(FAULTS),-DLUAPOOL_FAULTS)
-CFLAGS    += -std=c11 $(OPTIMIZE) -fPIC -fexceptions -fvisibility=hidden $(WARNINGS) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+CFLAGS    += -std=c11 $(OPTIMIZE) -fPIC -fexceptions -fvisibility=hidden $(WARNINGS) $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 LDFLAGS   += $(if $(SANITIZE),-fsanitize=$(SANITIZE))
+NEEDS_LUA  = $(if $(LUA_PC),,$(error pkg-config finds no Lua 5.4 with headers: run scripts/install-dependencies))
+COMPILE    = $(NEEDS_LUA)@mkdir -p $(@D)$(if $(VERBOSE),,; echo "  compile $@");
+COMPILE   += $(CC) $(CPPFLAGS) $(CFLAGS)
 
 # The floors, lowest first; a floor calls only floors before it (checked by `make check`).
 FLOORS    := base memory process pool job binding
 LIBRARY   := $(sort $(wildcard $(FLOORS:%=runtime/%/*.c)))
 COMMAND   := $(sort $(wildcard runtime/command/*.c))
 LUA_FILES := $(sort $(wildcard lua/luapool/*.lua))
+C_TESTS   := $(sort $(wildcard tests/c/test_*.c))
 LIB_OBJ   := $(LIBRARY:%.c=$(BUILD)/%.o) $(BUILD)/embedded.o
 CMD_OBJ   := $(COMMAND:%.c=$(BUILD)/%.o)
+FAULTY    := $(BUILD)/faults
+TEST_BIN  := $(BUILD)/tests/proc.so $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
-.PHONY: all
-all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a
+.DEFAULT_GOAL := all
+.PHONY: all demo test check bench asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
+.SECONDARY:
+
+all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a ## build the command, the library and the module
 
 $(BUILD)/%.o: %.c
-	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(COMPILE) -MMD -MP -c -o $@ $<
 
 $(BUILD)/embedded.o: $(BUILD)/embedded.c
-	$(CC) $(CPPFLAGS) $(CFLAGS) -c -o $@ $<
+	$(COMPILE) -c -o $@ $<
 
 # The Lua files become C arrays: name, length, text.
 $(BUILD)/embedded.c: $(LUA_FILES) scripts/embed-lua
@@ -52,16 +61,98 @@ $(BUILD)/libluapool.a: $(LIB_OBJ)
 	rm -f $@ && $(AR) rcs $@ $^
 
 # C modules (lpeg, cjson, lfs, socket) find Lua's symbols in the command itself: -Wl,-E.
+LINK_COMMAND = $(CC) $(LDFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) -lm -ldl
 $(BUILD)/luapool: $(CMD_OBJ) $(LIB_OBJ)
-	$(CC) $(LDFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) -lm -ldl
+	$(LINK_COMMAND)
 
 # The module is not linked to liblua: it uses the Lua of the program that loads it.
 $(BUILD)/lua/luapool.so: $(LIB_OBJ)
 	@mkdir -p $(@D)
 	$(CC) $(LDFLAGS) -shared -o $@ $^
 
-.PHONY: clean
-clean:
+objects: $(LIB_OBJ) $(CMD_OBJ)
+
+# ---- the same with named fault points, for tests alone -----------------------------------------
+$(FAULTY)/%.o: %.c
+	$(COMPILE) -DLUAPOOL_FAULTS -MMD -MP -c -o $@ $<
+
+$(FAULTY)/embedded.o: $(BUILD)/embedded.o
+	@mkdir -p $(@D)
+	cp $< $@
+
+$(FAULTY)/luapool: $(CMD_OBJ:$(BUILD)/%=$(FAULTY)/%) $(LIB_OBJ:$(BUILD)/%=$(FAULTY)/%)
+	$(LINK_COMMAND)
+
+$(FAULTY)/libluapool.a: $(LIB_OBJ:$(BUILD)/%=$(FAULTY)/%)
+	rm -f $@ && $(AR) rcs $@ $^
+
+faults: $(FAULTY)/luapool ## the command with fault points, as $(BUILD)/faults/luapool
+
+# ---- tests ---------------------------------------------------------------------------------------
+$(BUILD)/tests/proc.so: tests/c/proc.c
+	$(COMPILE) -fno-sanitize=all -shared -o $@ $<
+
+$(BUILD)/tests/test_%: tests/c/test_%.c $(FAULTY)/libluapool.a
+	$(COMPILE) -DLUAPOOL_FAULTS $(LDFLAGS) -MMD -MP -MF $@.d -o $@ $< $(FAULTY)/libluapool.a -lcmocka $(LUA_SHARED) -lm -ldl -lpthread
+
+test-programs: $(TEST_BIN)
+
+run-tests: all faults test-programs
+	@BUILD=$(BUILD) CC="$(CC)" $(LUA) tests/run.lua $(TESTS)
+
+# Make reads its settings again once everything is installed.
+demo: ## install what is missing, build, run the main job on real input
+	@sh scripts/install-dependencies demo
+	@$(MAKE) --no-print-directory all
+	@BUILD=$(BUILD) sh scripts/demo
+
+test: ## install what is missing, build, run every test (TESTS="codec -p pattern": some)
+	@sh scripts/install-dependencies test
+	@$(MAKE) --no-print-directory run-tests
+
+check: ## layer rules, luacheck, and no warning from gcc and from clang
+	@sh scripts/install-dependencies test
+	@$(MAKE) --no-print-directory objects
+	@BUILD=$(BUILD) sh scripts/check-layers
+	luacheck -q lua scripts tests
+	@for compiler in gcc clang; do \
+	  command -v $$compiler >/dev/null 2>&1 || { echo "no $$compiler here: its warnings are not checked"; continue; }; \
+	  $(MAKE) --no-print-directory BUILD=$(BUILD)/check-$$compiler CC=$$compiler STRICT=-Werror objects test-programs || exit 1; done
+
+bench: all ## measure the promises of speed, beside other ways to do the same
+	@BUILD=$(BUILD) $(BUILD)/luapool tests/bench/run.lua
+
+# Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.
+asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
+	@ASAN_OPTIONS=$(ASAN_OPTIONS):verify_asan_link_order=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=4 FILE_SECONDS=400 \
+	  $(MAKE) --no-print-directory BUILD=build/asan SANITIZE=address,undefined OPTIMIZE="-O1 -g" run-tests
+
+ubsan: ## every test under UndefinedBehaviorSanitizer
+	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=2 FILE_SECONDS=400 \
+	  $(MAKE) --no-print-directory BUILD=build/ubsan SANITIZE=undefined OPTIMIZE="-O1 -g" run-tests
+
+tsan: ## the tests that have threads under ThreadSanitizer
+	@TSAN_OPTIONS=halt_on_error=1 POOLTEST_SLOWNESS=8 FILE_SECONDS=600 \
+	  $(MAKE) --no-print-directory BUILD=build/tsan SANITIZE=thread OPTIMIZE="-O1 -g" TESTS="$(TSAN_TESTS)" run-tests
+
+valgrind: ## the unit tests and the heart of the suite under valgrind
+	@POOLTEST_SLOWNESS=30 FILE_SECONDS=900 WRAPPER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" \
+	  $(MAKE) --no-print-directory BUILD=build/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
+
+# ---- the rest ------------------------------------------------------------------------------------
+INSTALLED := bin/luapool lib/lua/5.4/luapool.so lib/libluapool.a
+install: all ## copy the command, the module and the library below PREFIX (and DESTDIR)
+	install -D -m 755 $(BUILD)/luapool $(DESTDIR)$(PREFIX)/bin/luapool
+	install -D -m 755 $(BUILD)/lua/luapool.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/luapool.so
+	install -D -m 644 $(BUILD)/libluapool.a $(DESTDIR)$(PREFIX)/lib/libluapool.a
+
+uninstall: ## remove what install copied
+	rm -f $(INSTALLED:%=$(DESTDIR)$(PREFIX)/%)
+
+clean: ## remove the build directory
 	rm -rf $(BUILD)
 
--include $(LIB_OBJ:.o=.d) $(CMD_OBJ:.o=.d)
+help: ## this list
+	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
+
+-include $(shell find $(BUILD) -name '*.d' 2>/dev/null)

@@ -1,0 +1,226 @@
+-- tests/run.lua [-p PATTERN] [NAME ...] -- run the tests and end with "N passed, N failed".
+--   NAME      test_codec.lua, codec, or tests/test_codec.lua; none: every tests/test_*.lua and tests/c/test_*.c
+--   -p        only tests whose name (TestClass.test_name) matches the Lua pattern
+-- Environment: BUILD (the build directory, default "build"), LUA (the interpreter that runs the tests; default: the program
+-- under test if it is built), FILE_SECONDS (deadline of one file), POOLTEST_SLOWNESS (multiplies every time limit).
+-- Each file runs in a process of its own, so that a crash or a hang costs that file alone, and is followed by the leak guard: no
+-- process may be left (found by its mark), and no new name in /dev/shm.
+local build = os.getenv("BUILD") or "build"
+package.cpath = build .. "/tests/?.so;" .. package.cpath
+local proc = require "proc"
+
+local here = proc.directory()
+if build:sub(1, 1) ~= "/" then build = here .. "/" .. build end
+local FILE_SECONDS = tonumber(os.getenv("FILE_SECONDS") or 120)
+
+local totals = { passed = 0, failed = 0, skipped = 0 }
+local failures = {}
+
+local function is_file(path)
+  local file = io.open(path, "rb")
+  if file then file:close() end
+  return file ~= nil
+end
+
+-- What a test process finds in its environment, whoever starts it.
+local program = build .. "/luapool"
+local interpreter = os.getenv("LUA") or (is_file(program) and program) or "lua5.4"
+local environment = {
+  BUILD = build,
+  LUAPOOL = program,
+  LUAPOOL_FAULTS = build .. "/faults/luapool",
+  LUA_PATH = here .. "/tests/?.lua;;",
+  LUA_CPATH = build .. "/tests/?.so;" .. build .. "/lua/?.so;;",
+  LUA_PATH_5_4 = false, LUA_CPATH_5_4 = false, LUA_INIT = false, LUA_INIT_5_4 = false, LUAPOOL_WORKERS = false,
+}
+
+local function fail(file, test, reason)
+  totals.failed = totals.failed + 1
+  failures[#failures + 1] = ("%s: %s\n    %s"):format(file, test, (reason:gsub("%s+$", ""):gsub("\n", "\n    ")))
+end
+
+local function tail(text)
+  text = text:gsub("%s+$", "")
+  return #text > 4000 and "[...] " .. text:sub(-4000) or text
+end
+
+local function shared_memory_names()
+  local names = {}
+  for _, name in ipairs(proc.list("/dev/shm") or {}) do names[name] = true end
+  return names
+end
+
+-- The leak guard: what is new may be somebody else's passing business, so it has a second to go away.
+local function guard(file, mark, names_before)
+  local left = {}
+  local function is_clean()
+    left = proc.leftovers(mark)
+    for name in pairs(shared_memory_names()) do
+      if not names_before[name] then left[#left + 1] = "/dev/shm/" .. name end
+    end
+    return #left == 0
+  end
+  if proc.wait_until(is_clean, 1) then return end
+  local words = {}
+  for _, what in ipairs(left) do
+    local stat = type(what) == "number" and proc.stat(what)
+    words[#words + 1] = stat and ("process %d (%s, state %s)"):format(what, stat.name, stat.state) or tostring(what)
+  end
+  proc.kill_marked(mark)
+  fail(file, "leak guard", "left behind: " .. table.concat(words, ", "))
+end
+
+local function describe(status)
+  return status.signal and "died of " .. status.signal or "exit status " .. status.exit
+end
+
+-- Start a program, wait for it at most FILE_SECONDS, look what it left. Returns status (nil: it hung), stdout, stderr.
+local function run_process(file, arguments)
+  local names = shared_memory_names()
+  local process = proc.spawn { args = arguments, env = environment, deadline = FILE_SECONDS + 60 }
+  local status, stdout, stderr = process:wait(FILE_SECONDS)
+  if not status then
+    stdout, stderr = process.stdout, process.stderr
+    process:kill("KILL")
+    proc.kill_marked(process.mark)
+    process:wait(5)
+  end
+  guard(file, process.mark, names)
+  return status, stdout, stderr
+end
+
+-- Read what tests/run_file.lua (or the TAP reader below) noted. Returns counts, the test that was running at the end, and whether it came to its end.
+local function read_report(file, lines)
+  local counts, running, is_complete, failed_test, reason = { ok = 0, fail = 0, skip = 0 }, nil, false, nil, {}
+  local function close_failure()
+    if failed_test then fail(file, failed_test, table.concat(reason, "\n")) end
+    failed_test, reason = nil, {}
+  end
+  for line in lines do
+    local word, rest = line:match("^(%a+) ?(.*)$")
+    if line:sub(1, 1) == " " then
+      reason[#reason + 1] = line:sub(2)
+    elseif word == "run" then
+      running = rest
+    elseif counts[word] then
+      close_failure()
+      counts[word], running = counts[word] + 1, nil
+      if word == "fail" then failed_test = rest end
+    elseif word == "end" then
+      is_complete = true
+    end
+  end
+  close_failure()
+  totals.passed, totals.skipped = totals.passed + counts.ok, totals.skipped + counts.skip
+  return counts, running, is_complete
+end
+
+-- One file is over: note a death, a hang or emptiness as a failure of its own, and say the result in one line.
+local function conclude(file, started, status, running, is_complete, counts, stdout, stderr)
+  local failed_before = counts.failed_before
+  if not is_complete then
+    local what = status and describe(status) or ("killed: it hung for %d s"):format(FILE_SECONDS)
+    local where = running and "in " .. running or "outside of any test"
+    fail(file, running or "(file)", ("%s %s\nstdout: %s\nstderr: %s"):format(what, where, tail(stdout), tail(stderr)))
+  elseif counts.ok + counts.fail + counts.skip == 0 and not counts.is_filtered then
+    fail(file, "(file)", "has no tests")
+  end
+  local seconds = proc.now() - started
+  print(("%-34s %4d passed %3d failed%s  %6.1f s"):format(file, counts.ok, totals.failed - failed_before,
+    counts.skip > 0 and (" %d skipped"):format(counts.skip) or "", seconds))
+  io.stdout:flush()
+end
+
+local function run_lua_file(file, pattern)
+  local report = ("%s/tests/%s.report"):format(build, file:match("([^/]+)%.lua$"))
+  os.remove(report)
+  local started, failed_before = proc.now(), totals.failed
+  local status, stdout, stderr = run_process(file, { interpreter, "tests/run_file.lua", file, report, pattern })
+  local lines = is_file(report) and io.lines(report) or function() end
+  local counts, running, is_complete = read_report(file, lines)
+  counts.failed_before, counts.is_filtered = failed_before, pattern ~= nil
+  if is_complete and (not status or status.exit ~= 0) then
+    running, is_complete = "(leaving)", false
+  end
+  conclude(file, started, status, running, is_complete, counts, stdout, stderr)
+end
+
+-- cmocka's TAP output as report lines: "ok 3 - name", "not ok 4 - name", "# reason".
+local function tap_lines(text)
+  return coroutine.wrap(function()
+    for line in text:gmatch("[^\n]+") do
+      local result, name, rest = line:match("^(%l[%l ]*ok) %d+ %- (%S+)(.*)$")
+      if not result then result, name, rest = line:match("^(ok) %d+ %- (%S+)(.*)$") end
+      if result then
+        local is_skipped = rest:find("# SKIP", 1, true)
+        coroutine.yield((is_skipped and "skip " or result == "ok" and "ok " or "fail ") .. name)
+      elseif line:sub(1, 1) == "#" then
+        coroutine.yield(" " .. line)
+      end
+    end
+  end)
+end
+
+local function run_c_file(file)
+  local binary = ("%s/tests/%s"):format(build, file:match("([^/]+)%.c$"))
+  local started, failed_before = proc.now(), totals.failed
+  if not is_file(binary) then return fail(file, "(file)", binary .. " is not built") end
+  local status, stdout, stderr = run_process(file, { binary })
+  local counts = read_report(file, tap_lines(stdout .. "\n" .. stderr))
+  counts.failed_before = failed_before
+  -- cmocka's exit status is the number of failed tests: one that does not match is a death.
+  local is_complete = status ~= nil and status.exit ~= nil and (status.exit == 0) == (counts.fail == 0)
+  conclude(file, started, status, nil, is_complete, counts, stdout, stderr)
+end
+
+-- Every test_*.lua of tests/ and test_*.c of tests/c, by name; no list is kept by hand.
+local function discover()
+  local files = {}
+  for _, place in ipairs { "tests/c", "tests" } do
+    local names = proc.list(place) or {}
+    table.sort(names)
+    for _, name in ipairs(names) do
+      if name:match("^test_.*%.lua$") and place == "tests" or name:match("^test_.*%.c$") and place == "tests/c" then
+        files[#files + 1] = place .. "/" .. name
+      end
+    end
+  end
+  return files
+end
+
+local function is_wanted(file, names)
+  if #names == 0 then return true end
+  local base = file:match("([^/]+)$")
+  for _, name in ipairs(names) do
+    name = name:match("([^/]+)$")
+    if base == name or base:match("^test_(.*)%.%a+$") == name or base:match("^(.*)%.%a+$") == name then return true end
+  end
+  return false
+end
+
+local function main()
+  local names, pattern = {}, nil
+  local i = 1
+  while arg[i] do
+    if arg[i] == "-p" then
+      pattern, i = arg[i + 1], i + 1
+    else
+      names[#names + 1] = arg[i]
+    end
+    i = i + 1
+  end
+  environment.CMOCKA_MESSAGE_OUTPUT = "TAP"
+  print("tests run under " .. interpreter)
+  for _, file in ipairs(discover()) do
+    if is_wanted(file, names) then
+      if file:match("%.lua$") then run_lua_file(file, pattern) else run_c_file(file) end
+    end
+  end
+  if #failures > 0 then print("\nFailures:") end
+  for number, text in ipairs(failures) do print(number .. ") " .. text) end
+  local skipped = totals.skipped > 0 and (", %d skipped"):format(totals.skipped) or ""
+  print(("%d passed, %d failed%s"):format(totals.passed, totals.failed, skipped))
+  return totals.failed == 0 and totals.passed > 0
+end
+
+os.exit(main(), true)

@@ -1,0 +1,133 @@
+-- The harness itself: what tests/c/proc.c reports is true, and nothing that it starts can hide from it.
+local lu = require "luaunit"
+local proc = require "proc"
+
+TestHarness = {}
+
+local function shell(script, options)
+  options = options or {}
+  options.args = { "sh", "-c", script }
+  return proc.spawn(options)
+end
+
+function TestHarness:test_exit_status_and_both_outputs()
+  local status, out, err = shell("echo out; echo err >&2; exit 3"):finish(5)
+  lu.assertEquals({ status.exit, status.signal, out, err }, { 3, nil, "out\n", "err\n" })
+end
+
+function TestHarness:test_death_by_signal()
+  lu.assertEquals(shell("kill -TERM $$"):finish(5).signal, "SIGTERM")
+end
+
+function TestHarness:test_a_missing_program_is_an_error()
+  lu.assertErrorMsgContains("cannot start /no/such/program", proc.spawn, { args = { "/no/such/program" } })
+end
+
+function TestHarness:test_unknown_options_are_errors()
+  lu.assertErrorMsgContains("spawn knows no option 'argument'", proc.spawn, { argument = {} })
+end
+
+function TestHarness:test_input_larger_than_every_pipe()
+  local text = ("0123456789"):rep(100000)
+  local status, out = proc.spawn({ args = { "cat" }, stdin = text }):finish(10)
+  lu.assertEquals(status.exit, 0)
+  lu.assertTrue(out == text)
+end
+
+function TestHarness:test_much_on_both_outputs_does_not_block()
+  local _, out, err = shell("head -c 300000 /dev/zero >&2; head -c 300000 /dev/zero"):finish(10)
+  lu.assertEquals({ #out, #err }, { 300000, 300000 })
+end
+
+function TestHarness:test_conversation()
+  local p = proc.spawn { args = { "cat" }, stdin = "pipe" }
+  p:write("one\n")
+  lu.assertEquals(p:read_until("one\n", 5), "one\n")
+  p:write("two\n")
+  local text, _, position = p:read_until("two\n", 5, 5)
+  lu.assertEquals({ text, position }, { "one\ntwo\n", 9 })
+  lu.assertNil(p:read_until("three", 0.05))
+  p:close_stdin()
+  lu.assertEquals(p:finish(5).exit, 0)
+end
+
+function TestHarness:test_wait_returns_nothing_when_the_time_is_over()
+  local p = proc.spawn { args = { "sleep", "60" } }
+  lu.assertNil(p:wait(0.05))
+  lu.assertTrue(p:kill("KILL"))
+  lu.assertEquals(p:wait(5).signal, "SIGKILL")
+  lu.assertFalse((p:kill("KILL")))
+end
+
+function TestHarness:test_finish_kills_what_hangs()
+  local p = shell("setsid sleep 60 & echo started; wait")
+  p:read_until("started", 5)
+  lu.assertErrorMsgContains("had to be killed", p.finish, p, 0.1)
+  lu.assertEquals(proc.leftovers(p.mark), {})
+end
+
+function TestHarness:test_leftovers_are_found_whatever_their_session_and_parent()
+  local p = shell("(setsid sleep 60 >/dev/null 2>&1 </dev/null & echo $!)")
+  local _, out = p:finish(5)
+  lu.assertEquals(proc.leftovers(p.mark), { math.tointeger(out) })
+  proc.kill_marked(p.mark)
+  lu.assertEquals(proc.leftovers(p.mark), {})
+end
+
+function TestHarness:test_a_deadline_ends_the_child()
+  local p = proc.spawn { args = { "sleep", "60" }, deadline = 0.1 }
+  lu.assertErrorMsgContains("its deadline had passed", p.wait, p, 30)
+end
+
+function TestHarness:test_a_collected_child_is_killed_and_reaped()
+  local p = proc.spawn { args = { "sleep", "60" } }
+  local pid = p.pid
+  lu.assertEquals(proc.stat(pid).ppid, proc.pid())
+  p = nil -- luacheck: ignore
+  collectgarbage()
+  collectgarbage()
+  lu.assertNil(proc.stat(pid))
+end
+
+function TestHarness:test_environment_is_added_to_and_taken_from()
+  local _, out = shell("echo $ADDED-${HOME:-none}", { env = { ADDED = 7, HOME = false } }):finish(5)
+  lu.assertEquals(out, "7-none\n")
+end
+
+function TestHarness:test_terminal()
+  local p = shell("test -t 0 && test -t 1 && test -t 2 && echo terminal; stty -echo; read line; echo got $line", { pty = true })
+  local before = proc.tty_settings(p)
+  lu.assertNotNil(p:read_until("terminal", 5))
+  proc.wait_until(function() return proc.tty_settings(p) ~= before end, 5)
+  lu.assertNotEquals(proc.tty_settings(p), before)
+  p:write("text\n")
+  local status, out = p:finish(5)
+  lu.assertEquals({ status.exit, out }, { 0, "terminal\r\ngot text\r\n" })
+end
+
+function TestHarness:test_interrupt_key_reaches_the_whole_group()
+  local p = shell("sleep 60 & echo ready; wait; sleep 60", { pty = true })
+  p:read_until("ready", 5)
+  p:write("\3")
+  lu.assertEquals(p:finish(5).signal, "SIGINT")
+end
+
+function TestHarness:test_ignored_signals_and_proc_fields()
+  local p = proc.spawn { args = { "sleep", "60" }, ignore = { "INT" } }
+  lu.assertEquals(tonumber(proc.status_field(p.pid, "SigIgn"), 16) & 2, 2)
+  lu.assertEquals(#proc.fds(p.pid), 3)
+  lu.assertEquals(proc.stat(p.pid).pgrp, p.pid)
+  p:kill_group("INT")
+  lu.assertNil(p:wait(0.05))
+  p:kill("SIGSTOP")
+  lu.assertTrue(proc.wait_until(function() return proc.stat(p.pid).state == "T" end, 5))
+end
+
+function TestHarness:test_children_with_their_state()
+  local p = shell("sleep 60 & exec sleep 60")
+  local function is_started(stat) return stat and stat.name == "sleep" end
+  lu.assertTrue(proc.wait_until(function() return is_started(proc.stat(p.pid)) and is_started(proc.children(p.pid)[1]) end, 5))
+  local child = proc.children(p.pid)[1]
+  proc.kill(child.pid, "KILL")
+  lu.assertTrue(proc.wait_until(function() return proc.children(p.pid)[1].state == "Z" end, 5))
+end
