@@ -17,8 +17,11 @@
 struct delivery_frame {
   lua_State *thread;
   struct delivery_frame *previous;
-  lua_Hook hook; /* the script's own hook, put back after delivery */
-  int mask, count;
+  /* Written by the signal handler while it arms, else by the thread itself: */
+  lua_Hook volatile hook; /* the script's own hook, put back after delivery; valid if is_armed */
+  volatile int mask, count;
+  volatile int is_armed;
+  int is_scope;
 };
 
 /*
@@ -52,11 +55,21 @@ void delivery_leave(struct delivery_frame *scope);
  */
 int delivery_checkpoint(lua_State *L);
 
-/* delivery_can_raise -- what delivery_checkpoint would do: 1 if a pending interrupt could be raised now. Does not raise. */
+/* delivery_can_raise -- 1 if delivery_checkpoint on this thread would raise an interrupt if one is pending. Does not raise. */
 int delivery_can_raise(void);
 
 /* delivery_shield -- +1 / -1: while the sum is positive nothing is raised (pool.shield); at 0 a pending interrupt is armed again. */
 void delivery_shield(int change);
+
+/*
+ * delivery_resume, delivery_reset -- lua_resume and lua_closethread (lua_resetthread before 5.4.6), tracked: `co` is part of the
+ * resume chain meanwhile. Whoever resumes coroutines in C and wants them interruptible uses these.
+ */
+int delivery_resume(lua_State *co, lua_State *from, int n_arguments, int *n_results);
+int delivery_reset(lua_State *co, lua_State *from);
+
+/* delivery_sethook -- lua_sethook that cannot drop an armed hook. */
+void delivery_sethook(lua_State *L, lua_Hook hook, int mask, int count);
 
 /*
  * delivery_wrap_libraries -- replace, in the globals of L, coroutine.resume, wrap, close (tracked), debug.sethook (never loses an armed hook), and, with

@@ -27,16 +27,28 @@ enum interrupt_reason {
  */
 int interrupt_catch(void);
 
+/*
+ * interrupt_own -- the calling thread runs Lua inside a run scope from now on (1) or no longer (0; nothing if another thread has taken over).
+ * Handlers that find themselves on another thread pass the signal on to it, because hooks are safe on that thread alone.
+ */
+void interrupt_own(int is_running);
+
 /* interrupt_release -- put back the dispositions, where they are still ours. Idempotent. */
 void interrupt_release(void);
 
-/* interrupt_request -- as if signal `signo` had come. Async-signal-safe, any thread. */
+/*
+ * interrupt_request -- as if signal `signo` had come. Async-signal-safe, any thread. From a thread that is not the owner hooks are armed
+ * only if signals are caught (the signal is passed on); otherwise Lua code notices at its next safe point.
+ */
 void interrupt_request(int signo);
 
 /* interrupt_pending -- the undelivered reason (a signal number or enum interrupt_reason), or 0. Async-signal-safe, cheap. */
 int interrupt_pending(void);
 
-/* interrupt_take -- clear the flag, drain the bell, and return the reason (0: there was none). Only the place that raises calls it. */
+/*
+ * interrupt_take -- clear the flag, drain the bell, and return the reason (0: there was none). Only the place that delivers calls it: the
+ * one that raises, and the command where it reports an interrupt that nothing raised (at the prompt).
+ */
 int interrupt_take(void);
 
 /* interrupt_fd -- becomes readable when something is pending; -1 before interrupt_catch or interrupt_open. Put it into every poll set. */
@@ -52,9 +64,22 @@ void interrupt_set_arm(void (*arm)(void));
  * interrupt_ending -- the pool (or the program) is being ended now (+1) or no longer (-1): a further signal shortens all grace.
  * interrupt_is_urgent -- 1 once a second signal (at least 200 ms after the first) came while one was undelivered or an end was under way.
  * A third ends the process in the handler: terminal restored, SIG_DFL, death by the signal (workers follow: their lifeline breaks).
+ * SIGTERM and SIGHUP end the process 5 s after the first of them in any case, by that signal.
  */
 void interrupt_ending(int change);
 int interrupt_is_urgent(void);
+
+/* interrupt_received -- how many signals were accepted so far (to tell whether one of two reports of the same Ctrl-C is old). */
+unsigned interrupt_received(void);
+
+/* interrupt_catches_terminal -- 1 if the terminal's Ctrl-C is an interrupt here (caught, not ignored at start, not a worker). */
+int interrupt_catches_terminal(void);
+
+/*
+ * interrupt_starting_program -- call with 1 before and 0 after starting another program: if SIGINT was ignored at our own start,
+ * it is SIG_IGN between, so that the program inherits that. Not for threads that race each other here.
+ */
+void interrupt_starting_program(int is_starting);
 
 /*
  * interrupt_die -- end this process by `signo` so that a shell sees it: flush stdout, restore the terminal, SIG_DFL, unblock, kill;

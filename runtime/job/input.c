@@ -1,0 +1,99 @@
+/*
+ * job/input -- stdin as a stream with functions of our own: the read waits for data and for an interrupt at once.
+ *
+ * Room: job.  Owns: the replacement FILE. Everything but reading behaves as the plain descriptor 0 does.
+ */
+#include "job/input.h"
+
+#include <errno.h>
+#include <poll.h>
+#include <stdio.h>
+#include <sys/types.h>
+#include <unistd.h>
+
+#include "job/delivery.h"
+#include "process/interrupt.h"
+
+#if defined(__GLIBC__) || defined(__APPLE__) || defined(__FreeBSD__)
+
+/* A background job that reads the terminal must be stopped by the read, not wait beside it. */
+static int is_background(void) {
+  pid_t foreground = tcgetpgrp(STDIN_FILENO);
+  return foreground >= 0 && foreground != getpgrp();
+}
+
+/* Returns 0: read now; -1 with EINTR: an interrupt waits for the caller to stop. */
+static int wait_for_input(void) {
+  for (;;) {
+    struct pollfd fds[2] = {{STDIN_FILENO, POLLIN, 0}, {interrupt_fd(), POLLIN, 0}};
+    int can_raise = delivery_can_raise();
+    if (can_raise && interrupt_pending()) {
+      errno = EINTR;
+      return -1;
+    }
+    /* An interrupt that cannot be raised here would make its descriptor readable for good: leave it out. */
+    if (poll(fds, can_raise && fds[1].fd >= 0 ? 2 : 1, -1) < 0 && errno != EINTR) return 0;
+    if (fds[0].revents) return 0;
+  }
+}
+
+static ssize_t read_input(void *cookie, char *data, size_t size) {
+  (void)cookie;
+  if (!is_background() && wait_for_input() < 0) return -1;
+  return read(STDIN_FILENO, data, size);
+}
+
+#endif
+
+#if defined(__GLIBC__)
+
+static int seek_input(void *cookie, off64_t *offset, int whence) {
+  off64_t place = lseek64(STDIN_FILENO, *offset, whence);
+  (void)cookie;
+  if (place < 0) return -1;
+  *offset = place;
+  return 0;
+}
+
+static int close_input(void *cookie) {
+  (void)cookie;
+  return close(STDIN_FILENO);
+}
+
+static FILE *open_input(void) {
+  cookie_io_functions_t functions = {read_input, NULL, seek_input, close_input};
+  FILE *f = fopencookie(NULL, "r", functions);
+  if (f) f->_fileno = STDIN_FILENO; /* fileno(f) is asked by modules (isatty, lock); glibc declares the field */
+  return f;
+}
+
+#elif defined(__APPLE__) || defined(__FreeBSD__)
+
+static int read_input_int(void *cookie, char *data, int size) {
+  return (int)read_input(cookie, data, (size_t)size);
+}
+
+static fpos_t seek_input(void *cookie, fpos_t offset, int whence) {
+  (void)cookie;
+  return lseek(STDIN_FILENO, offset, whence);
+}
+
+static int close_input(void *cookie) {
+  (void)cookie;
+  return close(STDIN_FILENO);
+}
+
+static FILE *open_input(void) {
+  return funopen(NULL, read_input_int, NULL, seek_input, close_input);
+}
+
+#endif
+
+void input_make_interruptible(void) {
+#if defined(__GLIBC__) || defined(__APPLE__) || defined(__FreeBSD__)
+  static FILE *input;
+  if (input) return;
+  input = open_input();
+  if (input) stdin = input;
+#endif
+}

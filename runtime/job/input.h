@@ -1,0 +1,16 @@
+/*
+ * job/input -- a standard input whose blocking reads end when an interrupt can be raised.
+ *
+ * Room: job.  Owns: one FILE for the life of the process, which takes the place of C's stdin (so that io.read, dofile(), debug.debug and
+ * the prompt share one buffer, as they do with the original).
+ */
+#ifndef LUAPOOL_JOB_INPUT_H
+#define LUAPOOL_JOB_INPUT_H
+
+/*
+ * input_make_interruptible -- replace C's stdin where the system can (glibc, BSD); elsewhere nothing changes. Before anything is read.
+ * A read that an interrupt ended fails with EINTR; what had been read of an unfinished line is lost, later lines are not.
+ */
+void input_make_interruptible(void);
+
+#endif
