@@ -42,12 +42,39 @@
 
 /* ---- files ------------------------------------------------------------------------------------ */
 
+/*
+ * Every descriptor made here passes through this. In a host that closed its standard streams the kernel would hand out 0, 1 and 2,
+ * and then a task's print would go into a socket of ours.
+ * Returns fd, its copy above 2, or -errno (also of the call that made fd, if that failed).
+ */
+static int above_stdio(int fd) {
+  int copy;
+  if (fd < 0) return -errno;
+  if (fd > STDERR_FILENO) return fd;
+  copy = fcntl(fd, F_DUPFD_CLOEXEC, STDERR_FILENO + 1);
+  if (copy < 0) copy = -errno;
+  os_close(&fd);
+  return copy;
+}
+
+/* The same for two, both or none. */
+static int both_above_stdio(int fds[2]) {
+  int status;
+  fds[0] = above_stdio(fds[0]);
+  fds[1] = above_stdio(fds[1]);
+  if (fds[0] >= 0 && fds[1] >= 0) return 0;
+  status = fds[0] < 0 ? fds[0] : fds[1];
+  os_close(&fds[0]);
+  os_close(&fds[1]);
+  return status;
+}
+
 int os_open(const char *path, int flags) {
   int fd, error = fault_fails("open");
   if (error) return -error;
   do fd = open(path, flags | O_CLOEXEC, 0600);
   while (fd < 0 && errno == EINTR);
-  return fd < 0 ? -errno : fd;
+  return above_stdio(fd);
 }
 
 ssize_t os_read(int fd, void *data, size_t size) {
@@ -116,10 +143,12 @@ int os_socket_pair(int fds[2]) {
   int error = fault_fails("socketpair");
   if (error) return -error;
 #ifdef SOCK_CLOEXEC
-  return socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0 ? -errno : 0;
+  if (socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0, fds) < 0) return -errno;
+  return both_above_stdio(fds);
 #else
   if (socketpair(AF_UNIX, SOCK_STREAM, 0, fds) < 0) return -errno;
-  return mark_pair(fds);
+  error = mark_pair(fds);
+  return error < 0 ? error : both_above_stdio(fds);
 #endif
 }
 
@@ -187,7 +216,7 @@ static int unlinked_file(void) {
   fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
   if (fd >= 0) {
     shm_unlink(name);
-    return fd;
+    return above_stdio(fd);
   }
   length = snprintf(path, sizeof path, "%s/luapool-XXXXXX", directory != NULL && *directory ? directory : "/tmp");
   if (length < 0 || (size_t)length >= sizeof path) return -ENAMETOOLONG;
@@ -195,13 +224,13 @@ static int unlinked_file(void) {
   if (fd < 0) return -errno;
   unlink(path);
   mark_fd(fd, 0);
-  return fd;
+  return above_stdio(fd);
 }
 
 static int portable_memory_file(void) {
 #ifdef O_TMPFILE
   int fd = open("/dev/shm", O_TMPFILE | O_RDWR | O_EXCL | O_CLOEXEC, 0600);
-  if (fd >= 0) return fd;
+  if (fd >= 0) return above_stdio(fd);
 #endif
   return unlinked_file();
 }
@@ -212,7 +241,7 @@ int os_memory_file(const char *debug_name) {
 #ifndef LUAPOOL_NO_MEMFD
   if (!error) {
     int fd = memfd_create(debug_name, MFD_CLOEXEC);
-    if (fd >= 0 || errno != ENOSYS) return fd >= 0 ? fd : -errno;
+    if (fd >= 0 || errno != ENOSYS) return above_stdio(fd);
   }
 #endif
   (void)debug_name;
@@ -283,15 +312,16 @@ void os_memory_release(int fd, uint64_t offset, uint64_t length) {
 /* ---- bells ------------------------------------------------------------------------------------ */
 
 static int open_pipe_bell(struct os_bell *bell) {
-  int fds[2];
+  int fds[2], status;
 #ifdef __APPLE__
-  int status;
   if (pipe(fds) < 0) return -errno;
   status = mark_pair(fds);
   if (status < 0) return status;
 #else
   if (pipe2(fds, O_CLOEXEC | O_NONBLOCK) < 0) return -errno;
 #endif
+  status = both_above_stdio(fds);
+  if (status < 0) return status;
   bell->read_fd = fds[0];
   bell->write_fd = fds[1];
   return 0;
@@ -304,9 +334,11 @@ int os_bell_open(struct os_bell *bell) {
 #ifndef LUAPOOL_NO_EVENTFD
   if (!error) {
     int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-    if (fd < 0 && errno != ENOSYS) return -errno;
-    bell->read_fd = bell->write_fd = fd;
-    if (fd >= 0) return 0;
+    if (fd >= 0 || errno != ENOSYS) {
+      fd = above_stdio(fd);
+      if (fd >= 0) bell->read_fd = bell->write_fd = fd;
+      return fd < 0 ? fd : 0;
+    }
   }
 #endif
   return open_pipe_bell(bell);
@@ -346,7 +378,7 @@ int os_pidfd_open(pid_t pid) {
   return -ENOSYS;
 #else
   long fd = syscall(SYS_pidfd_open, pid, 0); /* CLOEXEC by itself */
-  return fd < 0 ? -errno : (int)fd;
+  return above_stdio((int)fd);
 #endif
 }
 

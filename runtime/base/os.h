@@ -1,6 +1,6 @@
 /*
- * base/os -- system calls as the house wants them: retried on EINTR, CLOEXEC from birth, -errno as the result,
- * with fallbacks for what Linux alone has, and one place where a test can make any of them fail.
+ * base/os -- system calls as the house wants them: retried on EINTR, CLOEXEC from birth, never a descriptor below 3,
+ * -errno as the result, with fallbacks for what Linux alone has, and one place where a test can make any of them fail.
  *
  * Room: base.  Owns: nothing; descriptors and mappings belong to the caller.
  * Every int result is 0 (or a count, or a descriptor) on success and a negative errno on failure.

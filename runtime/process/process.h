@@ -42,9 +42,20 @@ void process_init(struct process *p);
 /*
  * process_register_fd / process_forget_fd -- descriptors of pools, of any pool in this process: a new child closes
  * all that are not in its keep list, so that no worker holds the other end of a sibling's socket. Thread-safe.
+ * process_socket_pair (as os_socket_pair) and process_close_fd (as os_close) do both halves under the fork lock: no child
+ * that another thread starts at the same time can inherit an end that is not registered yet, or no longer.
+ * What a child keeps stays registered there: its own children close it.
  */
-int process_register_fd(int fd); /* 0 or -ENOMEM */
+int process_register_fd(int fd); /* 0 or -ENOMEM; twice is once */
 void process_forget_fd(int fd);
+int process_socket_pair(int fds[2]); /* 0 or -errno */
+void process_close_fd(int *fd);      /* idempotent */
+
+/*
+ * process_fds_are_gone -- 1 if what process `owner` had registered was closed in the calling process at its birth (or before), so that
+ * the numbers in an inherited copy of owner's handles may mean something else here: forget them, do not close them.
+ */
+int process_fds_are_gone(pid_t owner);
 
 /*
  * process_fork -- start a child that shares nothing with its siblings.
@@ -52,11 +63,15 @@ void process_forget_fd(int fd);
  * signals are unblocked. In the child, in this order: dispositions and signal state (interrupt_become_worker), lifeline and
  * parent-death signal, foreign pool descriptors closed, stdin from /dev/null, stdio buffers purged and stdout line-buffered,
  * exit guard (exit() by C code flushes this process's own output and leaves by _exit, no handler of the host runs),
- * oom_score_adj raised, the signal mask explicit.
+ * oom_score_adj raised, the signal mask explicit (nothing blocked). A child that cannot be set up ends with status 126 at once.
+ * Fault points: before_fork, after_fork_parent (before the child is recorded), child_start (first thing), child_ready (before the mask opens).
  * Returns 1 in the host, 0 in the child, -errno (host only; *p unchanged, nothing leaked).
  * The child must never return from the function that called this: it ends by process_exit.
  */
 int process_fork(struct process *p, const struct process_child *child);
+
+/* process_lifeline -- in a child: its end of the lifeline, readable (end of file) when the host is gone; put it into every poll set. -1 elsewhere. */
+int process_lifeline(void);
 
 /* process_exit -- the only way out of a child: flush its own stdout and stderr, then _exit(code). */
 _Noreturn void process_exit(int code);
@@ -72,14 +87,15 @@ int process_signal(const struct process *p, int signal);
 
 /*
  * process_kill_tree -- stop the child, collect its descendants (/proc/PID/task/T/children; best effort elsewhere),
- * and SIGKILL them all. Does not reap. 0 also when it is gone already.
+ * and SIGKILL them all. Does not reap. 0 also when it is gone already; -errno. Blocks for 100 ms at most, far less as a rule.
+ * Out of reach: what left the tree before (its parent ended, so that it belongs to process 1).
  */
 int process_kill_tree(const struct process *p);
 
 /*
- * process_reap -- has it ended? Waits at most timeout_ns (0: just look).
- * Returns 1: ended, *end filled, descriptors closed, handle as after process_init. 0: still running. -errno never for
- * ECHILD (that is an end with is_known = 0).
+ * process_reap -- has it ended? Waits at most timeout_ns (0: just look; negative: for ever), signals notwithstanding.
+ * Returns 1: ended, *end filled, descriptors closed, handle as after process_init (an empty handle: at once, nothing known).
+ * 0: still running. -errno (-EPERM: not ours), never for ECHILD (that is an end with is_known = 0).
  */
 int process_reap(struct process *p, int64_t timeout_ns, struct process_end *end);
 
