@@ -124,19 +124,19 @@ bench: all ## measure the promises of speed, beside other ways to do the same
 
 # Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
-	@ASAN_OPTIONS=$(ASAN_OPTIONS):verify_asan_link_order=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=4 FILE_SECONDS=400 \
+	@ASAN_OPTIONS=$(ASAN_OPTIONS):verify_asan_link_order=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=4 \
 	  $(MAKE) --no-print-directory BUILD=build/asan SANITIZE=address,undefined OPTIMIZE="-O1 -g" run-tests
 
 ubsan: ## every test under UndefinedBehaviorSanitizer
-	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=2 FILE_SECONDS=400 \
+	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=2 \
 	  $(MAKE) --no-print-directory BUILD=build/ubsan SANITIZE=undefined OPTIMIZE="-O1 -g" run-tests
 
 tsan: ## the tests that have threads under ThreadSanitizer
-	@TSAN_OPTIONS=halt_on_error=1 POOLTEST_SLOWNESS=8 FILE_SECONDS=600 \
+	@TSAN_OPTIONS=halt_on_error=1 POOLTEST_SLOWNESS=8 \
 	  $(MAKE) --no-print-directory BUILD=build/tsan SANITIZE=thread OPTIMIZE="-O1 -g" TESTS="$(TSAN_TESTS)" run-tests
 
 valgrind: ## the unit tests and the heart of the suite under valgrind
-	@POOLTEST_SLOWNESS=30 FILE_SECONDS=900 WRAPPER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" \
+	@POOLTEST_SLOWNESS=30 FILE_SECONDS=30 WRAPPER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" \
 	  $(MAKE) --no-print-directory BUILD=build/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
 
 # ---- the rest ------------------------------------------------------------------------------------

@@ -1,8 +1,10 @@
--- tests/run.lua [-p PATTERN] [NAME ...] -- run the tests and end with "N passed, N failed".
+-- tests/run.lua [-c] [-p PATTERN] [NAME ...] -- run the tests and end with "N passed, N failed".
 --   NAME      test_codec.lua, codec, or tests/test_codec.lua; none: every tests/test_*.lua and tests/c/test_*.c
+--   -c        only the C programs, and what else is named
 --   -p        only tests whose name (TestClass.test_name) matches the Lua pattern
 -- Environment: BUILD (the build directory, default "build"), LUA (the interpreter that runs the tests; default: the program
--- under test if it is built), FILE_SECONDS (deadline of one file), POOLTEST_SLOWNESS (multiplies every time limit).
+-- under test if it is built), WRAPPER (words before it), FILE_SECONDS (deadline of one file), POOLTEST_SLOWNESS (stretches
+-- that and the tests' own time limits).
 -- Each file runs in a process of its own, so that a crash or a hang costs that file alone, and is followed by the leak guard: no
 -- process may be left (found by its mark), and no new name in /dev/shm.
 local build = os.getenv("BUILD") or "build"
@@ -33,6 +35,15 @@ local environment = {
   LUA_CPATH = build .. "/tests/?.so;" .. build .. "/lua/?.so;;",
   LUA_PATH_5_4 = false, LUA_CPATH_5_4 = false, LUA_INIT = false, LUA_INIT_5_4 = false, LUAPOOL_WORKERS = false,
 }
+
+-- WRAPPER="valgrind -q ...": what the tests' own processes run under.
+local wrapper = {}
+for word in (os.getenv("WRAPPER") or ""):gmatch("%S+") do wrapper[#wrapper + 1] = word end
+
+local function wrapped(...)
+  local words = table.move(wrapper, 1, #wrapper, 1, {})
+  return table.move({ ... }, 1, select("#", ...), #words + 1, words)
+end
 
 local function fail(file, test, reason)
   totals.failed = totals.failed + 1
@@ -89,7 +100,8 @@ local function run_process(file, arguments)
   return status, stdout, stderr
 end
 
--- Read what tests/run_file.lua (or the TAP reader below) noted. Returns counts, the test that was running at the end, and whether it came to its end.
+-- Read what tests/run_file.lua (or the TAP reader below) noted.
+-- Returns counts, the test that was running at the end, and whether the file came to its end.
 local function read_report(file, lines)
   local counts, running, is_complete, failed_test, reason = { ok = 0, fail = 0, skip = 0 }, nil, false, nil, {}
   local function close_failure()
@@ -135,7 +147,7 @@ local function run_lua_file(file, pattern)
   local report = ("%s/tests/%s.report"):format(build, file:match("([^/]+)%.lua$"))
   os.remove(report)
   local started, failed_before = proc.now(), totals.failed
-  local status, stdout, stderr = run_process(file, { interpreter, "tests/run_file.lua", file, report, pattern })
+  local status, stdout, stderr = run_process(file, wrapped(interpreter, "tests/run_file.lua", file, report, pattern))
   local lines = is_file(report) and io.lines(report) or function() end
   local counts, running, is_complete = read_report(file, lines)
   counts.failed_before, counts.is_filtered = failed_before, pattern ~= nil
@@ -165,7 +177,7 @@ local function run_c_file(file)
   local binary = ("%s/tests/%s"):format(build, file:match("([^/]+)%.c$"))
   local started, failed_before = proc.now(), totals.failed
   if not is_file(binary) then return fail(file, "(file)", binary .. " is not built") end
-  local status, stdout, stderr = run_process(file, { binary })
+  local status, stdout, stderr = run_process(file, wrapped(binary))
   local counts = read_report(file, tap_lines(stdout .. "\n" .. stderr))
   counts.failed_before = failed_before
   -- cmocka's exit status is the number of failed tests: one that does not match is a death.
@@ -188,8 +200,9 @@ local function discover()
   return files
 end
 
-local function is_wanted(file, names)
-  if #names == 0 then return true end
+local function is_wanted(file, names, all_of_c)
+  if all_of_c and file:match("%.c$") then return true end
+  if #names == 0 then return not all_of_c end
   local base = file:match("([^/]+)$")
   for _, name in ipairs(names) do
     name = name:match("([^/]+)$")
@@ -199,11 +212,13 @@ local function is_wanted(file, names)
 end
 
 local function main()
-  local names, pattern = {}, nil
+  local names, pattern, all_of_c = {}, nil, false
   local i = 1
   while arg[i] do
     if arg[i] == "-p" then
       pattern, i = arg[i + 1], i + 1
+    elseif arg[i] == "-c" then
+      all_of_c = true
     else
       names[#names + 1] = arg[i]
     end
@@ -212,7 +227,7 @@ local function main()
   environment.CMOCKA_MESSAGE_OUTPUT = "TAP"
   print("tests run under " .. interpreter)
   for _, file in ipairs(discover()) do
-    if is_wanted(file, names) then
+    if is_wanted(file, names, all_of_c) then
       if file:match("%.lua$") then run_lua_file(file, pattern) else run_c_file(file) end
     end
   end

@@ -131,3 +131,83 @@ function TestHarness:test_children_with_their_state()
   proc.kill(child.pid, "KILL")
   lu.assertTrue(proc.wait_until(function() return proc.children(p.pid)[1].state == "Z" end, 5))
 end
+
+-- The runner, run on a house of its own: whatever a test file does, the others are run and the last line tells the truth.
+TestRunner = {}
+
+local BUILD = os.getenv "BUILD"
+
+local function run(files, environment)
+  local house = os.tmpname()
+  os.remove(house)
+  assert(os.execute(("mkdir -p '%s/tests/c' && cp tests/run.lua tests/run_file.lua '%s/tests'"):format(house, house)))
+  for name, text in pairs(files) do
+    local file = assert(io.open(house .. "/tests/" .. name, "w"))
+    file:write(text)
+    file:close()
+  end
+  environment = environment or {}
+  environment.BUILD, environment.LUA, environment.WRAPPER = BUILD, "lua5.4", false
+  local p <close> = proc.spawn { args = { "lua5.4", "tests/run.lua" }, cwd = house, env = environment }
+  local status, out, err = p:finish(50)
+  os.execute(("rm -r '%s'"):format(house))
+  lu.assertEquals(err, "")
+  return out:match("([^\n]*)\n$"), status.exit, out
+end
+
+local GOOD = "TestGood = {} function TestGood.test_one() end function TestGood.test_two() end"
+
+function TestRunner:test_counts_and_exit_status()
+  local last, status = run { ["test_runner_good.lua"] = GOOD }
+  lu.assertEquals({ last, status }, { "2 passed, 0 failed", 0 })
+end
+
+function TestRunner:test_nothing_run_is_a_failure()
+  local last, status = run {}
+  lu.assertEquals({ last, status }, { "0 passed, 0 failed", 1 })
+end
+
+function TestRunner:test_failures_errors_and_skips()
+  local last, status, out = run { ["test_runner_mixed.lua"] = [[local lu = require "luaunit"
+    TestMixed = {}
+    function TestMixed.test_fails() lu.assertEquals(1, 2) end
+    function TestMixed.test_raises() error "raised here" end
+    function TestMixed.test_passes() end
+    function TestMixed.test_skips() lu.skip "not today" end]] }
+  lu.assertEquals({ last, status }, { "1 passed, 2 failed, 1 skipped", 1 })
+  lu.assertStrContains(out, "raised here")
+end
+
+function TestRunner:test_a_crash_costs_its_file_alone()
+  local last, status, out = run {
+    ["test_runner_crash.lua"] = "TestCrash = {} function TestCrash.test_dies() require('proc').kill(require('proc').pid(), 'SEGV') end",
+    ["test_runner_good.lua"] = GOOD }
+  lu.assertEquals({ last, status }, { "2 passed, 1 failed", 1 })
+  lu.assertStrContains(out, "TestCrash.test_dies\n    died of SIGSEGV in TestCrash.test_dies")
+end
+
+function TestRunner:test_a_hang_is_ended_and_named()
+  local last, status, out = run({
+    ["test_runner_hang.lua"] = "TestHang = {} function TestHang.test_waits() require('proc').sleep(1000) end",
+    ["test_runner_good.lua"] = GOOD }, { FILE_SECONDS = 1, POOLTEST_SLOWNESS = false })
+  lu.assertEquals({ last, status }, { "2 passed, 1 failed", 1 })
+  lu.assertStrContains(out, "it hung for 1 s in TestHang.test_waits")
+end
+
+function TestRunner:test_a_file_that_leaves_early_or_is_empty_or_broken()
+  local last = run { ["test_runner_exit.lua"] = "TestExit = {} function TestExit.test_leaves() os.exit(0) end" }
+  lu.assertEquals(last, "0 passed, 1 failed")
+  lu.assertEquals((run { ["test_runner_empty.lua"] = "" }), "0 passed, 1 failed")
+  lu.assertEquals((run { ["test_runner_broken.lua"] = "not Lua" }), "0 passed, 1 failed")
+end
+
+function TestRunner:test_a_process_left_behind_is_a_failure()
+  local last, status, out = run { ["test_runner_leak.lua"] =
+    "TestLeak = {} function TestLeak.test_leaves() os.execute('sleep 50 >/dev/null 2>&1 &') end" }
+  lu.assertEquals({ last, status }, { "1 passed, 1 failed", 1 })
+  lu.assertStrContains(out, "left behind: process")
+end
+
+function TestRunner:test_a_c_test_that_is_not_built_is_a_failure()
+  lu.assertEquals((run { ["c/test_runner_never_built.c"] = "", ["test_runner_good.lua"] = GOOD }), "2 passed, 1 failed")
+end

@@ -27,7 +27,7 @@
 #define CHILD "pooltest.child"
 #define MARK_NAME "POOLTEST_ID"
 
-enum { DEFAULT_DEADLINE_S = 60, MARK_BYTES = 200, STEP_MS = 5, PTY_DRAIN_MS = 300 };
+enum { DEFAULT_DEADLINE_S = 60, KERNEL_THREAD = 0x00200000, MARK_BYTES = 200, STEP_MS = 5, PTY_DRAIN_MS = 300 };
 
 int luaopen_proc(lua_State *L);
 
@@ -153,19 +153,62 @@ static pid_t next_pid(DIR *directory) {
   return 0;
 }
 
-/* has_mark -- does the environment that `pid` was executed with carry the mark, or one below it? Zombies have none. */
-static int has_mark(pid_t pid, const char *mark) {
-  static char text[1 << 18]; /* no environment of a test is larger; not thread-safe, as nothing here is */
+/* The fields of /proc/PID/stat that tests ask for. */
+struct stat_fields {
+  char name[64], state;
+  int parent, group, session, threads;
+  unsigned flags; /* the kernel's PF_... */
+  unsigned long user_ticks, system_ticks;
+  long resident_pages;
+};
+
+static int read_stat(pid_t pid, struct stat_fields *f) {
+  char path[64], text[1024], *open_paren, *close_paren;
+  ssize_t got;
+  int fd;
+  snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+  fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  got = read(fd, text, sizeof text - 1);
+  close(fd);
+  if (got <= 0) return 0;
+  text[got] = '\0';
+  open_paren = strchr(text, '(');
+  close_paren = strrchr(text, ')'); /* the name may hold parentheses itself */
+  if (open_paren == NULL || close_paren == NULL) return 0;
+  *close_paren = '\0';
+  snprintf(f->name, sizeof f->name, "%s", open_paren + 1);
+  return sscanf(close_paren + 2, "%c %d %d %d %*d %*d %u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %d %*d %*u %*u %ld", &f->state,
+                &f->parent, &f->group, &f->session, &f->flags, &f->user_ticks, &f->system_ticks, &f->threads, &f->resident_pages) == 9;
+}
+
+/* read_environment -- what `pid` was executed with, as NUL-ended strings: its length; 0 if there is none (a zombie). */
+static size_t read_environment(pid_t pid, char *text, size_t room) {
   char path[64];
-  size_t length = 0, at, n = strlen(mark);
+  size_t length = 0;
   ssize_t got;
   int fd;
   snprintf(path, sizeof path, "/proc/%d/environ", (int)pid);
   fd = open(path, O_RDONLY | O_CLOEXEC);
   if (fd < 0) return 0;
-  while (length < sizeof text - 1 && (got = read(fd, text + length, sizeof text - 1 - length)) > 0) length += (size_t)got;
+  while (length < room - 1 && (got = read(fd, text + length, room - 1 - length)) > 0) length += (size_t)got;
   close(fd);
   text[length] = '\0';
+  return length;
+}
+
+/* is_executing -- could a process that shows no environment be one in the middle of exec? */
+static int is_executing(pid_t pid) {
+  struct stat_fields f;
+  return read_stat(pid, &f) && f.state != 'Z' && f.state != 'X' && !(f.flags & KERNEL_THREAD);
+}
+
+/* has_mark -- does the environment that `pid` was executed with carry the mark, or one below it? Zombies have none. */
+static int has_mark(pid_t pid, const char *mark) {
+  static char text[1 << 18]; /* no environment of a test is larger; not thread-safe, as nothing here is */
+  size_t length, at, n = strlen(mark);
+  int tries = 0;
+  while ((length = read_environment(pid, text, sizeof text)) == 0 && tries++ < 5 && is_executing(pid)) sleep_seconds(0.001);
   for (at = 0; at < length; at += strlen(text + at) + 1) {
     const char *value = text + at + sizeof MARK_NAME;
     if (strncmp(text + at, MARK_NAME "=", sizeof MARK_NAME) != 0) continue;
@@ -204,34 +247,6 @@ static int proc_leftovers(lua_State *L) {
   }
   closedir(directory);
   return 1;
-}
-
-/* The fields of /proc/PID/stat that tests ask for. */
-struct stat_fields {
-  char name[64], state;
-  int parent, group, session, threads;
-  unsigned long user_ticks, system_ticks;
-  long resident_pages;
-};
-
-static int read_stat(pid_t pid, struct stat_fields *f) {
-  char path[64], text[1024], *open_paren, *close_paren;
-  ssize_t got;
-  int fd;
-  snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
-  fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return 0;
-  got = read(fd, text, sizeof text - 1);
-  close(fd);
-  if (got <= 0) return 0;
-  text[got] = '\0';
-  open_paren = strchr(text, '(');
-  close_paren = strrchr(text, ')'); /* the name may hold parentheses itself */
-  if (open_paren == NULL || close_paren == NULL) return 0;
-  *close_paren = '\0';
-  snprintf(f->name, sizeof f->name, "%s", open_paren + 1);
-  return sscanf(close_paren + 2, "%c %d %d %d %*d %*d %*u %*u %*u %*u %*u %lu %lu %*d %*d %*d %*d %d %*d %*u %*u %ld", &f->state,
-                &f->parent, &f->group, &f->session, &f->user_ticks, &f->system_ticks, &f->threads, &f->resident_pages) == 8;
 }
 
 static void set_integer(lua_State *L, const char *name, lua_Integer value) {
@@ -434,7 +449,8 @@ static char **build_environment(lua_State *L, int opts, const char *mark) {
     if (!is_overridden(L, env, environ[i])) envp[n++] = environ[i];
   for (lua_pushnil(L); lua_next(L, env) != 0; lua_pop(L, 1)) {
     if (lua_isboolean(L, -1)) continue;
-    envp[n] = (char *)(uintptr_t)lua_pushfstring(L, "%s=%s", lua_tostring(L, -2), luaL_tolstring(L, -1, NULL));
+    luaL_tolstring(L, -1, NULL);
+    envp[n] = (char *)(uintptr_t)lua_pushfstring(L, "%s=%s", lua_tostring(L, -3), lua_tostring(L, -1));
     lua_rawseti(L, anchors, (lua_Integer)++n);
     lua_pop(L, 1);
   }
