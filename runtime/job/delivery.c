@@ -311,7 +311,7 @@ void delivery_push(lua_State *L, int reason) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &object_keys[reason & 255]);
 }
 
-int delivery_is_interrupt(lua_State *L, int index) {
+int delivery_signal(lua_State *L, int index) {
   static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
   index = lua_absindex(L, index);
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {
@@ -319,7 +319,11 @@ int delivery_is_interrupt(lua_State *L, int index) {
     delivery_push(L, signals[i]);
     is_same = !lua_isnil(L, -1) && lua_rawequal(L, -1, index);
     lua_pop(L, 1);
-    if (is_same) return 1;
+    if (is_same) return signals[i];
   }
   return 0;
+}
+
+int delivery_is_interrupt(lua_State *L, int index) {
+  return delivery_signal(L, index) != 0;
 }

@@ -38,6 +38,9 @@ void delivery_define(lua_State *L, int reason);
 /* delivery_push -- push the object of `reason` (nil if there is none). Does not raise. */
 void delivery_push(lua_State *L, int reason);
 
+/* delivery_signal -- the signal number if the value at index is one of the objects for SIGINT, SIGTERM, SIGHUP of this state, else 0. */
+int delivery_signal(lua_State *L, int index);
+
 /* delivery_is_interrupt -- 1 if the value at index is one of the objects for SIGINT, SIGTERM, SIGHUP of this state. */
 int delivery_is_interrupt(lua_State *L, int index);
 

@@ -1,0 +1,172 @@
+/*
+ * command/main -- the program luapool: a lua that runs on every core and that Ctrl-C can stop.
+ *
+ * Room: command (the only one that prints and exits).  Owns: the Lua state of the program.
+ * Two protected calls: `prepare` opens the libraries; `run` does everything else inside a run scope, so that an interrupt
+ * is an error from the first line of LUA_INIT to the last of the script. The end of it all is in `finish`.
+ */
+#include <lauxlib.h>
+#include <lua.h>
+#include <lualib.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "binding/lluapool.h"
+#include "command/call.h"
+#include "command/options.h"
+#include "command/prompt.h"
+#include "job/delivery.h"
+#include "process/interrupt.h"
+
+struct program {
+  int argc;
+  char **argv;
+  struct options options;
+  int is_done; /* ran to its end without an error */
+};
+
+/* Script at index 0, its arguments above, the rest of the command line below; without a script the program is at 0. */
+static void set_arg(lua_State *L, const struct program *program) {
+  int script = program->options.script == program->argc ? 0 : program->options.script;
+  lua_createtable(L, program->argc - (script + 1), script + 1);
+  for (int i = 0; i < program->argc; i++) {
+    lua_pushstring(L, program->argv[i]);
+    lua_rawseti(L, -2, i - script);
+  }
+  lua_setglobal(L, "arg");
+}
+
+static int prepare(lua_State *L) {
+  struct program *program = lua_touserdata(L, 1);
+  luaL_checkversion(L);
+  if (program->options.ignores_environment) {
+    lua_pushboolean(L, 1);
+    lua_setfield(L, LUA_REGISTRYINDEX, "LUA_NOENV");
+  }
+  delivery_open(L); /* first: its finalizer must be the last */
+  luaL_openlibs(L);
+  delivery_wrap_libraries(L, 1);
+  luaL_requiref(L, "luapool", luaopen_luapool, 0);
+  lua_setglobal(L, "pool");
+  if (program->options.workers) luapool_set_default_workers(L, program->options.workers);
+  set_arg(L, program);
+  lua_gc(L, LUA_GCGEN, 0, 0);
+  return 0;
+}
+
+static int run_init(lua_State *L) {
+  const char *name = "=LUA_INIT" LUA_VERSUFFIX;
+  const char *init = getenv(name + 1);
+  if (!init) init = getenv((name = "=LUA_INIT") + 1);
+  if (!init) return LUA_OK;
+  if (init[0] == '@') return call_chunk(L, call_load_file(L, init + 1));
+  return call_chunk(L, luaL_loadbuffer(L, init, strlen(init), name));
+}
+
+/* -l name, -l global=name */
+static int require_library(lua_State *L, char *text) {
+  char *name = strchr(text, '=');
+  int status;
+  if (name) *name++ = '\0';
+  else name = text;
+  lua_getglobal(L, "require");
+  lua_pushstring(L, name);
+  status = call_function(L, 1, 1);
+  if (status == LUA_OK) lua_setglobal(L, text);
+  return call_report(L, status);
+}
+
+/* -e, -l and -W, in their order. */
+static int run_options(lua_State *L, const struct program *program) {
+  int letter, index = 1, status = LUA_OK;
+  char *value;
+  while (status == LUA_OK && (letter = options_next(program->argv, program->options.script, &index, &value))) {
+    if (letter == 'e') status = call_chunk(L, luaL_loadbuffer(L, value, strlen(value), "=(command line)"));
+    if (letter == 'l') status = require_library(L, value);
+    if (letter == 'W') lua_warning(L, "@on", 0);
+  }
+  return status;
+}
+
+/* The script's arguments are those in `arg` by now. */
+static int push_arguments(lua_State *L) {
+  int n;
+  if (lua_getglobal(L, "arg") != LUA_TTABLE) luaL_error(L, "'arg' is not a table");
+  n = (int)luaL_len(L, -1);
+  luaL_checkstack(L, n + 3, "too many arguments to script");
+  for (int i = 1; i <= n; i++) lua_rawgeti(L, -i, i);
+  lua_remove(L, -(n + 1));
+  return n;
+}
+
+static int run_script(lua_State *L, char **argv) {
+  int is_stdin = strcmp(argv[0], "-") == 0 && strcmp(argv[-1], "--") != 0;
+  int status = call_load_file(L, is_stdin ? NULL : argv[0]);
+  if (status == LUA_OK) status = call_function(L, push_arguments(L), LUA_MULTRET);
+  return call_report(L, status);
+}
+
+static void run_without_script(lua_State *L, struct program *program) {
+  const struct options *options = &program->options;
+  if (options->is_interactive) {
+    prompt_run(L);
+  } else if (options->script < program->argc || options->has_code || options->shows_version) {
+    return;
+  } else if (isatty(STDIN_FILENO)) {
+    options_print_version();
+    prompt_run(L);
+  } else {
+    call_chunk(L, call_load_file(L, NULL)); /* lua's exit status does not tell how this ended */
+  }
+}
+
+static int run(lua_State *L) {
+  struct program *program = lua_touserdata(L, 1);
+  const struct options *options = &program->options;
+  lua_settop(L, 0);
+  if (!options->ignores_environment && run_init(L) != LUA_OK) return 0;
+  if (run_options(L, program) != LUA_OK) return 0;
+  if (options->script < program->argc && run_script(L, program->argv + options->script) != LUA_OK) return 0;
+  run_without_script(L, program);
+  program->is_done = 1;
+  return 0;
+}
+
+static int call_with(lua_State *L, lua_CFunction function, struct program *program) {
+  lua_pushcfunction(L, function);
+  lua_pushlightuserdata(L, program);
+  return call_report(L, lua_pcall(L, 1, 0, 0));
+}
+
+/* Pools end with the state. What ended the script, or came too late for it, ends the process. */
+static int finish(lua_State *L, int is_success) {
+  int signo = call_interrupted_by();
+  interrupt_ending(1);
+  lua_close(L);
+  if (!signo) signo = interrupt_pending();
+  if (signo) interrupt_die(signo);
+  return is_success ? EXIT_SUCCESS : EXIT_FAILURE;
+}
+
+int main(int argc, char **argv) {
+  struct program program = {.argc = argc, .argv = argv};
+  struct delivery_frame scope;
+  lua_State *L;
+  if (argc > 0 && argv[0][0]) call_set_program(argv[0]);
+  interrupt_catch(); /* without it the program is one that signals kill: no reason not to run */
+  options_parse(&program.options, argv, call_program());
+  if (program.options.exit_status >= 0) return program.options.exit_status;
+  if (program.options.shows_version) options_print_version();
+  L = luaL_newstate();
+  if (!L) {
+    call_message("cannot create state: not enough memory");
+    return EXIT_FAILURE;
+  }
+  if (call_with(L, prepare, &program) != LUA_OK) return finish(L, 0);
+  delivery_enter(&scope, L);
+  call_with(L, run, &program);
+  delivery_leave(&scope);
+  return finish(L, program.is_done);
+}
