@@ -113,7 +113,7 @@ test: ## install what is missing, build, run every test (TESTS="codec -p pattern
 check: ## layer rules, luacheck, and no warning from gcc and from clang
 	@sh scripts/install-dependencies test
 	@$(MAKE) --no-print-directory objects
-	@BUILD=$(BUILD) sh scripts/check-layers
+	@$(LUA) scripts/check-layers.lua $(BUILD)
 	luacheck -q lua scripts tests
 	@for compiler in gcc clang; do \
 	  command -v $$compiler >/dev/null 2>&1 || { echo "no $$compiler here: its warnings are not checked"; continue; }; \

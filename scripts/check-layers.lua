@@ -1,0 +1,104 @@
+-- check-layers.lua [BUILD] -- the rules of the house that a machine can check (make check); BUILD holds compiled objects.
+--   A file includes only headers of its own floor or lower ones. Inside a floor, files do not include each other, unless the header
+--   comment of the file (or of its header) says "may include FLOOR/name.h".
+--   No lua_State below `job`: neither <lua.h> in the files nor lua_ symbols in the objects.
+--   Only `command` prints, exits or aborts; `_exit` belongs to `process`.
+--   Every file begins with a comment.
+-- ROOT (environment): another house to check, for the tests of this file.
+local root = os.getenv("ROOT") or "."
+local build = arg[1] or os.getenv("BUILD") or "build"
+local FLOORS = { "base", "memory", "process", "pool", "job", "binding", "command" }
+local FIRST_WITH_LUA = "job"
+local TALKATIVE = {}
+for name in ("printf vprintf puts putchar fprintf vfprintf fputs fputc perror exit quick_exit abort __assert_fail"):gmatch("%S+") do
+  TALKATIVE[name], TALKATIVE["__" .. name .. "_chk"] = true, true
+end
+
+local level = {}
+for number, floor in ipairs(FLOORS) do level[floor] = number end
+
+local complaints = 0
+local function complain(...)
+  complaints = complaints + 1
+  io.stderr:write(string.format(...), "\n")
+end
+
+local function lines_of(command)
+  local pipe = assert(io.popen(command))
+  local lines = {}
+  for line in pipe:lines() do lines[#lines + 1] = line end
+  pipe:close()
+  return lines
+end
+
+local function read(path)
+  local file = io.open(path, "r")
+  if not file then return nil end
+  local text = file:read("a")
+  file:close()
+  return text
+end
+
+-- The comment that a file begins with.
+local function header_comment(path)
+  return (read(path) or ""):match("^%s*(/%*.-%*/)") or ""
+end
+
+-- May this file include a neighbour? Line breaks of the comment do not matter.
+local function is_neighbour_allowed(path, neighbour)
+  local stem = path:gsub("%.[ch]$", "")
+  for _, ending in ipairs { ".c", ".h" } do
+    local comment = header_comment(root .. "/" .. stem .. ending):gsub("%s*\n%s*%*?%s*", " ")
+    for permission in comment:gmatch("may include ([^;:)]*)") do
+      if permission:find(neighbour, 1, true) then return true end
+    end
+  end
+  return false
+end
+
+local function check_include(path, floor, included)
+  local other = included:match("^(%l+)/")
+  if included == "lua.h" or included == "lauxlib.h" or included == "lualib.h" then
+    if level[floor] < level[FIRST_WITH_LUA] then complain("%s: includes <%s>, but knows no Lua below %s/", path, included, FIRST_WITH_LUA) end
+  elseif not level[other] then
+    return
+  elseif level[other] > level[floor] then
+    complain("%s: includes %s, which is on a higher floor", path, included)
+  elseif other == floor and floor ~= "command" then
+    local own = path:match("^runtime/(.*)%.[ch]$") .. ".h"
+    if included ~= own and not is_neighbour_allowed(path, included) then
+      complain("%s: includes its neighbour %s, and its header comment does not say \"may include %s\"", path, included, included)
+    end
+  end
+end
+
+local function check_source(path)
+  local text, floor = read(root .. "/" .. path), path:match("^runtime/(%l+)/")
+  if not text:match("^%s*/%*") then complain("%s: does not begin with a comment", path) end
+  if not floor then return end
+  if not level[floor] then return complain("%s: %s/ is no floor of the house", path, floor) end
+  for included in text:gmatch('#%s*include%s*[<"]([^>"]+)[>"]') do check_include(path, floor, included) end
+end
+
+local function check_object(path)
+  local floor = path:match("runtime/(%l+)/[^/]+%.o$")
+  for _, line in ipairs(lines_of("nm -u '" .. path .. "'")) do
+    local symbol = line:match("U ([^%s@]+)")
+    if symbol and level[floor] < level[FIRST_WITH_LUA] and symbol:match("^luaL?_") then
+      complain("%s: uses %s, but knows no Lua below %s/", path, symbol, FIRST_WITH_LUA)
+    elseif symbol and TALKATIVE[symbol] and floor ~= "command" then
+      complain("%s: uses %s; only command/ prints and exits", path, symbol)
+    elseif (symbol == "_exit" or symbol == "_Exit") and floor ~= "process" and floor ~= "command" then
+      complain("%s: uses %s, which belongs to process/", path, symbol)
+    end
+  end
+end
+
+local sources = lines_of(("cd '%s' && find runtime tests/c -name '*.[ch]' 2>/dev/null | sort"):format(root))
+local objects = lines_of(("find '%s/runtime' -name '*.o' 2>/dev/null | sort"):format(build))
+if #sources == 0 then complain("no sources below %s/runtime", root) end
+if #objects == 0 then complain("no objects below %s/runtime: build first", build) end
+for _, path in ipairs(sources) do check_source(path) end
+for _, path in ipairs(objects) do check_object(path) end
+print(("layers: %d sources, %d objects, %d complaints"):format(#sources, #objects, complaints))
+os.exit(complaints == 0, true)
