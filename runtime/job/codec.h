@@ -43,7 +43,7 @@ void codec_begin(struct codec *c, struct bytes *out, int flags, const char *root
  */
 int codec_write(struct codec *c, lua_State *L, int index);
 
-/* codec_rollback -- drop what a codec_write that raised left behind: the stream is as before that call. Does not raise. */
+/* codec_rollback -- drop what a codec_write that raised left behind: the stream is as before that call. Else nothing. Does not raise. */
 void codec_rollback(struct codec *c);
 
 /* codec_message -- the text of the last failure; valid until the next call. */
@@ -52,9 +52,11 @@ const char *codec_message(const struct codec *c);
 /* codec_is_stateless -- 1 if all that was written since codec_begin are functions without mutable state: reading the stream twice or once makes no difference. */
 int codec_is_stateless(const struct codec *c);
 
-/* A reader's place in a stream; nothing to free. */
+/* A reader's place in a stream; nothing to free. A codec reads one stream at a time: codec_read_begin ends the one before. */
 struct codec_reader {
-  const unsigned char *data, *end;
+  const unsigned char *data, *end; /* what is still to be read */
+  const unsigned char *start;      /* of the stream */
+  uint32_t stream;                 /* its number in the codec */
   uint64_t run_left; /* values left in the current typed run */
   int run_tag;
 };
@@ -64,7 +66,8 @@ void codec_read_begin(struct codec *c, struct codec_reader *r, const unsigned ch
 
 /*
  * codec_read -- push the next top-level value.
- * Returns 0; -EBADMSG (damaged, or the stream is at its end: codec_message), -ENOENT (something sent by name is not here: codec_message names it): nothing pushed.
+ * Returns 0; nothing pushed: -EBADMSG (damaged, or the stream is at its end: codec_message); -ENOENT (something sent by name is not here:
+ * codec_message names it; the reader stands behind that value, so the next one can be read).
  * May raise (Lua's memory).
  */
 int codec_read(struct codec *c, lua_State *L, struct codec_reader *r);

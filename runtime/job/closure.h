@@ -1,0 +1,40 @@
+/*
+ * job/closure -- the code of Lua functions to bytes and back, and what the code says about globals and upvalues.
+ *
+ * Room: job (used by job/codec only).  Owns: nothing.
+ * Upvalues are values and belong to job/codec; here is only bytecode: dumped with debug information, guarded by a checksum, because Lua
+ * does not check bytecode when it loads it.
+ */
+#ifndef LUAPOOL_JOB_CLOSURE_H
+#define LUAPOOL_JOB_CLOSURE_H
+
+#include <lua.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+
+/* closure_dump -- append length, checksum and bytecode of the Lua function on top of the stack. Returns 0 or -ENOMEM. Does not raise. */
+int closure_dump(lua_State *L, struct bytes *out);
+
+/*
+ * closure_load -- push the function dumped at *at (fresh upvalues, all nil but for the first: Lua's doing) and move *at behind it.
+ * Returns 0; -EBADMSG: nothing pushed (also bytecode of another Lua version). May raise (memory).
+ */
+int closure_load(lua_State *L, const unsigned char **at, const unsigned char *end);
+
+/* What the code of a function (functions inside it included) does. */
+struct closure_report {
+  int sets_upvalues; /* some upvalue is assigned to */
+  int is_understood; /* 0: the bytecode could not be read to its end */
+};
+
+/*
+ * closure_scan -- read the dump that closure_dump appended at `dump`.
+ *   is_environment   for each upvalue of the function: 1 if its value is the table of globals
+ *   name             called with each global that the code reads (maybe more than once); may raise
+ */
+void closure_scan(const unsigned char *dump, size_t length, const unsigned char is_environment[256],
+                  void (*name)(void *context, const char *text, size_t length), void *context, struct closure_report *report);
+
+#endif
