@@ -59,7 +59,9 @@ end
 local function check_include(path, floor, included)
   local other = included:match("^(%l+)/")
   if included == "lua.h" or included == "lauxlib.h" or included == "lualib.h" then
-    if level[floor] < level[FIRST_WITH_LUA] then complain("%s: includes <%s>, but knows no Lua below %s/", path, included, FIRST_WITH_LUA) end
+    if level[floor] < level[FIRST_WITH_LUA] then
+      complain("%s: includes <%s>, but knows no Lua below %s/", path, included, FIRST_WITH_LUA)
+    end
   elseif not level[other] then
     return
   elseif level[other] > level[floor] then
