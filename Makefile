@@ -38,7 +38,8 @@ C_TESTS   := $(sort $(wildcard tests/c/test_*.c))
 LIB_OBJ   := $(LIBRARY:%.c=$(BUILD)/%.o) $(BUILD)/embedded.o
 CMD_OBJ   := $(COMMAND:%.c=$(BUILD)/%.o)
 FAULTY    := $(BUILD)/faults
-TEST_BIN  := $(BUILD)/tests/proc.so $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
+PROBES    := $(filter-out $(C_TESTS),$(wildcard tests/c/*.c))
+TEST_BIN  := $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
 .PHONY: all demo test check bench asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
@@ -90,7 +91,11 @@ faults: $(FAULTY)/luapool ## the command with fault points, as $(BUILD)/faults/l
 
 # ---- tests ---------------------------------------------------------------------------------------
 $(BUILD)/tests/proc.so: tests/c/proc.c
-	$(COMPILE) -fno-sanitize=all -shared -o $@ $<
+	$(COMPILE) -fno-sanitize=all -fvisibility=default -shared -o $@ $<
+
+# Modules that show a room to the Lua tests: test_*.c are programs, all the others are these.
+$(BUILD)/tests/%.so: tests/c/%.c $(BUILD)/libluapool.a
+	$(COMPILE) $(LDFLAGS) -fvisibility=default -MMD -MP -MF $@.d -shared -o $@ $< $(BUILD)/libluapool.a
 
 $(BUILD)/tests/test_%: tests/c/test_%.c $(FAULTY)/libluapool.a
 	$(COMPILE) -DLUAPOOL_FAULTS $(LDFLAGS) -MMD -MP -MF $@.d -o $@ $< $(FAULTY)/libluapool.a -lcmocka $(LUA_SHARED) -lm -ldl -lpthread
