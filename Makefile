@@ -26,8 +26,9 @@ CPPFLAGS  += -D_GNU_SOURCE -Iruntime -I$(BUILD) $(LUA_CFLAGS) $(if $(FAULTS),-DL
 CFLAGS    += -std=c11 $(OPTIMIZE) -fPIC -fexceptions -fvisibility=hidden $(WARNINGS) $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 LDFLAGS   += $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 NEEDS_LUA  = $(if $(LUA_PC),,$(error pkg-config finds no Lua 5.4 with headers: run scripts/install-dependencies))
-COMPILE    = $(NEEDS_LUA)@mkdir -p $(@D)$(if $(VERBOSE),,; echo "  compile $@");
-COMPILE   += $(CC) $(CPPFLAGS) $(CFLAGS)
+# One line for each file made; VERBOSE=1 shows the commands.
+QUIET      = $(NEEDS_LUA)$(if $(VERBOSE),,@echo "  make $@";)
+COMPILE    = $(QUIET) mkdir -p $(@D); $(CC) $(CPPFLAGS) $(CFLAGS)
 
 # The floors, lowest first; a floor calls only floors before it (checked by `make check`).
 FLOORS    := base memory process pool job binding
@@ -56,20 +57,21 @@ $(BUILD)/embedded.o: $(BUILD)/embedded.c
 # The Lua files become C arrays: name, length, text.
 $(BUILD)/embedded.c: $(LUA_FILES) scripts/embed-lua
 	@mkdir -p $(@D)
-	sh scripts/embed-lua $(LUA_FILES) > $@.new && mv $@.new $@
+	$(QUIET) sh scripts/embed-lua $(LUA_FILES) > $@.new && mv $@.new $@
 
 $(BUILD)/libluapool.a: $(LIB_OBJ)
-	rm -f $@ && $(AR) rcs $@ $^
+	@rm -f $@
+	$(QUIET)$(AR) rcs $@ $^
 
 # C modules (lpeg, cjson, lfs, socket) find Lua's symbols in the command itself: -Wl,-E.
-LINK_COMMAND = $(CC) $(LDFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) -lm -ldl
+LINK_COMMAND = $(QUIET) $(CC) $(LDFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) -lm -ldl
 $(BUILD)/luapool: $(CMD_OBJ) $(LIB_OBJ)
 	$(LINK_COMMAND)
 
 # The module is not linked to liblua: it uses the Lua of the program that loads it.
 $(BUILD)/lua/luapool.so: $(LIB_OBJ)
 	@mkdir -p $(@D)
-	$(CC) $(LDFLAGS) -shared -o $@ $^
+	$(QUIET) $(CC) $(LDFLAGS) -shared -o $@ $^
 
 objects: $(LIB_OBJ) $(CMD_OBJ)
 
@@ -78,14 +80,14 @@ $(FAULTY)/%.o: %.c
 	$(COMPILE) -DLUAPOOL_FAULTS -MMD -MP -c -o $@ $<
 
 $(FAULTY)/embedded.o: $(BUILD)/embedded.o
-	@mkdir -p $(@D)
-	cp $< $@
+	@mkdir -p $(@D) && cp $< $@
 
 $(FAULTY)/luapool: $(CMD_OBJ:$(BUILD)/%=$(FAULTY)/%) $(LIB_OBJ:$(BUILD)/%=$(FAULTY)/%)
 	$(LINK_COMMAND)
 
 $(FAULTY)/libluapool.a: $(LIB_OBJ:$(BUILD)/%=$(FAULTY)/%)
-	rm -f $@ && $(AR) rcs $@ $^
+	@rm -f $@
+	$(QUIET)$(AR) rcs $@ $^
 
 faults: $(FAULTY)/luapool ## the command with fault points, as $(BUILD)/faults/luapool
 
@@ -124,7 +126,7 @@ check: ## layer rules, luacheck, and no warning from gcc and from clang
 	  command -v $$compiler >/dev/null 2>&1 || { echo "no $$compiler here: its warnings are not checked"; continue; }; \
 	  $(MAKE) --no-print-directory BUILD=$(BUILD)/check-$$compiler CC=$$compiler STRICT=-Werror objects test-programs || exit 1; done
 
-bench: all ## measure the promises of speed, beside other ways to do the same
+bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other ways to do the same
 	@BUILD=$(BUILD) $(BUILD)/luapool tests/bench/run.lua
 
 # Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.

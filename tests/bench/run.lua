@@ -1,0 +1,272 @@
+-- tests/bench/run.lua [NAME ...] -- measure what is promised about speed, and print a table (make bench).
+-- Figures are ratios of medians of runs that alternate (A B A B) in one process and one minute, so that a busy or slow
+-- machine blurs them instead of shifting them. A missed promise is marked, and is no failure of the build.
+-- Environment: BUILD; ROUNDS (5); PYTHON (python3; empty: leave it out).
+local build = os.getenv("BUILD") or "build"
+package.cpath = build .. "/tests/?.so;" .. package.cpath
+package.path = "tests/bench/?.lua;" .. package.path
+local proc = require "proc"
+local tasks = require "tasks"
+local pool = pool or require "luapool"
+
+local ROUNDS = tonumber(os.getenv("ROUNDS") or 5)
+local LUAPOOL = build .. "/luapool"
+local environment = { LUA_CPATH = build .. "/tests/?.so;;", LUA_PATH = "tests/bench/?.lua;;" }
+
+local function median(values)
+  table.sort(values)
+  local middle = #values // 2
+  return #values % 2 == 1 and values[middle + 1] or (values[middle] + values[middle + 1]) / 2
+end
+
+local function timed(fn)
+  collectgarbage()
+  collectgarbage()
+  local started = proc.now()
+  local result = fn()
+  return proc.now() - started, result
+end
+
+-- Run the functions in turn, ROUNDS times after a first round that does not count. Returns the median of what each returned.
+local function alternate(rounds, ...)
+  local functions, values = { ... }, {}
+  for i = 1, #functions do values[i] = {} end
+  for round = 0, rounds do
+    for i, fn in ipairs(functions) do
+      local value = fn()
+      if round > 0 then values[i][round] = value end
+    end
+  end
+  local medians = {}
+  for i = 1, #functions do medians[i] = median(values[i]) end
+  return table.unpack(medians)
+end
+
+local function output_of(arguments, seconds)
+  local p <close> = proc.spawn { args = arguments, env = environment, deadline = seconds or 120 }
+  local status, out, err = p:finish(seconds or 120)
+  assert(status.exit == 0, err)
+  return out
+end
+
+-- Two interpreters that know nothing of each other, each with half of the items: the time of the slower one.
+local function two_processes(name)
+  local halves = {}
+  for i = 1, 2 do
+    halves[i] = proc.spawn { args = { LUAPOOL, "tests/bench/half.lua", name, tostring(i), "2" }, env = environment }
+  end
+  local slowest = 0
+  for i = 1, 2 do
+    local _, out = halves[i]:finish(120)
+    slowest = math.max(slowest, tonumber(out))
+  end
+  return slowest
+end
+
+local PYTHON = os.getenv("PYTHON") or "python3"
+local has_python = PYTHON ~= "" and os.execute(PYTHON .. " -c 'import multiprocessing' >/dev/null 2>&1")
+
+-- Median seconds of Python's serial loop and of its pool; nothing if it is not here.
+local function python(name)
+  if not has_python then return end
+  local out = output_of({ PYTHON, "tests/bench/peer.py", name, tostring(math.max(1, ROUNDS // 2)) }, 300)
+  local serial, parallel = out:match("(%S+)%s+(%S+)")
+  return tonumber(serial), tonumber(parallel)
+end
+
+-- ---- the table -------------------------------------------------------------------------------
+
+local rows, missed = {}, 0
+
+local function milliseconds(seconds)
+  return seconds and ("%.1f ms"):format(seconds * 1e3) or ""
+end
+
+local function ratio(value)
+  return value and ("%.2f"):format(value) or ""
+end
+
+-- add{ what, figure = text, promise = text, is_kept = boolean, serial, pool, ideal, python = text }
+local function add(row)
+  if not row.is_kept then missed = missed + 1 end
+  rows[#rows + 1] = row
+  io.stderr:write(("%-44s %-16s promised %-18s %s\n"):format(row[1], row.figure, row.promise, row.is_kept and "" or "MISSED"))
+end
+
+local function print_table()
+  print(("\nMeasured %s, %d usable cores, %s, medians of %d runs.\n"):format(os.date("%Y-%m-%d"), pool.cpus(), _VERSION, ROUNDS))
+  print("| what | reached | promised | | serial loop | luapool | two processes | Python serial, Pool(2) |")
+  print("|---|---|---|---|---|---|---|---|")
+  for _, row in ipairs(rows) do
+    print(("| %s | %s | %s | %s | %s | %s | %s | %s |"):format(row[1], row.figure, row.promise, row.is_kept and "yes" or "**MISSED**",
+      row.serial or "", row.pool or "", row.ideal or "", row.python or ""))
+  end
+  print(("\n%d of %d promises kept."):format(#rows - missed, #rows))
+end
+
+local function python_text(name)
+  local serial, parallel = python(name)
+  return serial and ("%s, %s"):format(milliseconds(serial), milliseconds(parallel)) or ""
+end
+
+-- ---- what is measured -------------------------------------------------------------------------
+
+local benchmarks, order = {}, {}
+
+local function benchmark(name, fn)
+  benchmarks[name] = fn
+  order[#order + 1] = name
+end
+
+-- The serial loop, pool.map with everything it takes (fork, transport, table of results), and two processes.
+local function compare(name, workers)
+  local workload = tasks.get(name)
+  return alternate(ROUNDS,
+    function() return (timed(function() return tasks.run_serially(workload, 1, 1) end)) end,
+    function()
+      return (timed(function() return pool.map(workload.fn, workload.items, { workers = workers or 2 }) end))
+    end,
+    function() return two_processes(name) end)
+end
+
+local function add_comparison(row, name, serial, parallel, ideal)
+  row.serial, row.pool, row.ideal = milliseconds(serial), milliseconds(parallel), milliseconds(ideal)
+  row.python = python_text(name)
+  add(row)
+end
+
+benchmark("squares", function()
+  local serial, parallel, ideal = compare "squares"
+  add_comparison({ "pool.map(x * x, 1..1e6), time of the serial loop", figure = ratio(parallel / serial), promise = "at most 0.65",
+    is_kept = parallel / serial <= 0.65 }, "squares", serial, parallel, ideal)
+end)
+
+local COMPUTING = { { "mandelbrot", "Mandelbrot rows" }, { "sorted", "primes, costs sorted" }, { "heavy", "primes, costs heavy-tailed" } }
+for _, pair in ipairs(COMPUTING) do
+  local name, title = table.unpack(pair)
+  benchmark(name, function()
+    local serial, parallel, ideal = compare(name)
+    add_comparison({ title .. ", speed of the serial loop", figure = ratio(serial / parallel), promise = "at least 1.95",
+      is_kept = serial / parallel >= 1.95 }, name, serial, parallel, ideal)
+    add { title .. ", speed of two processes", figure = ratio(ideal / parallel), promise = "at least 0.97",
+      is_kept = ideal / parallel >= 0.97 }
+  end)
+end
+benchmark("many_workers", function()
+  local workload = tasks.get "mandelbrot"
+  local function with(workers)
+    return function() return (timed(function() return pool.map(workload.fn, workload.items, { workers = workers }) end)) end
+  end
+  local two, sixteen = alternate(ROUNDS, with(2), with(16))
+  add { "16 workers, time of 2 workers", figure = ratio(sixteen / two), promise = "at most 1.15", is_kept = sixteen / two <= 1.15,
+    pool = milliseconds(sixteen) }
+end)
+
+benchmark("records", function()
+  local serial, parallel, ideal = compare "records"
+  add_comparison({ "100,000 records as results, time of the serial loop", figure = ratio(parallel / serial), promise = "at most 1.00",
+    is_kept = parallel <= serial }, "records", serial, parallel, ideal)
+end)
+
+benchmark("payload", function()
+  local workload = tasks.get "payload"
+  local p <close> = pool.new(2)
+  p:apply(workload.fn, "start") -- the workers are running: the texts must travel
+  local seconds = alternate(ROUNDS, function() return (timed(function() return p:map(workload.fn, workload.items) end)) end)
+  local rate = 2 * #workload.items * #workload.items[1] / seconds / 1e9
+  add { "256 tasks, 1 MiB in and 1 MiB out", figure = ("%.2f GB/s"):format(rate), promise = "at least 1.5 GB/s", is_kept = rate >= 1.5,
+    pool = milliseconds(seconds), python = python_text "payload" }
+end)
+
+benchmark("apply", function()
+  local p <close> = pool.new(2)
+  local function fn(x) return x * x end
+  local seconds = {}
+  for i = 1, 21000 do
+    local started = proc.now()
+    p:apply(fn, i)
+    if i > 1000 then seconds[#seconds + 1] = proc.now() - started end
+  end
+  local typical = median(seconds) * 1e6
+  local _, peer = python "apply"
+  add { "p:apply, one round trip", figure = ("%.1f us"):format(typical), promise = "at most 5 us", is_kept = typical <= 5,
+    python = peer and ("%.1f us"):format(peer * 1e6) }
+end)
+
+local function create_use_close(workers)
+  local function one()
+    local p <close> = pool.new(workers)
+    assert(#p:map(function(x) return x end, workers) == workers)
+    p:close()
+  end
+  return alternate(ROUNDS * 4, function() return (timed(one)) end)
+end
+
+benchmark("create", function()
+  local two, many = create_use_close(2), create_use_close(64)
+  local _, peer = python "create"
+  add { "a pool of 2, created, used, gone", figure = milliseconds(two), promise = "at most 1.5 ms", is_kept = two <= 1.5e-3,
+    python = milliseconds(peer) }
+  add { "a pool of 64, created, used, gone", figure = milliseconds(many), promise = "at most 20 ms", is_kept = many <= 20e-3 }
+end)
+
+-- Nanoseconds of CPU that a process has used.
+local function cpu_ns(pid)
+  local file = assert(io.open(("/proc/%d/schedstat"):format(pid)))
+  local used = file:read("n")
+  file:close()
+  return used
+end
+
+benchmark("idle", function()
+  local p <close> = pool.new(2)
+  p:map(function(x) return x end, 100)
+  proc.sleep(0.1)
+  local workers, before, after = proc.children(proc.pid()), 0, 0
+  for _, worker in ipairs(workers) do before = before + cpu_ns(worker.pid) end
+  proc.sleep(1)
+  for _, worker in ipairs(workers) do after = after + cpu_ns(worker.pid) end
+  add { ("%d idle workers, CPU in one second"):format(#workers), figure = ("%.3f ms"):format((after - before) / 1e6), promise = "none",
+    is_kept = #workers >= 2 and after == before }
+end)
+
+benchmark("memory", function()
+  local function kib(how) return tonumber(output_of { LUAPOOL, "tests/bench/memory.lua", how }) end
+  local serial, parallel = alternate(3, function() return kib "serial" end, function() return kib "pool" end)
+  local more = (parallel - serial) / 1024
+  add { "1e6 numbers arrive: memory beyond the table", figure = ("%.1f MiB"):format(more), promise = "at most 32 MiB",
+    is_kept = more <= 32 }
+end)
+
+benchmark("imap", function()
+  if not pool.imap then return end
+  local count = 5000000
+  local seconds = alternate(math.max(1, ROUNDS // 2), function()
+    return (timed(function()
+      local sum = 0
+      for _, v in pool.imap(function(x) return x * x end, count, { workers = 2 }) do sum = sum + v end
+      return sum
+    end))
+  end)
+  local each = seconds / count * 1e9
+  add { "imap over 5,000,000 items, per item", figure = ("%.0f ns"):format(each), promise = "at most 70 ns", is_kept = each <= 70 }
+end)
+
+benchmark("interpreter", function()
+  local function start(program) return (timed(function() return output_of { program, "-e", "" } end)) end
+  local ours, stock = alternate(ROUNDS * 8, function() return start(LUAPOOL) end, function() return start "lua5.4" end)
+  add { "start of the command, time of lua5.4", figure = ratio(ours / stock), promise = "at most 1.30", is_kept = ours / stock <= 1.3,
+    pool = milliseconds(ours), serial = milliseconds(stock) }
+  local function serially(program, name) return tonumber(output_of { program, "tests/bench/half.lua", name, "1", "1" }) end
+  for _, name in ipairs { "mandelbrot", "records" } do
+    ours, stock = alternate(ROUNDS, function() return serially(LUAPOOL, name) end, function() return serially("lua5.4", name) end)
+    add { ("a serial script (%s), time under lua5.4"):format(name), figure = ratio(ours / stock), promise = "at most 1.00",
+      is_kept = ours / stock <= 1.0, pool = milliseconds(ours), serial = milliseconds(stock) }
+  end
+end)
+
+for _, name in ipairs(#arg > 0 and arg or order) do
+  local fn = benchmarks[name] or error("no benchmark is called " .. name .. "; there are: " .. table.concat(order, " "), 0)
+  fn()
+end
+print_table()
