@@ -9,6 +9,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "command/call.h"
 #include "job/delivery.h"
@@ -33,6 +34,13 @@ static int take_interrupt(lua_State *L) {
   return interrupt_take() != 0;
 }
 
+/* A terminal has shown what was typed; otherwise we do, as a lua with readline does, so that a transcript can be read. */
+static void echo(const char *line) {
+  if (isatty(STDIN_FILENO)) return;
+  puts(line);
+  fflush(stdout);
+}
+
 /* Push one line without its newline, whatever its length. */
 static enum line push_line(lua_State *L, int is_first) {
   luaL_Buffer line;
@@ -54,7 +62,9 @@ static enum line push_line(lua_State *L, int is_first) {
   }
   luaL_pushresult(&line);
   if (take_interrupt(L)) return LINE_DROPPED;
-  return is_empty ? LINE_END : LINE_READ;
+  if (is_empty) return LINE_END;
+  echo(lua_tostring(L, -1));
+  return LINE_READ;
 }
 
 /* For those used to Lua 5.2: "=value" means "return value". */

@@ -12,24 +12,13 @@
 #include <signal.h>
 #include <string.h>
 
+#include "job/chain.h"
 #include "process/interrupt.h"
 
 /* A finalizer deeper than this below a resume is not seen; the walk is quadratic in the depth. */
 #define MAX_LEVELS 4000
 
-/* The handler reads it: no lazy allocation of thread-local storage there. */
-#if defined(__GLIBC__)
-#define HANDLER_LOCAL _Thread_local __attribute__((tls_model("initial-exec")))
-#else
-#define HANDLER_LOCAL _Thread_local
-#endif
-
-static HANDLER_LOCAL struct {
-  struct delivery_frame *volatile top;
-  volatile int scopes;  /* frames in the chain that are scopes; none: nothing is armed */
-  volatile int shields;
-  volatile int busy;    /* hooks or the chain are being changed: the handler only sets the flag */
-} self;
+CHAIN_LOCAL struct chain delivery_chain;
 
 /* Registry keys of the objects, by reason: no table look-up, no allocation where they are raised. */
 static char object_keys[256];
@@ -53,28 +42,27 @@ static void arm_frame(struct delivery_frame *f) {
   lua_sethook(L, on_hook, LUA_MASKCOUNT | LUA_MASKRET, 1);
 }
 
-static void restore_frame(struct delivery_frame *f) {
+void delivery_disarm_frame(struct delivery_frame *f) {
   if (f->is_armed && lua_gethook(f->thread) == on_hook) lua_sethook(f->thread, f->hook, f->mask, f->count);
   f->is_armed = 0;
 }
 
-/* Async-signal-safe on the thread that owns the chain. */
-static void arm(void) {
-  if (self.busy || !self.scopes) return;
-  for (struct delivery_frame *f = self.top; f; f = f->previous) arm_frame(f);
+void delivery_arm(void) {
+  if (delivery_chain.busy || !delivery_chain.scopes) return;
+  for (struct delivery_frame *f = delivery_chain.top; f; f = f->previous) arm_frame(f);
 }
 
 static void begin_change(void) {
-  self.busy++;
+  delivery_chain.busy++;
 }
 
 static void end_change(void) {
-  self.busy--;
-  if (interrupt_pending()) arm();
+  delivery_chain.busy--;
+  if (interrupt_pending()) delivery_arm();
 }
 
 static struct delivery_frame *frame_of(lua_State *L) {
-  struct delivery_frame *f = self.top;
+  struct delivery_frame *f = delivery_chain.top;
   while (f && f->thread != L) f = f->previous;
   return f;
 }
@@ -82,11 +70,11 @@ static struct delivery_frame *frame_of(lua_State *L) {
 /* Take our hook off one thread; the others stay as they are. */
 static void unhook(lua_State *L) {
   struct delivery_frame *f;
-  self.busy++;
+  delivery_chain.busy++;
   f = frame_of(L);
-  if (f && f->is_armed) restore_frame(f);
+  if (f && f->is_armed) delivery_disarm_frame(f);
   else if (lua_gethook(L) == on_hook) lua_sethook(L, NULL, 0, 0);
-  self.busy--;
+  delivery_chain.busy--;
 }
 
 /* ---- may it be raised? -------------------------------------------------------------------------------------- */
@@ -104,8 +92,8 @@ static int runs_finalizer(lua_State *L) {
 /* `hooked`: the thread whose hook is running, so that no finalizer can be (hooks are off in it); NULL outside hooks. */
 static int may_raise(lua_State *hooked) {
   lua_State *last = hooked;
-  if (!self.scopes || self.shields) return 0;
-  for (struct delivery_frame *f = self.top; f; f = f->previous) {
+  if (!delivery_chain.scopes || delivery_chain.shields) return 0;
+  for (struct delivery_frame *f = delivery_chain.top; f; f = f->previous) {
     if (f->thread != hooked && f->thread != last && runs_finalizer(f->thread)) return 0;
     last = f->thread;
   }
@@ -120,9 +108,9 @@ int delivery_can_raise(void) {
 
 static void raise_pending(lua_State *L) {
   int reason;
-  self.busy++;
-  for (struct delivery_frame *f = self.top; f; f = f->previous) restore_frame(f);
-  self.busy--;
+  delivery_chain.busy++;
+  for (struct delivery_frame *f = delivery_chain.top; f; f = f->previous) delivery_disarm_frame(f);
+  delivery_chain.busy--;
   reason = interrupt_take();
   if (!reason) return; /* another thread was faster */
   delivery_push(L, reason);
@@ -137,7 +125,7 @@ static void on_hook(lua_State *L, lua_Debug *event) {
     /* Stale; or deferred: the end of a shield arms again, and below a finalizer the outer threads stay armed. */
     int was_pending = interrupt_pending();
     unhook(L);
-    if (!was_pending && interrupt_pending()) arm();
+    if (!was_pending && interrupt_pending()) delivery_arm();
   }
 }
 
@@ -149,71 +137,51 @@ int delivery_checkpoint(lua_State *L) {
 }
 
 void delivery_shield(int change) {
-  self.shields += change;
-  if (!self.shields && interrupt_pending()) arm();
+  delivery_chain.shields += change;
+  if (!delivery_chain.shields && interrupt_pending()) delivery_arm();
 }
 
 /* ---- the chain ---------------------------------------------------------------------------------------------- */
 
-static void push_frame(struct delivery_frame *f, lua_State *L, int is_scope) {
-  f->thread = L;
-  f->previous = self.top;
-  f->is_armed = 0;
-  f->is_scope = is_scope;
-  self.top = f;
-}
-
 void delivery_enter(struct delivery_frame *scope, lua_State *L) {
-  begin_change();
-  push_frame(scope, L, 1);
-  if (self.scopes++ == 0) interrupt_own(1);
-  end_change();
+  delivery_chain.busy++;
+  chain_push(scope, L, 1);
+  if (delivery_chain.scopes++ == 0) interrupt_own(1);
+  delivery_chain.busy--;
+  if (interrupt_pending()) delivery_arm();
 }
 
 void delivery_leave(struct delivery_frame *scope) {
   begin_change();
-  restore_frame(scope);
-  self.top = scope->previous;
-  if (--self.scopes == 0) {
-    for (struct delivery_frame *f = self.top; f; f = f->previous) restore_frame(f);
+  delivery_disarm_frame(scope);
+  delivery_chain.top = scope->previous;
+  if (--delivery_chain.scopes == 0) {
+    for (struct delivery_frame *f = delivery_chain.top; f; f = f->previous) delivery_disarm_frame(f);
     interrupt_own(0);
   }
-  end_change();
-}
-
-static void enter_coroutine(struct delivery_frame *f, lua_State *co) {
-  begin_change();
-  push_frame(f, co, 0);
-  end_change();
-}
-
-static void leave_coroutine(struct delivery_frame *f) {
-  begin_change();
-  if (f->is_armed) restore_frame(f);
-  self.top = f->previous;
   end_change();
 }
 
 int delivery_resume(lua_State *co, lua_State *from, int n_arguments, int *n_results) {
   struct delivery_frame frame;
   int status;
-  enter_coroutine(&frame, co);
+  chain_enter(&frame, co);
   status = lua_resume(co, from, n_arguments, n_results);
-  leave_coroutine(&frame);
+  chain_leave(&frame);
   return status;
 }
 
 int delivery_reset(lua_State *co, lua_State *from) {
   struct delivery_frame frame;
   int status;
-  enter_coroutine(&frame, co);
+  chain_enter(&frame, co);
 #if LUA_VERSION_RELEASE_NUM >= 50406
   status = lua_closethread(co, from);
 #else
   (void)from;
   status = lua_resetthread(co);
 #endif
-  leave_coroutine(&frame);
+  chain_leave(&frame);
   return status;
 }
 
@@ -232,11 +200,11 @@ void delivery_sethook(lua_State *L, lua_Hook hook, int mask, int count) {
 }
 
 void delivery_in_child(void) {
-  self.busy++;
-  for (struct delivery_frame *f = self.top; f; f = f->previous) restore_frame(f);
-  self.top = NULL;
-  self.scopes = self.shields = 0;
-  self.busy = 0;
+  delivery_chain.busy++;
+  for (struct delivery_frame *f = delivery_chain.top; f; f = f->previous) delivery_disarm_frame(f);
+  delivery_chain.top = NULL;
+  delivery_chain.scopes = delivery_chain.shields = 0;
+  delivery_chain.busy = 0;
 }
 
 /* ---- per Lua state ------------------------------------------------------------------------------------------ */
@@ -248,10 +216,10 @@ void delivery_in_child(void) {
 static int forget_state(lua_State *L) {
   const void *registry = lua_topointer(L, LUA_REGISTRYINDEX);
   begin_change();
-  while (self.top && lua_topointer(self.top->thread, LUA_REGISTRYINDEX) == registry) {
-    restore_frame(self.top);
-    if (self.top->is_scope && --self.scopes == 0) interrupt_own(0);
-    self.top = self.top->previous;
+  while (delivery_chain.top && lua_topointer(delivery_chain.top->thread, LUA_REGISTRYINDEX) == registry) {
+    delivery_disarm_frame(delivery_chain.top);
+    if (delivery_chain.top->is_scope && --delivery_chain.scopes == 0) interrupt_own(0);
+    delivery_chain.top = delivery_chain.top->previous;
   }
   end_change();
   return 0;
@@ -300,7 +268,7 @@ void delivery_open(lua_State *L) {
   make_object(L, SIGTERM, "SIGTERM");
   make_object(L, SIGHUP, "SIGHUP");
   make_sentinel(L);
-  interrupt_set_arm(arm);
+  interrupt_set_arm(delivery_arm);
 }
 
 void delivery_define(lua_State *L, int reason) {

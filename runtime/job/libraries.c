@@ -17,6 +17,7 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#include "job/chain.h"
 #include "job/delivery.h"
 #include "job/input.h"
 #include "process/interrupt.h"
@@ -30,14 +31,17 @@ static lua_State *check_coroutine(lua_State *L) {
 }
 
 /* Returns the number of results on L, or -1 with the error value there. */
-static int resume(lua_State *L, lua_State *co, int n_arguments) {
+static inline int resume(lua_State *L, lua_State *co, int n_arguments) {
+  struct delivery_frame frame;
   int status, n_results;
   if (!lua_checkstack(co, n_arguments)) {
     lua_pushliteral(L, "too many arguments to resume");
     return -1;
   }
   lua_xmove(L, co, n_arguments);
-  status = delivery_resume(co, L, n_arguments, &n_results);
+  chain_enter(&frame, co);
+  status = lua_resume(co, L, n_arguments, &n_results);
+  chain_leave(&frame);
   if (status != LUA_OK && status != LUA_YIELD) {
     lua_xmove(co, L, 1);
     return -1;

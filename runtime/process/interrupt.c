@@ -2,7 +2,7 @@
  * process/interrupt -- the signals of the process: dispositions, the sticky flag, escalation, the end by a signal.
  *
  * Room: process.  Owns: the dispositions it changed, one bell, one timer; all of it process-wide, as signals are.
- * Invariants: `pending` is set by handlers and interrupt_request and cleared by interrupt_take alone; hooks and the bell are only
+ * Invariants: `interrupt_flag` is set by handlers and interrupt_request and cleared by interrupt_take alone; hooks and the bell are only
  * wake-ups. Handlers touch atomics and async-signal-safe calls, nothing else. Our handlers block each other (handled_mask).
  */
 #include "process/interrupt.h"
@@ -36,8 +36,9 @@ struct caught {
   int is_ours; /* NOT_OURS, OURS, OURS_WAS_IGNORED */
 };
 
+_Atomic int interrupt_flag; /* the truth: the undelivered reason, or 0 */
+
 static struct {
-  _Atomic int pending;          /* the truth: the undelivered reason, or 0 */
   _Atomic int level;            /* escalation: 0 nothing undelivered, 1 one signal, 2 urgent */
   _Atomic int64_t last_ns;      /* when the last signal that counted came */
   _Atomic int ending;           /* > 0: a pool or the program is being ended */
@@ -128,8 +129,8 @@ static int strength(int reason) {
 }
 
 static void set_pending(int reason) {
-  int current = atomic_load(&state.pending);
-  while (strength(reason) > strength(current) && !atomic_compare_exchange_weak(&state.pending, &current, reason)) continue;
+  int current = atomic_load(&interrupt_flag);
+  while (strength(reason) > strength(current) && !atomic_compare_exchange_weak(&interrupt_flag, &current, reason)) continue;
   os_bell_ring(&state.bell);
 }
 
@@ -148,7 +149,7 @@ static void arm_hooks(void) {
  */
 static void escalate(int signo) {
   int64_t now = os_now_ns();
-  int is_first = !atomic_load(&state.pending) && !atomic_load(&state.ending);
+  int is_first = !atomic_load(&interrupt_flag) && !atomic_load(&state.ending);
   if (is_first) {
     atomic_store(&state.level, 1);
   } else if (now - atomic_load(&state.last_ns) < KEY_REPEAT_NS) {
@@ -195,20 +196,16 @@ void interrupt_request(int signo) {
   errno = saved;
 }
 
-int interrupt_pending(void) {
-  return atomic_load(&state.pending);
-}
-
 unsigned interrupt_received(void) {
   return atomic_load(&state.received);
 }
 
 int interrupt_take(void) {
-  int reason = atomic_exchange(&state.pending, 0);
+  int reason = atomic_exchange(&interrupt_flag, 0);
   if (!atomic_load(&state.ending)) atomic_store(&state.level, 0);
   os_bell_drain(&state.bell);
   /* A signal since the exchange may have lost its ring to the drain. */
-  if (atomic_load(&state.pending)) os_bell_ring(&state.bell);
+  if (atomic_load(&interrupt_flag)) os_bell_ring(&state.bell);
   return reason;
 }
 
@@ -230,7 +227,7 @@ void interrupt_own(int is_running) {
 
 void interrupt_ending(int change) {
   int ending = atomic_fetch_add(&state.ending, change) + change;
-  if (ending <= 0 && !atomic_load(&state.pending)) atomic_store(&state.level, 0);
+  if (ending <= 0 && !atomic_load(&interrupt_flag)) atomic_store(&state.level, 0);
 }
 
 int interrupt_is_urgent(void) {
@@ -501,7 +498,7 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
   state.is_term_ignored = is_ignored(SIGTERM);
   os_bell_close(&state.bell);
   os_bell_open(&state.bell); /* without one, interrupt_fd is -1: waits then notice at their next wake-up */
-  atomic_store(&state.pending, 0);
+  atomic_store(&interrupt_flag, 0);
   atomic_store(&state.level, 0);
   atomic_store(&state.ending, 0);
   atomic_store(&state.external, 0);

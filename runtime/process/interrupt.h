@@ -42,8 +42,13 @@ void interrupt_release(void);
  */
 void interrupt_request(int signo);
 
-/* interrupt_pending -- the undelivered reason (a signal number or enum interrupt_reason), or 0. Async-signal-safe, cheap. */
-int interrupt_pending(void);
+/* The flag. Read it with interrupt_pending; nobody else but interrupt.c writes it. */
+extern _Atomic int interrupt_flag;
+
+/* interrupt_pending -- the undelivered reason (a signal number or enum interrupt_reason), or 0. Async-signal-safe, one load. */
+static inline int interrupt_pending(void) {
+  return atomic_load_explicit(&interrupt_flag, memory_order_acquire);
+}
 
 /*
  * interrupt_take -- clear the flag, drain the bell, and return the reason (0: there was none). Only the place that delivers calls it: the
