@@ -339,7 +339,7 @@ static int number_tag(lua_State *L, int index) {
 }
 
 /* put_number_bytes -- append the 8 bytes of a number; the caller reserved them. */
-static void put_number_bytes(struct bytes *out, lua_State *L, int index, int tag) {
+static inline void put_number_bytes(struct bytes *out, lua_State *L, int index, int tag) {
   if (tag == TAG_RUN_INTEGER) {
     lua_Integer integer = lua_tointeger(L, index);
     memcpy(out->data + out->length, &integer, 8);
@@ -350,13 +350,13 @@ static void put_number_bytes(struct bytes *out, lua_State *L, int index, int tag
   out->length += 8;
 }
 
-static uint32_t get_count(const unsigned char *at) {
+static inline uint32_t get_count(const unsigned char *at) {
   uint32_t count;
   memcpy(&count, at, 4);
   return count;
 }
 
-static void set_count(unsigned char *at, uint32_t count) {
+static inline void set_count(unsigned char *at, uint32_t count) {
   memcpy(at, &count, 4);
 }
 
@@ -1057,7 +1057,9 @@ static int begin_lua_function(struct codec *c, lua_State *L) {
 }
 
 static int begin_function(struct codec *c, lua_State *L) {
-  int64_t found = find_name(c, L);
+  int64_t found = 0;
+  /* Lua functions that were not known by name before are sent as code: building the index costs more. */
+  if (lua_iscfunction(L, -1) || c->names.n_slots == 0 || names_peek(&c->names, lua_topointer(L, -1))) found = find_name(c, L);
   if (found < 0) return (int)found;
   if (found == 0 && lua_iscfunction(L, -1)) return refuse_value(c, L);
   if (found == 0) return begin_lua_function(c, L);
@@ -1270,6 +1272,18 @@ static int step(struct codec *c, lua_State *L) {
   }
 }
 
+static void set_mark(struct codec *c) {
+  c->mark.length = c->out->length;
+  c->mark.run_at = c->run_at;
+  c->mark.run_tag = c->run_tag;
+  c->mark.is_stateful = c->is_stateful;
+  c->mark.n_shapes = c->n_shapes;
+  c->mark.n_shape_keys = c->n_shape_keys;
+  c->mark.n_named = c->n_named;
+  c->has_sent = 0;
+  c->is_writing = 1;
+}
+
 /* write_object -- a top-level table, function or userdata. */
 static int write_object(struct codec *c, lua_State *L, int index) {
   int status, top = lua_gettop(L);
@@ -1288,6 +1302,14 @@ static int write_object(struct codec *c, lua_State *L, int index) {
   while (status >= 0 && c->n_frames > 0) status = step(c, L);
   lua_settop(L, top);
   return status < 0 ? status : 0;
+}
+
+/* write_object_anew -- what was refused may be part of a module that was loaded since the index of names was built: try with a new one. */
+static int write_object_anew(struct codec *c, lua_State *L, int index) {
+  codec_rollback(c);
+  set_mark(c);
+  names_free(&c->names);
+  return write_object(c, L, index);
 }
 
 /* write_run -- a top-level number or nil: it joins the open run of its kind, or opens one. */
@@ -1309,18 +1331,6 @@ static int write_run(struct codec *c, lua_State *L, int index, int tag) {
   return 0;
 }
 
-static void set_mark(struct codec *c) {
-  c->mark.length = c->out->length;
-  c->mark.run_at = c->run_at;
-  c->mark.run_tag = c->run_tag;
-  c->mark.is_stateful = c->is_stateful;
-  c->mark.n_shapes = c->n_shapes;
-  c->mark.n_shape_keys = c->n_shape_keys;
-  c->mark.n_named = c->n_named;
-  c->has_sent = 0;
-  c->is_writing = 1;
-}
-
 void codec_begin(struct codec *c, struct bytes *out, int flags, const char *root) {
   if (c->is_busy) return; /* a save function that uses its own pool: codec_write will say so */
   c->out = out;
@@ -1338,19 +1348,22 @@ void codec_begin(struct codec *c, struct bytes *out, int flags, const char *root
   c->is_writing = 0;
 }
 
+/* join_run -- the number at index goes into the open run if there is room: 1; else 0 and nothing was done. */
+static inline int join_run(struct codec *c, lua_State *L, int index, int tag) {
+  struct bytes *out = c->out;
+  uint32_t count = get_count(out->data + c->run_at);
+  if (out->capacity - out->length < 8 || count == UINT32_MAX) return 0;
+  put_number_bytes(out, L, index, tag);
+  set_count(out->data + c->run_at, count + 1);
+  return 1;
+}
+
 int codec_write(struct codec *c, lua_State *L, int index) {
-  int status, type = lua_type(L, index);
+  int status, type;
+  if (c->run_tag == TAG_RUN_INTEGER && lua_isinteger(L, index) && join_run(c, L, index, TAG_RUN_INTEGER)) return 0;
+  type = lua_type(L, index);
+  if (c->run_tag == TAG_RUN_FLOAT && type == LUA_TNUMBER && !lua_isinteger(L, index) && join_run(c, L, index, TAG_RUN_FLOAT)) return 0;
   if (c->is_busy) return fail(c, -EINVAL, "a save or load function may not use the pool that called it");
-  if (type == LUA_TNUMBER) {
-    struct bytes *out = c->out;
-    int tag = number_tag(L, index);
-    uint32_t count;
-    if (c->run_tag == tag && bytes_reserve(out, 8) == 0 && (count = get_count(out->data + c->run_at)) < UINT32_MAX) {
-      put_number_bytes(out, L, index, tag);
-      set_count(out->data + c->run_at, count + 1);
-      return 0;
-    }
-  }
   if (type == LUA_TNUMBER) return write_run(c, L, index, number_tag(L, index));
   if (type == LUA_TNIL) return write_run(c, L, index, TAG_RUN_NIL);
   set_mark(c);
@@ -1358,6 +1371,7 @@ int codec_write(struct codec *c, lua_State *L, int index) {
   if (type != LUA_TFUNCTION) c->is_stateful = 1;
   if (is_scalar(type)) status = put_scalar(c->out, L, index, type) < 0 ? out_of_memory(c) : 0;
   else status = write_object(c, L, index);
+  if (status == -EINVAL && !c->names.is_fresh) status = write_object_anew(c, L, index);
   if (status < 0) codec_rollback(c);
   c->is_writing = 0;
   return status;
@@ -1394,7 +1408,8 @@ struct reading {
   int base;  /* stack: base + 1 keys of shapes, base + 2 resolved names, base + 3 shared objects of this value (or nil) */
 };
 
-enum { READ_KEYS = 1, READ_NAMES = 2, READ_SHARED = 3, READ_SLOTS = 3 };
+enum { READ_KEYS = 1, READ_NAMES = 2, READ_SHARED = 3 };
+enum { SMALL_SEQUENCE = 64 };
 
 static int damaged(struct codec *c) {
   return fail(c, -EBADMSG, "damaged data");
@@ -1415,7 +1430,7 @@ static int get_varint(struct reading *r, uint64_t *value) {
   return damaged(r->c);
 }
 
-static void push_number_bytes(lua_State *L, const unsigned char *at, int tag) {
+static inline void push_number_bytes(lua_State *L, const unsigned char *at, int tag) {
   if (tag == TAG_RUN_INTEGER) {
     lua_Integer integer;
     memcpy(&integer, at, 8);
@@ -1531,22 +1546,66 @@ static int small_int(uint64_t n) {
   return n > INT_MAX / 64 ? INT_MAX / 64 : (int)n;
 }
 
+/* read_run -- a run of at most n numbers to table[index], ... Returns how many, or -EBADMSG. */
+static int64_t read_run(struct reading *r, int table, uint32_t index, uint32_t n) {
+  lua_State *L = r->L;
+  int tag = *r->at++;
+  uint32_t count;
+  const unsigned char *at;
+  if (left(r) < 4) return damaged(r->c);
+  count = get_count(r->at);
+  at = r->at + 4;
+  if (count > n || count > (left(r) - 4) / 8) return damaged(r->c);
+  for (uint32_t i = 0; i < count; i++, at += 8) {
+    push_number_bytes(L, at, tag);
+    lua_rawseti(L, table, (lua_Integer)index + i);
+  }
+  r->at = at;
+  return count;
+}
+
+/* fill_sequence -- read runs and scalars to table[index], ... up to n. Returns how many there were before another object, or -EBADMSG. */
+static int64_t fill_sequence(struct reading *r, int table, uint32_t index, uint32_t n) {
+  uint32_t done = 0;
+  while (done < n && r->at < r->end) {
+    if (*r->at == TAG_RUN_INTEGER || *r->at == TAG_RUN_FLOAT) {
+      int64_t count = read_run(r, table, index + done, n - done);
+      if (count < 0) return count;
+      done += (uint32_t)count;
+    } else {
+      int status = read_scalar(r);
+      if (status < 0) return status;
+      if (status == 0) break;
+      lua_rawseti(r->L, table, (lua_Integer)index + done++);
+    }
+  }
+  return done;
+}
+
 static int open_table(struct reading *r, int flags, uint64_t place) {
   uint32_t n_array, n_pairs;
   struct read_frame *f;
-  int status;
+  int64_t done = 0;
+  int status, is_small;
   if (left(r) < 8) return damaged(r->c);
   n_array = get_count(r->at);
   n_pairs = get_count(r->at + 4);
   r->at += 8;
-  status = open_frame(r, FRAME_TABLE, n_array + 2 * (uint64_t)n_pairs);
+  is_small = flags == 0 && n_pairs == 0 && n_array <= SMALL_SEQUENCE && n_array <= left(r);
+  if (is_small) { /* mostly a few scalars: no frame */
+    lua_createtable(r->L, (int)n_array, 0);
+    done = fill_sequence(r, lua_gettop(r->L), 1, n_array);
+    if (done < 0 || done == n_array) return done < 0 ? (int)done : 0;
+  }
+  status = open_frame(r, FRAME_TABLE, n_array - (uint64_t)done + 2 * (uint64_t)n_pairs);
   if (status < 0) return status;
-  lua_createtable(r->L, small_int(n_array), small_int(n_pairs));
+  if (is_small) top_frame(r->c)->at--; /* the table is there already */
+  else lua_createtable(r->L, small_int(n_array), small_int(n_pairs));
   if (flags & IS_SHARED) remember(r, place);
   f = top_frame(r->c);
-  f->n_array = n_array;
+  f->n_array = n_array - (uint32_t)done;
   f->n_pairs = n_pairs;
-  f->index = 1;
+  f->index = 1 + (uint32_t)done;
   f->has_metatable = flags & HAS_METATABLE;
   return 1;
 }
@@ -1590,6 +1649,20 @@ static inline int64_t fill_record(struct reading *r, lua_Integer first_key, uint
   return i;
 }
 
+static int read_named(struct reading *r);
+
+/* read_class -- the metatable of the table on top of the stack is one that was named before. 0 or negative. */
+static int read_class(struct reading *r) {
+  int status;
+  r->at++;
+  status = read_named(r);
+  if (status < 0) return status;
+  if (!lua_istable(r->L, -1) && !r->c->is_missing) return damaged(r->c);
+  if (!lua_istable(r->L, -1)) lua_settop(r->L, -2), lua_pushnil(r->L);
+  lua_setmetatable(r->L, -2);
+  return 0;
+}
+
 /* open_record -- as read_item. */
 static int open_record(struct reading *r, int flags, uint64_t place) {
   struct codec *c = r->c;
@@ -1602,21 +1675,15 @@ static int open_record(struct reading *r, int flags, uint64_t place) {
   if (number >= c->n_read_shapes) return damaged(c);
   s = &c->read_shapes[number];
   if (s->n_keys > left(r)) return damaged(c);
-  if (!(flags & (HAS_METATABLE | IS_SHARED))) { /* most records hold scalars only and need no frame */
-    lua_createtable(r->L, 0, (int)s->n_keys);
-    done = fill_record(r, s->first_key, 0, s->n_keys);
-    if (done < 0) return (int)done;
-    if (done == s->n_keys) return 0;
-    status = open_frame(r, FRAME_RECORD, s->n_keys - (uint64_t)done);
-    if (status < 0) return status;
-    top_frame(c)->at--; /* the table is there already */
-  } else {
-    done = 0;
-    status = open_frame(r, FRAME_RECORD, s->n_keys);
-    if (status < 0) return status;
-    lua_createtable(r->L, 0, (int)s->n_keys);
-    if (flags & IS_SHARED) remember(r, place);
-  }
+  lua_createtable(r->L, 0, (int)s->n_keys);
+  if (flags & IS_SHARED) remember(r, place);
+  done = fill_record(r, s->first_key, 0, s->n_keys);
+  if (done < 0) return (int)done;
+  if (done == s->n_keys && !(flags & HAS_METATABLE)) return 0; /* most records hold scalars only and need no frame */
+  if (done == s->n_keys && r->at < r->end && *r->at == TAG_NAMED) return read_class(r);
+  status = open_frame(r, FRAME_RECORD, s->n_keys - (uint64_t)done);
+  if (status < 0) return status;
+  top_frame(c)->at--; /* the table is there already */
   f = top_frame(c);
   f->has_metatable = flags & HAS_METATABLE;
   f->index = (uint32_t)done;
@@ -1724,25 +1791,6 @@ static int read_item(struct reading *r) {
 
 /* ---- reader: the loop ------------------------------------------------------------------------------------------------------------------ */
 
-/* read_run -- a run of numbers inside the sequence of frame f. 0 or negative. */
-static int read_run(struct reading *r, struct read_frame *f) {
-  lua_State *L = r->L;
-  int tag = *r->at++;
-  uint32_t count;
-  if (left(r) < 4) return damaged(r->c);
-  count = get_count(r->at);
-  r->at += 4;
-  if (count > f->n_array || count > left(r) / 8) return damaged(r->c);
-  for (uint32_t i = 0; i < count; i++) {
-    push_number_bytes(L, r->at, tag);
-    lua_rawseti(L, f->at, (lua_Integer)f->index + i);
-    r->at += 8;
-  }
-  f->index += count;
-  f->n_array -= count;
-  return 0;
-}
-
 /* set_pair -- table[key] = value for the two on top of the stack; nil and NaN cannot be keys (damage, or a missing name). */
 static int set_pair(struct reading *r, int table) {
   lua_State *L = r->L;
@@ -1769,14 +1817,15 @@ static int close_object(struct reading *r, struct read_frame *f) {
 }
 
 static int read_table(struct reading *r, struct read_frame *f) {
+  int64_t done;
   int status;
   while (f->n_array > 0) {
     if (r->at == r->end) return damaged(r->c);
-    if (*r->at == TAG_RUN_INTEGER || *r->at == TAG_RUN_FLOAT) {
-      status = read_run(r, f);
-      if (status < 0) return status;
-      continue;
-    }
+    done = fill_sequence(r, f->at, f->index, f->n_array);
+    if (done < 0) return (int)done;
+    f->index += (uint32_t)done;
+    f->n_array -= (uint32_t)done;
+    if (f->n_array == 0) break;
     f->n_array--;
     status = read_item(r);
     if (status != 0) return status;
