@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
 
@@ -60,7 +61,7 @@ static int close_input(void *cookie) {
   return close(STDIN_FILENO);
 }
 
-static FILE *open_input(void) {
+static FILE *open_stream(void) {
   cookie_io_functions_t functions = {read_input, NULL, seek_input, close_input};
   FILE *f = fopencookie(NULL, "r", functions);
   if (f) f->_fileno = STDIN_FILENO; /* fileno(f) is asked by modules (isatty, lock); glibc declares the field */
@@ -83,8 +84,26 @@ static int close_input(void *cookie) {
   return close(STDIN_FILENO);
 }
 
-static FILE *open_input(void) {
+static FILE *open_stream(void) {
   return funopen(NULL, read_input_int, NULL, seek_input, close_input);
+}
+
+#endif
+
+#if defined(__GLIBC__) || defined(__APPLE__) || defined(__FreeBSD__)
+
+/*
+ * The buffer that the C library would choose: programs started by the script read on where it ends, and a terminal's input being
+ * line-buffered is what makes a read show the prompt that waits in stdout.
+ */
+static void set_buffer(FILE *f) {
+  static char buffer[4096];
+  struct stat status;
+  size_t size = sizeof buffer;
+  int is_terminal = isatty(STDIN_FILENO);
+  if (is_terminal) size = 1024;
+  else if (fstat(STDIN_FILENO, &status) == 0 && status.st_blksize > 0 && (size_t)status.st_blksize < size) size = (size_t)status.st_blksize;
+  setvbuf(f, buffer, is_terminal ? _IOLBF : _IOFBF, size);
 }
 
 #endif
@@ -93,7 +112,9 @@ void input_make_interruptible(void) {
 #if defined(__GLIBC__) || defined(__APPLE__) || defined(__FreeBSD__)
   static FILE *input;
   if (input) return;
-  input = open_input();
-  if (input) stdin = input;
+  input = open_stream();
+  if (!input) return;
+  set_buffer(input);
+  stdin = input;
 #endif
 }
