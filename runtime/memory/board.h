@@ -43,6 +43,7 @@ struct board_entry {
   uint32_t kind, flags, chunk; /* chunk: items per claim, 0: by schedule */
   uint64_t first;           /* number of the first item within its call, from 0 */
   uint64_t count;           /* items */
+  int64_t memory_bytes;     /* what a worker may allocate; 0: no limit */
   uint64_t job;             /* which job of the host: function and source */
   uint64_t job_offset, job_length;     /* the job written out in input memory, for workers that did not inherit it; length 0: none */
   uint64_t block_offset, block_length; /* of a block: its items */
@@ -84,11 +85,10 @@ struct board {
   _Atomic uint64_t front;       /* entries below it have nothing left to claim; moved on by workers */
   unsigned char gap2[CHANNEL_ALIGN - 8];
   _Atomic uint32_t is_host_parked; /* set by the host before it sleeps; who exchanges it with 0 rings the host's bell */
-  _Atomic uint64_t input_size;     /* written by the host: bytes of the input memory file */
   uint32_t n_workers;
   uint32_t n_cpus;              /* processors that may spin and work */
   uint64_t ring_bytes;
-  unsigned char gap3[CHANNEL_ALIGN - 32];
+  unsigned char gap3[CHANNEL_ALIGN - 24];
   struct board_entry entries[BOARD_ENTRIES];
   struct board_slot slots[];    /* n_workers, then the rings */
 };

@@ -67,10 +67,10 @@ static void skip_to_front(struct channel *c) {
 }
 
 void *channel_begin(struct channel *c, const struct channel_header *header, size_t *room) {
-  uint64_t want = c->capacity / 4, offset = c->position & (c->capacity - 1), to_end = c->capacity - offset, available;
+  uint64_t want = c->capacity / CHANNEL_SHARE, offset = c->position & (c->capacity - 1), to_end = c->capacity - offset, available;
   if (c->capacity - (c->position - c->limit) < want + to_end) c->limit = atomic_load_explicit(&c->shared->head, memory_order_acquire);
   available = c->capacity - (c->position - c->limit);
-  if (to_end < want || (offset >= REWIND_BYTES && available == c->capacity)) {
+  if (to_end < want || (offset >= REWIND_BYTES && available == c->capacity && offset >= want)) {
     if (available < to_end + want) return NULL;
     skip_to_front(c);
     available -= to_end;
@@ -210,7 +210,7 @@ int channel_salvage(struct channel *c, struct channel_header *header, const unsi
   if (atomic_load_explicit(&c->shared->staged_at, memory_order_acquire) != c->position) return 0;
   header->count = atomic_load_explicit(&c->shared->staged_count, memory_order_acquire);
   length = atomic_load_explicit(&c->shared->staged_length, memory_order_relaxed);
-  if (header->count == 0 || length == 0 || offset % CHANNEL_ALIGN || length > c->capacity - offset - CHANNEL_ALIGN) return 0;
+  if (header->count == 0 || offset % CHANNEL_ALIGN || length > c->capacity - offset - CHANNEL_ALIGN) return 0;
   {
     uint32_t count = header->count;
     memcpy(header, c->ring + offset, sizeof *header);

@@ -20,7 +20,7 @@
 
 #include "base/bytes.h"
 
-enum { CHANNEL_ALIGN = 64, CHANNEL_MIN_BYTES = 16 * 1024, CHANNEL_MAX_BYTES = 1 << 30 };
+enum { CHANNEL_ALIGN = 64, CHANNEL_MIN_BYTES = 16 * 1024, CHANNEL_MAX_BYTES = 1 << 30, CHANNEL_SHARE = 16 };
 
 /* What a frame says before its payload. Exactly CHANNEL_ALIGN bytes. */
 struct channel_header {
@@ -73,7 +73,7 @@ void channel_clear(struct channel *c);
 /* ---- producer ---- */
 
 /*
- * channel_begin -- start a frame: returns where its payload goes and in *room how much fits (at least a quarter of the ring).
+ * channel_begin -- start a frame: returns where its payload goes and in *room how much fits (at least a CHANNEL_SHARE-th of the ring).
  *   header  kind, entry, first and note are taken from it
  * NULL: no room now (nothing changed).
  */

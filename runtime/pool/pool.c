@@ -105,6 +105,33 @@ void pool_abandon(struct pool *p) {
   free_pool(p);
 }
 
+/* ---- input memory ---- */
+
+static int open_input(struct pool *p) {
+  int status;
+  if (p->arena.fd >= 0) return 0;
+  status = arena_open(&p->arena);
+  if (status == 0) status = process_register_fd(p->arena.fd);
+  if (status < 0) arena_close(&p->arena);
+  return status;
+}
+
+int pool_input(struct pool *p, uint64_t length, uint64_t *offset, void **memory) {
+  int status = open_input(p);
+  if (status == 0) status = arena_allocate(&p->arena, length, offset);
+  if (status < 0) return status;
+  *memory = arena_at(&p->arena, *offset, length);
+  return *memory ? 0 : -ENOMEM;
+}
+
+void pool_input_free(struct pool *p, uint64_t offset, uint64_t length) {
+  arena_free(&p->arena, offset, length);
+}
+
+const void *pool_input_at(struct pool *p, uint64_t offset, uint64_t length) {
+  return arena_at(&p->arena, offset, length);
+}
+
 /* ---- workers ---- */
 
 uint32_t pool_size(const struct pool *p) {
@@ -188,9 +215,12 @@ static void undo_start(struct pool *p, const unsigned char *was_started) {
 int pool_start(struct pool *p, uint32_t wanted, int all) {
   unsigned char *was_started;
   uint32_t i, living = pool_living(p);
-  int status = 0;
+  int status;
   if (wanted > p->n_workers) wanted = p->n_workers;
+  if (living == 0) p->is_ending = 0; /* whoever was told to leave has left */
   if (living >= wanted) return (int)living;
+  status = open_input(p); /* now: workers inherit the descriptor, and map what is written later through it */
+  if (status < 0) return status;
   was_started = calloc(p->n_workers, 1);
   if (was_started == NULL) return -ENOMEM;
   for (i = 0; i < p->n_workers && living < wanted; i++) {
@@ -204,29 +234,6 @@ int pool_start(struct pool *p, uint32_t wanted, int all) {
   free(was_started);
   if (status < 0 && (all || living == 0)) return status;
   return (int)living;
-}
-
-/* ---- input memory ---- */
-
-int pool_input(struct pool *p, uint64_t length, uint64_t *offset, void **memory) {
-  int was_open = p->arena.fd >= 0;
-  int status = arena_allocate(&p->arena, length, offset);
-  if (!was_open && p->arena.fd >= 0 && process_register_fd(p->arena.fd) < 0) {
-    arena_close(&p->arena);
-    return -ENOMEM;
-  }
-  if (status < 0) return status;
-  atomic_store(&p->board->input_size, p->arena.size);
-  *memory = arena_at(&p->arena, *offset, length);
-  return *memory ? 0 : -ENOMEM;
-}
-
-void pool_input_free(struct pool *p, uint64_t offset, uint64_t length) {
-  arena_free(&p->arena, offset, length);
-}
-
-const void *pool_input_at(struct pool *p, uint64_t offset, uint64_t length) {
-  return arena_at(&p->arena, offset, length);
 }
 
 /* ---- posting ---- */
@@ -274,6 +281,7 @@ int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_bl
   e->chunk = work->chunk;
   e->first = work->first;
   e->count = work->count;
+  e->memory_bytes = work->memory_bytes;
   e->job = work->job;
   e->job_offset = work->job_offset;
   e->job_length = work->job_length;
@@ -326,6 +334,19 @@ uint32_t pool_unclaimed(const struct pool *p, uint64_t call) {
     count += state->work.call == call && state->is_active && !state->is_cancelled;
   }
   return count;
+}
+
+int pool_status(const struct pool *p) {
+  return p->is_broken;
+}
+
+uint64_t pool_in_flight(const struct pool *p, uint64_t call) {
+  uint64_t sequence, total = 0;
+  for (sequence = p->oldest; sequence < p->published; sequence++) {
+    const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+    if (state->is_active && state->work.call == call && state->block) total += state->block->length;
+  }
+  return total;
 }
 
 /* ---- asking workers ---- */

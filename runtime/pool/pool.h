@@ -38,6 +38,7 @@ struct pool_work {
   uint64_t job, job_offset, job_length; /* see struct board_entry; the job's bytes stay the caller's */
   uint64_t block_offset, block_length;  /* BOARD_BLOCK: allocated by pool_input; the pool frees it when no entry needs it any more */
   int64_t timeout_ns;     /* per item, 0: none (sets BOARD_HAS_TIMEOUT) */
+  int64_t memory_bytes;   /* what a worker may allocate on top of what it inherited; 0: no limit */
 };
 
 enum pool_event_kind {
@@ -112,6 +113,10 @@ void pool_condemn(struct pool *p, const struct pool_event *event);
 
 /* pool_item_ns -- how long an item of the call takes lately, by the workers' measure; 0: not known. */
 uint64_t pool_item_ns(const struct pool *p, uint64_t call);
+/* pool_status -- 0, or -errno when the pool ran out of memory for its accounts and cannot go on. */
+int pool_status(const struct pool *p);
+/* pool_in_flight -- bytes of blocks of the call that are not done yet. */
+uint64_t pool_in_flight(const struct pool *p, uint64_t call);
 /* pool_unclaimed -- entries of the call from which nothing was claimed yet. */
 uint32_t pool_unclaimed(const struct pool *p, uint64_t call);
 

@@ -47,6 +47,7 @@ static void copy_entry(struct worker_claim *claim, struct board_entry *e, uint64
   claim->shared = e;
   claim->kind = e->kind;
   claim->flags = e->flags;
+  claim->memory_bytes = e->memory_bytes;
   claim->job = e->job;
   claim->job_offset = e->job_offset;
   claim->job_length = e->job_length;

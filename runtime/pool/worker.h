@@ -42,6 +42,7 @@ struct worker_claim {
   uint64_t sequence; /* of the entry */
   struct board_entry *shared; /* is_stopped and item_ns are read and written there */
   uint32_t kind, flags;
+  int64_t memory_bytes;
   uint64_t job, job_offset, job_length, block_offset, block_length, block_skip;
   uint64_t entry_first; /* number of the entry's first item */
   uint64_t first, count;

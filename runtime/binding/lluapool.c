@@ -1,0 +1,198 @@
+/*
+ * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
+ *
+ * Room: binding.  Owns: the registry fields luapool.module, luapool.Error, luapool.default_workers, and the run scope of pool.catch_interrupts.
+ */
+#include "binding/lluapool.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "binding/embedded.h"
+#include "binding/lpool.h"
+#include "job/codec.h"
+#include "job/delivery.h"
+#include "process/interrupt.h"
+#include "process/process.h"
+
+#define VERSION "0.1.0"
+
+#if defined(__GNUC__)
+#define EXPORT __attribute__((visibility("default")))
+#else
+#define EXPORT
+#endif
+
+static int core_cpus(lua_State *L) {
+  lua_pushinteger(L, os_cpus());
+  return 1;
+}
+
+/* core.default_workers() -> integer or nil: the command's -j */
+static int core_default_workers(lua_State *L) {
+  lua_getfield(L, LUA_REGISTRYINDEX, "luapool.default_workers");
+  return 1;
+}
+
+static int core_is_worker(lua_State *L) {
+  lua_pushboolean(L, process_is_child());
+  return 1;
+}
+
+static int core_is_interrupt(lua_State *L) {
+  lua_pushboolean(L, delivery_is_interrupt(L, 1));
+  return 1;
+}
+
+static int core_now(lua_State *L) {
+  lua_pushnumber(L, (lua_Number)os_now_ns() / 1e9);
+  return 1;
+}
+
+static int core_item_text(lua_State *L) {
+  luaL_checkany(L, 1);
+  task_item_text(L, 1);
+  return 1;
+}
+
+/* core.copy(codec, root, value) -> true, copy | false, message: the value as it would arrive on the other side. Codec: from core.codec(). */
+static int core_copy(lua_State *L) {
+  struct codec *codec = lua_touserdata(L, lua_upvalueindex(1));
+  struct codec_reader reader;
+  struct bytes *out = lua_touserdata(L, lua_upvalueindex(2));
+  luaL_checkany(L, 1);
+  bytes_clear(out);
+  codec_begin(codec, out, 0, "result");
+  if (codec_write(codec, L, 1) < 0) {
+    lua_pushboolean(L, 0);
+    lua_pushstring(L, codec_message(codec));
+    return 2;
+  }
+  lua_pushboolean(L, 1);
+  codec_read_begin(codec, &reader, out->data, out->length);
+  if (codec_read(codec, L, &reader) < 0) {
+    lua_pushboolean(L, 0);
+    lua_pushstring(L, codec_message(codec));
+    return 2;
+  }
+  return 2;
+}
+
+static int bytes_gc(lua_State *L) {
+  bytes_free(lua_touserdata(L, 1));
+  return 0;
+}
+
+static void push_bytes(lua_State *L) {
+  struct bytes *b = lua_newuserdatauv(L, sizeof *b, 0);
+  bytes_init(b);
+  if (luaL_newmetatable(L, "luapool.bytes")) {
+    lua_pushcfunction(L, bytes_gc);
+    lua_setfield(L, -2, "__gc");
+  }
+  lua_setmetatable(L, -2);
+}
+
+/* core.copier() -> function copy(value) with a codec of its own */
+static int core_copier(lua_State *L) {
+  struct codec *codec = codec_open(L);
+  lua_pushlightuserdata(L, codec);
+  push_bytes(L);
+  lua_pushvalue(L, -3); /* anchored as the third upvalue */
+  lua_pushcclosure(L, core_copy, 3);
+  return 1;
+}
+
+/* core.register(name, class, save or nil, load or nil) */
+static int core_register(lua_State *L) {
+  const char *name = luaL_checkstring(L, 1);
+  luaL_checktype(L, 2, LUA_TTABLE);
+  lua_settop(L, 4);
+  codec_register(L, name, 2, lua_isnil(L, 3) ? 0 : 3, lua_isnil(L, 4) ? 0 : 4);
+  return 0;
+}
+
+/*
+ * core.catch_interrupts(): SIGINT, SIGTERM and SIGHUP become Lua errors in this state from now on. The scope lives as long as the state: its frame
+ * is a userdata in the registry.
+ */
+static int core_catch(lua_State *L) {
+  struct delivery_frame *scope;
+  int status;
+  if (lua_getfield(L, LUA_REGISTRYINDEX, "luapool.scope") != LUA_TNIL) return 0;
+  delivery_wrap_libraries(L, 0);
+  scope = lua_newuserdatauv(L, sizeof *scope, 0);
+  lua_setfield(L, LUA_REGISTRYINDEX, "luapool.scope");
+  status = interrupt_catch();
+  if (status < 0) return luaL_error(L, "cannot catch interrupts: %s", strerror(-status));
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  delivery_enter(scope, lua_tothread(L, -1));
+  return 0;
+}
+
+/* core.shield(fn, ...): an interrupt that comes meanwhile is delivered after fn has returned (or raised). */
+static int core_shield(lua_State *L) {
+  int status;
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  delivery_shield(1);
+  status = lua_pcall(L, lua_gettop(L) - 1, LUA_MULTRET, 0);
+  delivery_shield(-1);
+  if (status != LUA_OK) return lua_error(L);
+  (void)delivery_checkpoint(L);
+  return lua_gettop(L);
+}
+
+/* part(name) -> what lua/luapool/NAME.lua returns; each file is run once per state. Upvalues: core, the table of parts. */
+static int part(lua_State *L) {
+  const char *name = luaL_checkstring(L, 1);
+  const struct embedded_file *file;
+  lua_settop(L, 1);
+  if (lua_getfield(L, lua_upvalueindex(2), name) != LUA_TNIL) return 1;
+  for (file = embedded_files; file->module != NULL; file++) {
+    if (strncmp(file->module, "luapool.", 8) != 0 || strcmp(file->module + 8, name) != 0) continue;
+    if (luaL_loadbufferx(L, (const char *)file->text, file->length, file->chunk_name, "t") != LUA_OK) return lua_error(L);
+    lua_pushvalue(L, lua_upvalueindex(1)); /* the file is called with (core, part) */
+    lua_pushvalue(L, lua_upvalueindex(1));
+    lua_pushvalue(L, lua_upvalueindex(2));
+    lua_pushcclosure(L, part, 2);
+    lua_call(L, 2, 1);
+    lua_pushvalue(L, -1);
+    lua_setfield(L, lua_upvalueindex(2), name);
+    return 1;
+  }
+  return luaL_error(L, "luapool was built without lua/luapool/%s.lua", name);
+}
+
+static void push_core(lua_State *L) {
+  static const luaL_Reg functions[] = {
+    {"cpus", core_cpus}, {"default_workers", core_default_workers}, {"is_worker", core_is_worker}, {"is_interrupt", core_is_interrupt},
+    {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"register", core_register}, {"catch_interrupts", core_catch},
+    {"shield", core_shield}, {NULL, NULL}};
+  lpool_open_library(L);
+  luaL_setfuncs(L, functions, 0);
+  luaL_newmetatable(L, "luapool.Error");
+  lua_setfield(L, -2, "Error");
+  lua_pushliteral(L, VERSION);
+  lua_setfield(L, -2, "version");
+}
+
+EXPORT int luaopen_luapool(lua_State *L) {
+  if (lua_getfield(L, LUA_REGISTRYINDEX, "luapool.module") == LUA_TTABLE) return 1;
+  luaL_checkversion(L);
+  delivery_open(L);
+  push_core(L);
+  lua_newtable(L);
+  lua_pushcclosure(L, part, 2);
+  lua_pushliteral(L, "init");
+  lua_call(L, 1, 1);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, LUA_REGISTRYINDEX, "luapool.module");
+  return 1;
+}
+
+void luapool_set_default_workers(lua_State *L, int n) {
+  lua_pushinteger(L, n);
+  lua_setfield(L, LUA_REGISTRYINDEX, "luapool.default_workers");
+}

@@ -1,0 +1,278 @@
+/* binding/lpool -- see lpool.h. */
+#include "binding/lpool.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "base/os.h"
+#include "job/delivery.h"
+#include "process/interrupt.h"
+#include "process/process.h"
+
+#define NS_PER_S 1e9
+
+enum { FORCED_WAIT_MS = 1000, CLOSE_TURN_MS = 50 };
+
+/* ---- handles ---- */
+
+struct lpool *lpool_check(lua_State *L, const char *method) {
+  struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
+  if (lp->owner != getpid()) {
+    luaL_error(L, "cannot use '%s' here: the pool belongs to process %d, this is process %d", method, lp->owner, (int)getpid());
+  }
+  if (lp->pool == NULL) luaL_error(L, "cannot use '%s': the pool is closed", method);
+  return lp;
+}
+
+static void unreference(lua_State *L, int *reference) {
+  luaL_unref(L, LUA_REGISTRYINDEX, *reference);
+  *reference = LUA_NOREF;
+}
+
+static void free_handle(lua_State *L, struct lpool *lp) {
+  struct pool *pool = lp->pool;
+  lp->pool = NULL;
+  if (lp->owner == getpid()) {
+    pool_close(pool);
+  } else if (pool) {
+    pool_abandon(pool);
+  }
+  bytes_free(&lp->out);
+  bytes_free(&lp->sent);
+  unreference(L, &lp->tasks.on_start);
+  unreference(L, &lp->tasks.on_exit);
+  unreference(L, &lp->codec_reference);
+  lp->codec = NULL;
+}
+
+static lua_State *main_thread(lua_State *L) {
+  lua_State *main;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  main = lua_tothread(L, -1);
+  lua_pop(L, 1);
+  return main;
+}
+
+static int option_function(lua_State *L, int options, const char *name) {
+  if (lua_getfield(L, options, name) == LUA_TFUNCTION) return luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_pop(L, 1);
+  return LUA_NOREF;
+}
+
+static lua_Number option_number(lua_State *L, int options, const char *name, lua_Number none) {
+  lua_Number value = lua_getfield(L, options, name) == LUA_TNUMBER ? lua_tonumber(L, -1) : none;
+  lua_pop(L, 1);
+  return value;
+}
+
+static void read_options(lua_State *L, int options, struct lpool *lp) {
+  lp->n_workers = (uint32_t)option_number(L, options, "workers", 1);
+  lp->grace_ns = (int64_t)(option_number(L, options, "grace", 1) * NS_PER_S);
+  lp->tasks.timeout = option_number(L, options, "timeout", 0);
+  lp->tasks.on_start = option_function(L, options, "on_start");
+  lp->tasks.on_exit = option_function(L, options, "on_exit");
+  lp->tasks.has_seed = lua_getfield(L, options, "seed") == LUA_TNUMBER;
+  lp->tasks.seed = lua_tointeger(L, -1);
+  lua_getfield(L, options, "one_shot");
+  lp->is_one_shot = lua_toboolean(L, -1);
+  lua_pop(L, 2);
+}
+
+/*
+ * core.open(options) -> handle. Options were checked by the caller (lua/luapool/check.lua); no worker is started.
+ * The userdata comes first, in the closed state, so that whatever raises later leaks nothing.
+ */
+static int core_open(lua_State *L) {
+  struct pool_options options;
+  struct lpool *lp;
+  int status;
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lp = lua_newuserdatauv(L, sizeof *lp, 0);
+  memset(lp, 0, sizeof *lp);
+  lp->owner = getpid();
+  lp->L = main_thread(L);
+  lp->tasks.on_start = lp->tasks.on_exit = lp->codec_reference = LUA_NOREF;
+  luaL_setmetatable(L, LPOOL_TYPE);
+  read_options(L, 1, lp);
+  lp->tasks.L = lp->L;
+  lp->codec = codec_open(L);
+  lp->codec_reference = luaL_ref(L, LUA_REGISTRYINDEX);
+  memset(&options, 0, sizeof options);
+  options.workers = lp->n_workers;
+  options.grace_ns = lp->grace_ns;
+  options.ring_bytes = (uint64_t)option_number(L, 1, "ring", 0);
+  options.tasks = (struct worker_tasks){&lp->tasks, task_start, task_run, task_finish};
+  status = pool_open(&lp->pool, &options);
+  if (status < 0) return luaL_error(L, "cannot make a pool of %d workers: %s", (int)lp->n_workers, strerror(-status));
+  return 1;
+}
+
+/* ---- ending ---- */
+
+static void drain(struct lpool *lp) {
+  struct pool_event event;
+  while (pool_next(lp->pool, &event) != POOL_NOTHING) (void)pool_done(lp->pool, &event, event.count);
+}
+
+/* Let workers finish by themselves. 1: all gone; 0: until_ns passed. */
+static int wait_for_leavers(struct lpool *lp, lua_State *L, int64_t until_ns, int can_raise) {
+  pool_ask_to_leave(lp->pool);
+  while (pool_living(lp->pool) > 0) {
+    int64_t now;
+    if (pool_reap(lp->pool, (int64_t)CLOSE_TURN_MS * 1000000) == 0) break;
+    drain(lp);
+    now = os_now_ns();
+    if (until_ns >= 0 && now >= until_ns) return 0;
+    if (can_raise && interrupt_pending()) (void)delivery_checkpoint(L);
+    if (interrupt_is_urgent()) return 0;
+  }
+  return 1;
+}
+
+int lpool_end(struct lpool *lp, lua_State *L, int64_t grace_ns, int64_t until_ns, int can_raise) {
+  struct pool *p = lp->pool;
+  int64_t until;
+  if (pool_living(p) == 0) return 1;
+  if (grace_ns < 0) return wait_for_leavers(lp, L, until_ns, can_raise);
+  interrupt_ending(1);
+  pool_quit(p);
+  until = os_now_ns() + grace_ns;
+  while (pool_reap(p, 5 * 1000000) > 0 && os_now_ns() < until && !interrupt_is_urgent()) continue;
+  if (pool_living(p) > 0) {
+    pool_kill(p);
+    until = os_now_ns() + (int64_t)FORCED_WAIT_MS * 1000000;
+    while (pool_reap(p, 5 * 1000000) > 0 && os_now_ns() < until) continue;
+  }
+  interrupt_ending(-1);
+  return pool_living(p) == 0;
+}
+
+static int64_t option_seconds(lua_State *L, int index, int64_t none) {
+  lua_Number seconds;
+  if (lua_isnoneornil(L, index)) return none;
+  seconds = luaL_checknumber(L, index);
+  if (seconds > 1e9) seconds = 1e9;
+  return (int64_t)(seconds * NS_PER_S);
+}
+
+/* handle:close([timeout]) -> true | false: the workers finish and leave; after `timeout` seconds false (they live on). Idempotent. */
+static int handle_close(lua_State *L) {
+  struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
+  int64_t timeout = option_seconds(L, 2, -1);
+  if (lp->pool == NULL) {
+    lua_pushboolean(L, 1);
+    return 1;
+  }
+  lpool_check(L, "close");
+  if (lp->is_busy) return luaL_error(L, "cannot use 'close': the pool is busy with another call");
+  if (!lpool_end(lp, L, -1, timeout < 0 ? -1 : os_now_ns() + timeout, 1)) {
+    lua_pushboolean(L, 0);
+    return 1;
+  }
+  free_handle(L, lp);
+  lua_pushboolean(L, 1);
+  return 1;
+}
+
+/* handle:terminate([grace]) : tasks are interrupted, after `grace` seconds killed. Idempotent; never raises for an interrupt. */
+static int handle_terminate(lua_State *L) {
+  struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
+  int64_t grace = option_seconds(L, 2, lp->grace_ns);
+  if (lp->pool == NULL) return 0;
+  lpool_check(L, "terminate");
+  (void)lpool_end(lp, L, grace, -1, 0);
+  if (!lp->is_busy) free_handle(L, lp);
+  return 0;
+}
+
+/* The collector found the pool. It runs no Lua of the user's, and waits at most a moment. */
+static int handle_gc(lua_State *L) {
+  struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
+  FAULT_POINT("gc");
+  if (lp->pool == NULL) return 0;
+  if (lp->owner == getpid() && !process_is_child() && pool_living(lp->pool) > 0) {
+    if (!lp->is_one_shot) lua_warning(L, "luapool: a pool was never closed (use 'local p <close>', p:close() or p:terminate())", 0);
+    pool_kill(lp->pool);
+  }
+  free_handle(L, lp);
+  return 0;
+}
+
+/* ---- what is going on ---- */
+
+static void set_integer(lua_State *L, const char *name, lua_Integer value) {
+  lua_pushinteger(L, value);
+  lua_setfield(L, -2, name);
+}
+
+/* handle:stats() -> { calls, forks, sent, renewed, items, claims, busy } */
+static int handle_stats(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "stats");
+  struct pool_worker_info info;
+  uint64_t items = 0, claims = 0;
+  int64_t busy = 0;
+  uint32_t i;
+  for (i = 0; i < lp->n_workers; i++) {
+    pool_info(lp->pool, i, &info);
+    items += info.items;
+    claims += info.claims;
+    busy += info.busy_ns;
+  }
+  lua_createtable(L, 0, 8);
+  set_integer(L, "calls", (lua_Integer)lp->n_calls);
+  set_integer(L, "forks", (lua_Integer)pool_forks(lp->pool));
+  set_integer(L, "sent", (lua_Integer)lp->n_sent);
+  set_integer(L, "renewed", (lua_Integer)lp->n_renewed);
+  set_integer(L, "items", (lua_Integer)items);
+  set_integer(L, "chunks", (lua_Integer)claims);
+  lua_pushnumber(L, (lua_Number)busy / NS_PER_S);
+  lua_setfield(L, -2, "busy");
+  return 1;
+}
+
+/* handle:workers() -> { { id, pid, items, chunks, busy }, ... } of those that live now */
+static int handle_workers(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "workers");
+  lua_Integer n = 0;
+  uint32_t i;
+  lua_newtable(L);
+  for (i = 0; i < lp->n_workers; i++) {
+    struct pool_worker_info info;
+    pool_info(lp->pool, i, &info);
+    if (info.pid == 0) continue;
+    lua_createtable(L, 0, 5);
+    set_integer(L, "id", (lua_Integer)i + 1);
+    set_integer(L, "pid", info.pid);
+    set_integer(L, "items", (lua_Integer)info.items);
+    set_integer(L, "chunks", (lua_Integer)info.claims);
+    lua_pushnumber(L, (lua_Number)info.busy_ns / NS_PER_S);
+    lua_setfield(L, -2, "busy");
+    lua_rawseti(L, -2, ++n);
+  }
+  return 1;
+}
+
+/* handle:state() -> "open" | "closed" | "foreign" */
+static int handle_state(lua_State *L) {
+  struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
+  lua_pushstring(L, lp->owner != getpid() ? "foreign" : lp->pool ? "open" : "closed");
+  return 1;
+}
+
+void lpool_open_library(lua_State *L) {
+  static const luaL_Reg methods[] = {
+    {"run", lpool_run}, {"apply", lpool_apply}, {"close", handle_close}, {"terminate", handle_terminate},
+    {"stats", handle_stats}, {"workers", handle_workers}, {"state", handle_state}, {NULL, NULL}};
+  static const luaL_Reg meta[] = {{"__gc", handle_gc}, {NULL, NULL}};
+  luaL_newmetatable(L, LPOOL_TYPE);
+  luaL_setfuncs(L, meta, 0);
+  luaL_newlib(L, methods);
+  lua_setfield(L, -2, "__index");
+  lua_pop(L, 1);
+  lua_newtable(L);
+  lua_pushcfunction(L, core_open);
+  lua_setfield(L, -2, "open");
+}

@@ -1,0 +1,595 @@
+/* job/task -- see task.h. */
+#include "job/task.h"
+
+#include <errno.h>
+#include <lauxlib.h>
+#include <lualib.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "job/delivery.h"
+#include "process/interrupt.h"
+#include "process/process.h"
+
+/* The task thread's stack: these stay, what a claim needs stands above. */
+enum { HANDLER = 1, SEEDER = 2, FN = 3, TOP = 3 };
+
+enum { ITEM_TEXT_BYTES = 60, KILOBYTE = 1024 };
+
+/* ---- items ---- */
+
+void task_push_item(lua_State *L, const struct source *source, uint64_t number) {
+  switch (source->kind) {
+    case SOURCE_INTEGERS:
+      lua_pushinteger(L, (lua_Integer)((lua_Unsigned)source->first + (lua_Unsigned)number * (lua_Unsigned)source->step));
+      break;
+    case SOURCE_FLOATS:
+      lua_pushnumber(L, source->first_float + (lua_Number)number * source->step_float);
+      break;
+    case SOURCE_TABLE:
+      lua_rawgeti(L, LUA_REGISTRYINDEX, source->reference);
+      lua_geti(L, -1, (lua_Integer)number + 1);
+      lua_remove(L, -2);
+      break;
+    default:
+      lua_pushnil(L);
+  }
+}
+
+static void push_string_text(lua_State *L, int index) {
+  char text[ITEM_TEXT_BYTES + 8];
+  size_t length, i, n = 0;
+  const char *s = lua_tolstring(L, index, &length);
+  text[n++] = '"';
+  for (i = 0; i < length && n < ITEM_TEXT_BYTES; i++) text[n++] = (unsigned char)s[i] < 32 || s[i] == 127 ? '?' : s[i];
+  if (i < length) {
+    memcpy(text + n, "...", 3);
+    n += 3;
+  }
+  text[n++] = '"';
+  lua_pushlstring(L, text, n);
+}
+
+void task_item_text(lua_State *L, int index) {
+  index = lua_absindex(L, index);
+  switch (lua_type(L, index)) {
+    case LUA_TSTRING:
+      push_string_text(L, index);
+      break;
+    case LUA_TNIL:
+    case LUA_TBOOLEAN:
+    case LUA_TNUMBER:
+      luaL_tolstring(L, index, NULL);
+      break;
+    default:
+      lua_pushstring(L, luaL_typename(L, index));
+  }
+}
+
+/* ---- memory ---- */
+
+/* lua_Alloc with a budget: NULL when it is used up makes Lua collect garbage, then raise "not enough memory", which a task can catch. */
+static void *budget_allocate(void *context, void *block, size_t old_size, size_t new_size) {
+  struct task_budget *budget = context;
+  int64_t change = (int64_t)new_size - (block ? (int64_t)old_size : 0);
+  void *result;
+  if (change > 0 && budget->used + change > budget->limit) return NULL;
+  result = budget->inner(budget->inner_context, block, old_size, new_size);
+  if (result != NULL || new_size == 0) budget->used += change;
+  return result;
+}
+
+/*
+ * A full collection marks every object and so copies the whole heap that was shared at the fork. Let the collector rest until as much again
+ * was allocated as was inherited; LUA_GCSTEP with a negative size moves its debt away by so many kilobytes.
+ */
+static void postpone_collection(lua_State *L) {
+  int kilobytes = lua_gc(L, LUA_GCCOUNT);
+  if (kilobytes < 4 * KILOBYTE) kilobytes = 4 * KILOBYTE;
+  lua_gc(L, LUA_GCSTEP, -kilobytes);
+}
+
+/* The budget is laid over the allocator when the first claim asks for one; without a limit it stays, with one that nobody reaches. */
+static void set_budget(struct task_context *t, int64_t bytes) {
+  struct task_budget *budget = &t->budget;
+  if (bytes <= 0 && budget->limit == 0) return;
+  if (budget->limit == 0) {
+    budget->inner = lua_getallocf(t->L, &budget->inner_context);
+    budget->used = 0;
+    lua_setallocf(t->L, budget_allocate, budget);
+  }
+  budget->limit = bytes > 0 ? bytes : INT64_MAX;
+}
+
+/* ---- error records ---- */
+
+/* What stands below the task's function belongs to us, not to the user's program. */
+static void push_traceback(lua_State *L, lua_State *of, int level) {
+  static const char ours[] = "\n\t[C]: in ?";
+  size_t length;
+  const char *text;
+  luaL_traceback(L, of, NULL, level);
+  text = lua_tolstring(L, -1, &length);
+  if (length > sizeof ours - 1 && memcmp(text + length - (sizeof ours - 1), ours, sizeof ours - 1) == 0) {
+    lua_pushlstring(L, text, length - (sizeof ours - 1));
+    lua_remove(L, -2);
+  }
+}
+
+/* The message handler of tasks: error value -> { value, traceback }. */
+static int on_error(lua_State *L) {
+  lua_createtable(L, 2, 0);
+  lua_pushvalue(L, 1);
+  lua_rawseti(L, -2, 1);
+  push_traceback(L, L, 2);
+  lua_rawseti(L, -2, 2);
+  return 1;
+}
+
+static const char *kind_of(lua_State *L, int status, int value) {
+  static const struct { int reason; const char *kind; } ours[] = {
+    {INTERRUPT_TIMEOUT, "timeout"}, {INTERRUPT_CANCEL, "cancelled"}, {INTERRUPT_QUIT, "cancelled"}, {SIGTERM, "interrupt"}, {SIGHUP, "interrupt"}};
+  size_t i;
+  if (status == LUA_ERRMEM) return "memory";
+  for (i = 0; i < sizeof ours / sizeof *ours; i++) {
+    int is_it;
+    delivery_push(L, ours[i].reason);
+    is_it = lua_istable(L, -1) && lua_rawequal(L, -1, value);
+    lua_pop(L, 1);
+    if (is_it) return ours[i].kind;
+  }
+  return "error";
+}
+
+/* Write the value at index into the record, or nil if it cannot cross. */
+static void write_or_nil(struct task_context *t, lua_State *L, int index) {
+  if (codec_write(t->codec, L, index) == 0) return;
+  lua_pushnil(L);
+  (void)codec_write(t->codec, L, -1);
+  lua_pop(L, 1);
+}
+
+/*
+ * (status, error value or { value, traceback }, item text or nil, kind or nil) -> nothing; leaves the record in t->record:
+ * kind, message, traceback, item, value. Runs protected: a __tostring of the user's may do anything.
+ */
+static int make_record(lua_State *L) {
+  struct task_context *t = lua_touserdata(L, lua_upvalueindex(1));
+  int status = (int)lua_tointeger(L, 1);
+  int value = 2;
+  lua_settop(L, 4);
+  lua_pushnil(L); /* 5: traceback */
+  if (status == LUA_ERRRUN && lua_istable(L, 2)) {
+    lua_rawgeti(L, 2, 2);
+    lua_replace(L, 5);
+    lua_rawgeti(L, 2, 1);
+    value = lua_gettop(L);
+  }
+  if (lua_isnil(L, 4)) {
+    lua_pushstring(L, kind_of(L, status, value));
+    lua_replace(L, 4);
+  }
+  luaL_tolstring(L, value, NULL);
+  if (lua_isnil(L, value) && status == LUA_ERRRUN) { /* error(nil) */
+    lua_pop(L, 1);
+    lua_pushliteral(L, "nil");
+  }
+  codec_begin(t->codec, &t->record, 0, "error");
+  (void)codec_write(t->codec, L, 4);
+  (void)codec_write(t->codec, L, -1);
+  write_or_nil(t, L, 5);
+  write_or_nil(t, L, 3);
+  write_or_nil(t, L, value);
+  return 0;
+}
+
+/* When not even the record could be made (out of memory, an error in __tostring): the least that can be said. */
+static void plain_record(struct task_context *t, lua_State *L, const char *kind, const char *message) {
+  bytes_clear(&t->record);
+  codec_rollback(t->codec);
+  codec_begin(t->codec, &t->record, 0, "error");
+  lua_pushstring(L, kind);
+  (void)codec_write(t->codec, L, -1);
+  lua_pushstring(L, message);
+  (void)codec_write(t->codec, L, -1);
+  lua_pushnil(L);
+  (void)codec_write(t->codec, L, -1);
+  (void)codec_write(t->codec, L, -1);
+  (void)codec_write(t->codec, L, -1);
+}
+
+static int plain_record_protected(lua_State *L) {
+  plain_record(lua_touserdata(L, 1), L, lua_tostring(L, 2), lua_tostring(L, 3));
+  return 0;
+}
+
+/*
+ * The error value is on top of the task thread's stack (and is popped). Sends it as the failure of `item`.
+ *   kind   NULL: told from the value
+ */
+static void send_failure(struct task_context *t, enum worker_frame frame, int status, const char *kind, uint64_t item) {
+  lua_State *T = t->thread;
+  bytes_clear(&t->record);
+  lua_pushlightuserdata(T, t);
+  lua_pushcclosure(T, make_record, 1);
+  lua_insert(T, -2);
+  lua_pushinteger(T, status);
+  lua_insert(T, -2);
+  lua_pushnil(T);
+  if (kind) {
+    lua_pushstring(T, kind);
+  } else {
+    lua_pushnil(T);
+  }
+  if (lua_pcall(T, 4, 0, 0) != LUA_OK) {
+    lua_pop(T, 1);
+    lua_pushcfunction(T, plain_record_protected);
+    lua_pushlightuserdata(T, t);
+    lua_pushstring(T, status == LUA_ERRMEM ? "memory" : "error");
+    lua_pushliteral(T, "an error whose value cannot be made into text");
+    if (lua_pcall(T, 3, 0, 0) != LUA_OK) bytes_clear(&t->record);
+  }
+  worker_send(t->worker, frame, item, 1, t->record.data, t->record.length);
+}
+
+/* ---- getting ready ---- */
+
+static void forget_interrupts(void) {
+  while (interrupt_pending()) (void)interrupt_take();
+}
+
+static int no_exit(lua_State *L) {
+  int code;
+  if (lua_isnoneornil(L, 1) || lua_isboolean(L, 1)) {
+    code = lua_isnoneornil(L, 1) || lua_toboolean(L, 1) ? 0 : 1;
+  } else {
+    code = (int)luaL_checkinteger(L, 1);
+  }
+  process_exit(code);
+}
+
+/* os.exit in a task ends the worker, and nothing of the host's: no finalizer, no exit handler, no buffered output. */
+static void replace_exit(lua_State *L) {
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_istable(L, -1) && lua_getfield(L, -1, "os") == LUA_TTABLE) {
+    lua_pushcfunction(L, no_exit);
+    lua_setfield(L, -2, "exit");
+  }
+}
+
+/* Every worker its own random numbers; leaves math.randomseed (or nil) on the stack for seeded tasks. */
+static void seed_random(lua_State *L) {
+  uint64_t seed[2];
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (!lua_istable(L, -1) || lua_getfield(L, -1, "math") != LUA_TTABLE || lua_getfield(L, -1, "randomseed") != LUA_TFUNCTION) {
+    lua_pushnil(L);
+    return;
+  }
+  os_random(seed, sizeof seed);
+  lua_pushvalue(L, -1);
+  lua_pushinteger(L, (lua_Integer)seed[0]);
+  lua_pushinteger(L, (lua_Integer)seed[1]);
+  lua_call(L, 2, 0);
+}
+
+/* { kind =, message = } with the metatable of error values, raised inside a task by the host's wish. */
+static void define_reason(lua_State *L, int reason, const char *kind, const char *message) {
+  lua_createtable(L, 0, 2);
+  lua_pushstring(L, kind);
+  lua_setfield(L, -2, "kind");
+  lua_pushstring(L, message);
+  lua_setfield(L, -2, "message");
+  luaL_getmetatable(L, "luapool.Error");
+  lua_setmetatable(L, -2);
+  delivery_define(L, reason);
+}
+
+/* pool.worker in the module's table: { id, pid }, also handed to on_start and on_exit. Leaves it on the stack. */
+static void push_worker_table(lua_State *L, const struct worker *w) {
+  lua_createtable(L, 0, 2);
+  lua_pushinteger(L, (lua_Integer)w->number + 1);
+  lua_setfield(L, -2, "id");
+  lua_pushinteger(L, getpid());
+  lua_setfield(L, -2, "pid");
+  if (lua_getfield(L, LUA_REGISTRYINDEX, "luapool.module") == LUA_TTABLE) {
+    lua_pushvalue(L, -2);
+    lua_setfield(L, -2, "worker");
+  }
+  lua_pop(L, 1);
+}
+
+/* Protected: everything about getting ready that may run out of memory. */
+static int prepare(lua_State *L) {
+  struct task_context *t = lua_touserdata(L, 1);
+  lua_State *T;
+  T = t->thread = lua_newthread(L);
+  luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_sethook(T, NULL, 0, 0); /* a new thread copies its creator's hook, armed or not */
+  t->codec = codec_open(L);
+  luaL_ref(L, LUA_REGISTRYINDEX);
+  if (t->timeout > 0) {
+    lua_pushfstring(L, "the item took longer than %f s", (lua_Number)t->timeout);
+    define_reason(L, INTERRUPT_TIMEOUT, "timeout", lua_tostring(L, -1));
+  } else {
+    define_reason(L, INTERRUPT_TIMEOUT, "timeout", "the item took too long");
+  }
+  define_reason(L, INTERRUPT_CANCEL, "cancelled", "the call was cancelled");
+  define_reason(L, INTERRUPT_QUIT, "cancelled", "the pool was terminated");
+  replace_exit(L);
+  luaL_checkstack(T, LUA_MINSTACK, NULL);
+  lua_pushcfunction(T, on_error);
+  seed_random(L);
+  lua_xmove(L, T, 1);
+  lua_pushnil(T);
+  push_worker_table(L, t->worker);
+  lua_xmove(L, T, 1);
+  return 0;
+}
+
+/* Call the function at `reference` with the table on top of T's stack. Returns the status; an error stands on the stack. */
+static int call_hook(struct task_context *t, int reference) {
+  struct delivery_frame scope;
+  int status;
+  lua_rawgeti(t->thread, LUA_REGISTRYINDEX, reference);
+  lua_insert(t->thread, -2);
+  delivery_enter(&scope, t->thread);
+  status = lua_pcall(t->thread, 1, 0, HANDLER);
+  delivery_leave(&scope);
+  return status;
+}
+
+int task_start(void *context, struct worker *w) {
+  struct task_context *t = context;
+  int status;
+  t->worker = w;
+  bytes_init(&t->record);
+  t->loaded_job = 0;
+  delivery_in_child();
+  postpone_collection(t->L);
+  lua_checkstack(t->L, LUA_MINSTACK);
+  lua_pushcfunction(t->L, prepare);
+  lua_pushlightuserdata(t->L, t);
+  if (lua_pcall(t->L, 1, 0, 0) != LUA_OK) {
+    static const char nothing[1];
+    worker_send(w, WORKER_UNREADY, 0, 0, nothing, 0);
+    return -1;
+  }
+  if (t->on_start == LUA_NOREF) {
+    lua_settop(t->thread, TOP);
+  } else {
+    status = call_hook(t, t->on_start);
+    if (status != LUA_OK) {
+      send_failure(t, WORKER_UNREADY, status, NULL, 0);
+      return -1;
+    }
+  }
+  return 0;
+}
+
+void task_finish(void *context, struct worker *w) {
+  struct task_context *t = context;
+  lua_State *T = t->thread;
+  forget_interrupts();
+  if (t->on_exit == LUA_NOREF) return;
+  lua_settop(T, TOP);
+  if (lua_getfield(T, LUA_REGISTRYINDEX, "luapool.module") == LUA_TTABLE) {
+    lua_getfield(T, -1, "worker");
+    lua_remove(T, -2);
+  }
+  if (call_hook(t, t->on_exit) != LUA_OK) {
+    const char *text;
+    if (lua_istable(T, -1)) lua_rawgeti(T, -1, 1);
+    text = lua_tostring(T, -1);
+    if (text) worker_send(w, WORKER_NOTICE, 0, 0, text, strlen(text));
+  }
+}
+
+/* ---- the function of a claim ---- */
+
+/* (context) -> the claim's function; its source goes into the context. Protected; raises what is wrong. */
+static int load_job(lua_State *T) {
+  struct task_context *t = lua_touserdata(T, 1);
+  const struct worker_claim *claim = &t->worker->claim;
+  struct codec_reader reader;
+  const struct job *job;
+  const void *data;
+  int is_float;
+  for (job = t->jobs; job != NULL && job->number != claim->job; job = job->next) continue;
+  if (job != NULL) {
+    lua_rawgeti(T, LUA_REGISTRYINDEX, job->fn_reference);
+    t->source = job->source;
+  } else {
+    data = claim->job_length ? arena_at(t->worker->arena, claim->job_offset, claim->job_length) : NULL;
+    if (data == NULL) return luaL_error(T, "the function did not reach the worker");
+    codec_read_begin(t->codec, &reader, data, claim->job_length);
+    if (codec_read(t->codec, T, &reader) != 0) return luaL_error(T, "%s", codec_message(t->codec));
+    memset(&t->source, 0, sizeof t->source);
+    if (claim->kind == BOARD_INDEXED) {
+      if (codec_read(t->codec, T, &reader) != 0 || codec_read(t->codec, T, &reader) != 0) return luaL_error(T, "%s", codec_message(t->codec));
+      is_float = !lua_isinteger(T, -1);
+      t->source.kind = is_float ? SOURCE_FLOATS : SOURCE_INTEGERS;
+      t->source.first = lua_tointeger(T, -2);
+      t->source.step = lua_tointeger(T, -1);
+      t->source.first_float = lua_tonumber(T, -2);
+      t->source.step_float = lua_tonumber(T, -1);
+      lua_pop(T, 2);
+    }
+  }
+  codec_name_function(t->codec, T, -1);
+  t->loaded_job = claim->job;
+  return 1;
+}
+
+static int get_function(struct task_context *t) {
+  lua_State *T = t->thread;
+  int status;
+  lua_settop(T, TOP);
+  if (t->loaded_job == t->worker->claim.job) return LUA_OK;
+  t->loaded_job = 0;
+  lua_pushcfunction(T, load_job);
+  lua_pushlightuserdata(T, t);
+  status = lua_pcall(T, 1, 1, HANDLER);
+  if (status == LUA_OK) lua_replace(T, FN);
+  return status;
+}
+
+/* ---- running ---- */
+
+/* Push the item `t->next` of a block; the reader only goes forward, and may be behind (a retry) but never ahead. */
+static void push_block_item(struct task_context *t, lua_State *T) {
+  for (;;) {
+    int status = codec_read(t->codec, T, &t->block);
+    if (status != 0) {
+      t->block_at++;
+      luaL_error(T, "item cannot be read: %s", codec_message(t->codec));
+    }
+    if (t->block_at++ == t->next) return;
+    lua_pop(T, 1);
+  }
+}
+
+/* Push fn's arguments for item t->next; returns how many. */
+static int push_arguments(struct task_context *t, lua_State *T) {
+  const struct worker_claim *claim = &t->worker->claim;
+  int count, i;
+  if (claim->kind == BOARD_INDEXED) {
+    task_push_item(T, &t->source, t->next);
+    return 1;
+  }
+  push_block_item(t, T);
+  if (!(claim->flags & BOARD_ARGUMENTS)) return 1;
+  count = (int)lua_tointeger(T, -1);
+  lua_pop(T, 1);
+  luaL_checkstack(T, count, "too many arguments");
+  for (i = 0; i < count; i++)
+    if (codec_read(t->codec, T, &t->block) != 0) luaL_error(T, "argument cannot be read: %s", codec_message(t->codec));
+  return count;
+}
+
+/* In run_items: its arguments. */
+enum { RUN_CONTEXT = 1, RUN_FN = 2, RUN_SEEDER = 3, RUN_TOP = 3 };
+
+static void seed_item(struct task_context *t, lua_State *T) {
+  if (!t->has_seed || lua_isnil(T, RUN_SEEDER)) return;
+  lua_pushvalue(T, RUN_SEEDER);
+  lua_pushinteger(T, t->seed);
+  lua_pushinteger(T, (lua_Integer)t->next + 1);
+  lua_call(T, 2, 0);
+}
+
+/* Write what stands above RUN_TOP. Returns 0, or codec_write's status. */
+static int write_results(struct task_context *t, lua_State *T) {
+  int status, i, count = lua_gettop(T) - RUN_TOP;
+  if (!(t->worker->claim.flags & BOARD_ALL_RESULTS)) return codec_write(t->codec, T, -1);
+  luaL_checkstack(T, 1, NULL);
+  lua_pushinteger(T, count);
+  status = codec_write(t->codec, T, -1);
+  for (i = 1; status == 0 && i <= count; i++) status = codec_write(t->codec, T, RUN_TOP + i);
+  return status;
+}
+
+static void open_frame(struct task_context *t) {
+  worker_close_frame(t->worker);
+  worker_open_frame(t->worker, t->next);
+  codec_begin(t->codec, &t->worker->frame, 0, "result");
+}
+
+/* A request that came too late for its item is nobody's any more. Returns 1 if somebody other than the host wants us gone. */
+static int settle_interrupts(void) {
+  if (interrupt_pending()) forget_interrupts();
+  return interrupt_external() != 0;
+}
+
+/*
+ * (context, fn, randomseed): run items until the claim is done or no longer wanted, or until one fails: then t->next is that item, and either this raises, or
+ * t->is_refused says that its result cannot cross. One pcall serves for all items: it would cost more than a small task.
+ */
+static int run_items(lua_State *T) {
+  struct task_context *t = lua_touserdata(T, RUN_CONTEXT);
+  struct worker *w = t->worker;
+  const uint64_t end = w->claim.first + w->claim.count;
+  const int wants_results = !(w->claim.flags & BOARD_NO_RESULTS);
+  const int n_results = w->claim.flags & BOARD_ALL_RESULTS ? LUA_MULTRET : wants_results;
+  luaL_checkstack(T, LUA_MINSTACK, NULL);
+  while (t->next < end && !worker_is_stopped(w)) {
+    if (worker_needs_frame(w)) open_frame(t);
+    worker_begin_item(w, t->next);
+    FAULT_POINT("worker_run");
+    seed_item(t, T);
+    lua_pushvalue(T, RUN_FN);
+    lua_call(T, push_arguments(t, T), n_results);
+    if (wants_results) {
+      t->is_writing = 1;
+      t->is_refused = write_results(t, T) != 0;
+      t->is_writing = 0;
+      if (t->is_refused) return 0;
+      lua_settop(T, RUN_TOP);
+    }
+    worker_end_item(w);
+    t->next++;
+    if (interrupt_pending() && settle_interrupts()) return 0;
+  }
+  return 0;
+}
+
+/* The item t->next failed; the error value is on top, or the codec refused its result. */
+static void fail_item(struct task_context *t, int status) {
+  if (t->is_writing) codec_rollback(t->codec);
+  t->is_writing = 0;
+  if (t->is_refused) lua_pushstring(t->thread, codec_message(t->codec));
+  worker_close_frame(t->worker);
+  send_failure(t, WORKER_FAILED, status, t->is_refused ? "serialize" : NULL, t->next);
+  lua_settop(t->thread, TOP);
+  t->is_refused = 0;
+  t->next++;
+}
+
+static void begin_block(struct task_context *t) {
+  const struct worker_claim *claim = &t->worker->claim;
+  const void *data;
+  if (claim->kind != BOARD_BLOCK) return;
+  data = arena_at(t->worker->arena, claim->block_offset, claim->block_length);
+  t->block_at = claim->first - claim->block_skip;
+  codec_read_begin(t->codec, &t->block, data, data ? claim->block_length : 0);
+}
+
+static int run_protected(struct task_context *t) {
+  lua_State *T = t->thread;
+  struct delivery_frame scope;
+  int status;
+  lua_settop(T, TOP);
+  lua_pushcfunction(T, run_items);
+  lua_pushlightuserdata(T, t);
+  lua_pushvalue(T, FN);
+  lua_pushvalue(T, SEEDER);
+  delivery_enter(&scope, T);
+  status = lua_pcall(T, 3, 0, HANDLER);
+  delivery_leave(&scope);
+  return status;
+}
+
+void task_run(void *context, struct worker *w) {
+  struct task_context *t = context;
+  const uint64_t end = w->claim.first + w->claim.count;
+  int status;
+  set_budget(t, w->claim.memory_bytes);
+  status = get_function(t);
+  t->next = w->claim.first;
+  t->is_refused = 0;
+  if (status != LUA_OK) fail_item(t, status);
+  begin_block(t);
+  while (status == LUA_OK && t->next < end && !worker_is_stopped(w) && !interrupt_external()) {
+    int run_status = run_protected(t);
+    if (t->next == end) break; /* an interrupt hit the very end */
+    if (run_status == LUA_OK && !t->is_refused) continue;
+    fail_item(t, run_status);
+    if (!(w->claim.flags & BOARD_GO_ON)) break;
+  }
+  worker_close_frame(w);
+  if (t->next < end) worker_send(w, WORKER_DROPPED, t->next, (uint32_t)(end - t->next > UINT32_MAX ? UINT32_MAX : end - t->next), NULL, 0);
+  lua_settop(t->thread, TOP);
+  (void)settle_interrupts();
+}

@@ -1,0 +1,88 @@
+/*
+ * job/task -- what a worker does with a claim: run fn on each item, write the results, turn errors into records.
+ *
+ * Room: job (may include job/codec.h and job/delivery.h).  Owns, in the child: the thread that tasks run on, the codec, the function last loaded.
+ * The host fills struct task_context before it forks; the child finds it as it was at the fork, with the jobs that were under way (they are
+ * inherited: nothing of them is sent). Jobs that came later are read from input memory.
+ * Fork: task_* functions run in the child only, but for task_push_item.  Lua errors never leave them.
+ */
+#ifndef LUAPOOL_JOB_TASK_H
+#define LUAPOOL_JOB_TASK_H
+
+#include <lua.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/bytes.h"
+#include "job/codec.h"
+#include "pool/worker.h"
+
+enum source_kind {
+  SOURCE_INTEGERS = 1, /* first + k * step */
+  SOURCE_FLOATS = 2,
+  SOURCE_TABLE = 3,    /* sequence[k + 1] */
+  SOURCE_ITERATOR = 4  /* function() -> item or nil */
+};
+
+/* Where the items of a call come from. References are to the registry of the host's state (and so of its forked copies). */
+struct source {
+  enum source_kind kind;
+  lua_Integer first, step;
+  lua_Number first_float, step_float;
+  int reference;  /* table or iterator */
+  uint64_t count; /* items; UINT64_MAX: not known */
+};
+
+/* One call's function and source, as long as the call lives. */
+struct job {
+  uint64_t number;
+  int fn_reference;
+  struct source source;
+  struct job *next;
+};
+
+/* A budget of memory laid over the state's allocator in the child. */
+struct task_budget {
+  lua_Alloc inner;
+  void *inner_context;
+  int64_t used, limit; /* bytes since it was laid; limit 0: it was not */
+};
+
+struct task_context {
+  lua_State *L;       /* the host's main thread */
+  struct job *jobs;   /* those under way */
+  int on_start, on_exit; /* registry references or LUA_NOREF */
+  int has_seed;
+  lua_Integer seed;
+  double timeout;       /* seconds, for the text of the error */
+  /* the child's: */
+  lua_State *thread;
+  struct codec *codec;
+  struct worker *worker;
+  struct bytes record;
+  struct task_budget budget;
+  uint64_t loaded_job;   /* number of the job whose function is at FN; 0: none */
+  struct source source;  /* of that job */
+  struct codec_reader block;
+  uint64_t block_at;     /* number of the item that the block's reader stands at */
+  uint64_t next;         /* the next item to run */
+  int is_writing;        /* inside codec_write: to be rolled back if that raises */
+  int is_refused;        /* the result of item `next` cannot cross */
+};
+
+/* task_start, task_run, task_finish -- struct worker_tasks for a pool whose context is a struct task_context. */
+int task_start(void *context, struct worker *w);
+void task_run(void *context, struct worker *w);
+void task_finish(void *context, struct worker *w);
+
+/*
+ * task_push_item -- push item `number` of an indexed source (nothing for an iterator: nil). May raise (a table's __index; memory).
+ */
+void task_push_item(lua_State *L, const struct source *source, uint64_t number);
+
+/*
+ * task_item_text -- push a short text for the value at index: what it is, in at most 60 bytes ("42", "\"some text...\"", "table"). May raise (memory).
+ */
+void task_item_text(lua_State *L, int index);
+
+#endif
