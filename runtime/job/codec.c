@@ -44,6 +44,7 @@ enum {
   MAX_RECORD_KEYS = 32,      /* tables with more string keys are dictionaries, not records */
   MAX_SHAPE_KEY_BYTES = 40,  /* Lua interns strings up to this length: equal keys have equal addresses */
   MAX_SHAPES = 4096,         /* in one stream; a job whose tables never look alike must not fill memory with shapes */
+  MAX_NIL_RUN = 4096,        /* no bytes back a run of nils, so damage must not make it endless */
   MESSAGE_BYTES = 512
 };
 
@@ -959,9 +960,12 @@ static int write_pair(struct codec *c, lua_State *L, struct write_frame *f) {
     if (!is_scalar(type)) { /* the value waits on the stack until the key is written */
       f->phase = PHASE_KEY;
       lua_pushvalue(L, -2);
-      return write_value(c, L);
+      status = write_value(c, L);
+      if (status != 0) return status;
+      f->phase = PHASE_NEXT;
+    } else if (put_scalar(c->out, L, -2, type) < 0) {
+      return out_of_memory(c);
     }
-    if (put_scalar(c->out, L, -2, type) < 0) return out_of_memory(c);
   }
   return write_value(c, L);
 }
@@ -1318,7 +1322,7 @@ static int write_run(struct codec *c, lua_State *L, int index, int tag) {
   uint32_t count = 0;
   if (bytes_reserve(out, 13) < 0) return out_of_memory(c);
   if (c->run_tag == tag) count = get_count(out->data + c->run_at);
-  if (c->run_tag != tag || count == UINT32_MAX) {
+  if (c->run_tag != tag || count == (tag == TAG_RUN_NIL ? MAX_NIL_RUN : UINT32_MAX)) {
     out->data[out->length] = (unsigned char)tag;
     c->run_at = out->length + 1;
     out->length += 5;
@@ -2063,7 +2067,7 @@ static int open_run(struct codec *c, struct codec_reader *r) {
   if (r->end - r->data < 5) return damaged(c);
   count = get_count(r->data + 1);
   r->data += 5;
-  if (count == 0 || (tag != TAG_RUN_NIL && count > (size_t)(r->end - r->data) / 8)) return damaged(c);
+  if (count == 0 || count > (tag == TAG_RUN_NIL ? MAX_NIL_RUN : (size_t)(r->end - r->data) / 8)) return damaged(c);
   r->run_left = count;
   r->run_tag = tag;
   return 0;
