@@ -100,7 +100,7 @@ $(BUILD)/tests/%.so: tests/c/%.c $(BUILD)/libluapool.a
 	$(COMPILE) $(LDFLAGS) -fvisibility=default -MMD -MP -MF $@.d -shared -o $@ $< $(BUILD)/libluapool.a
 
 $(BUILD)/tests/test_%: tests/c/test_%.c $(FAULTY)/libluapool.a
-	$(COMPILE) -DLUAPOOL_FAULTS $(LDFLAGS) -MMD -MP -MF $@.d -o $@ $< $(FAULTY)/libluapool.a -lcmocka $(LUA_SHARED) -lm -ldl -lpthread
+	$(COMPILE) -DLUAPOOL_FAULTS $(LDFLAGS) -fvisibility=default -MMD -MP -MF $@.d -o $@ $< $(FAULTY)/libluapool.a -lcmocka $(LUA_SHARED) -lm -ldl -lpthread
 
 test-programs: $(TEST_BIN)
 
@@ -131,20 +131,20 @@ bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other
 
 # Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
-	@ASAN_OPTIONS=$(ASAN_OPTIONS):verify_asan_link_order=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=4 \
-	  $(MAKE) --no-print-directory BUILD=build/asan SANITIZE=address,undefined OPTIMIZE="-O1 -g" run-tests
+	@ASAN_OPTIONS=$$ASAN_OPTIONS:verify_asan_link_order=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=4 \
+	  $(MAKE) --no-print-directory BUILD=$(BUILD)/asan SANITIZE=address,undefined OPTIMIZE="-O1 -g" run-tests
 
 ubsan: ## every test under UndefinedBehaviorSanitizer
 	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=2 \
-	  $(MAKE) --no-print-directory BUILD=build/ubsan SANITIZE=undefined OPTIMIZE="-O1 -g" run-tests
+	  $(MAKE) --no-print-directory BUILD=$(BUILD)/ubsan SANITIZE=undefined OPTIMIZE="-O1 -g" run-tests
 
 tsan: ## the tests that have threads under ThreadSanitizer
-	@TSAN_OPTIONS=halt_on_error=1 POOLTEST_SLOWNESS=8 \
-	  $(MAKE) --no-print-directory BUILD=build/tsan SANITIZE=thread OPTIMIZE="-O1 -g" TESTS="$(TSAN_TESTS)" run-tests
+	@TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1 POOLTEST_SLOWNESS=8 \
+	  $(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SANITIZE=thread OPTIMIZE="-O1 -g" TESTS="$(TSAN_TESTS)" run-tests
 
 valgrind: ## the unit tests and the heart of the suite under valgrind
 	@POOLTEST_SLOWNESS=30 FILE_SECONDS=30 WRAPPER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" \
-	  $(MAKE) --no-print-directory BUILD=build/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
+	  $(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
 
 # ---- the rest ------------------------------------------------------------------------------------
 INSTALLED := bin/luapool lib/lua/5.4/luapool.so lib/libluapool.a

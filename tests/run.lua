@@ -131,7 +131,7 @@ end
 local function conclude(file, started, status, running, is_complete, counts, stdout, stderr)
   local failed_before = counts.failed_before
   if not is_complete then
-    local what = status and describe(status) or ("killed: it hung for %d s"):format(FILE_SECONDS)
+    local what = status and describe(status) or ("killed: it hung for %.0f s"):format(FILE_SECONDS * proc.slowness)
     local where = running and "in " .. running or "outside of any test"
     fail(file, running or "(file)", ("%s %s\nstdout: %s\nstderr: %s"):format(what, where, tail(stdout), tail(stderr)))
   elseif counts.ok + counts.fail + counts.skip == 0 and not counts.is_filtered then
