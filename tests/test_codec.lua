@@ -84,14 +84,15 @@ local function refused(value, ...)
   return message
 end
 
--- ---- scalars ---------------------------------------------------------------------------------------------------------------------
+-- ---- scalars -----------------------------------------------------------------------------------------------
 
 TestCodecScalars = {}
 
 local NAN_WITH_PAYLOAD = string.unpack("n", string.pack("j", 0x7ff8dead0000beef))
 local SCALARS = {
   true, false, 0, 1, 63, 64, -1, 127, 128, 255, 256, 32767, 2 ^ 31 | 0, -(2 ^ 31) | 0, (2 ^ 31 | 0) - 1, -(2 ^ 31 | 0) - 1,
-  math.maxinteger, math.mininteger, 2 ^ 53 | 0, 0.0, -0.0, 1.0, 0.1, 1 / 3, 2 ^ 53, 1e308, 5e-324, 1 / 0, -1 / 0, NAN_WITH_PAYLOAD, -NAN_WITH_PAYLOAD,
+  math.maxinteger, math.mininteger, 2 ^ 53 | 0, 0.0, -0.0, 1.0, 0.1, 1 / 3, 2 ^ 53, 1e308, 5e-324,
+  1 / 0, -1 / 0, NAN_WITH_PAYLOAD, -NAN_WITH_PAYLOAD,
   "", "a", "\0", ("x"):rep(127), ("x"):rep(128), ("\0\255"):rep(70000), "nil",
 }
 
@@ -170,7 +171,7 @@ function TestCodecScalars:test_every_prefix_of_whole_values_is_a_stream()
   end
 end
 
--- ---- tables -------------------------------------------------------------------------------------------------------------------------
+-- ---- tables ------------------------------------------------------------------------------------------------
 
 TestCodecTables = {}
 
@@ -334,7 +335,7 @@ function TestCodecTables:test_rollback_without_a_write_under_way_changes_nothing
   lu.assertEquals(decode(codec:bytes()).n, 2)
 end
 
--- ---- refusals -------------------------------------------------------------------------------------------------------------------------
+-- ---- refusals ----------------------------------------------------------------------------------------------
 
 TestCodecRefusals = {}
 
@@ -367,13 +368,13 @@ function TestCodecRefusals:test_globals_are_named()
   lu.assertStrContains(message, ">.deep: light userdata cannot be sent")
 end
 
--- ---- names and metatables ---------------------------------------------------------------------------------------------------------------
+-- ---- names and metatables ----------------------------------------------------------------------------------
 
 TestCodecNames = {}
 
 function TestCodecNames:test_library_values_go_by_name()
-  for i, value in ipairs { print, string.format, string, math, _G, io.stdout, io.stderr, io.stdin, coroutine.wrap, table.unpack, debug.traceback,
-                           io.stdout.write, utf8.char, os, package, getmetatable("").__index } do
+  for i, value in ipairs { print, string.format, string, math, _G, io.stdout, io.stderr, io.stdin, coroutine.wrap, table.unpack,
+                           debug.traceback, io.stdout.write, utf8.char, os, package, getmetatable("").__index } do
     lu.assertTrue(trip { value }[1] == value, i)
     lu.assertTrue(next(trip { [value] = true }) == value, i)
   end
@@ -399,7 +400,8 @@ function TestCodecNames:test_class_in_a_module()
   local class = {}
   package.loaded.codec_test_module = { class = class, nested = { class = { __index = 1 } } }
   lu.assertIs(getmetatable(trip(setmetatable({}, class))), class)
-  lu.assertIs(getmetatable(trip(setmetatable({}, package.loaded.codec_test_module.nested.class))), package.loaded.codec_test_module.nested.class)
+  local nested = package.loaded.codec_test_module.nested.class
+  lu.assertIs(getmetatable(trip(setmetatable({}, nested))), nested)
   lu.assertIs(getmetatable(trip(setmetatable({}, package.loaded.codec_test_module))), package.loaded.codec_test_module)
   lu.assertIs(trip({ package.loaded.codec_test_module })[1], package.loaded.codec_test_module)
   package.loaded.codec_test_module = nil
@@ -461,7 +463,8 @@ function TestCodecNames:test_what_is_missing_is_named_and_costs_only_its_value()
   package.loaded.codec_test_gone = { class = {} }
   Codec_Test_Gone = {}
   local class = package.loaded.codec_test_gone.class
-  local bytes = assert(encode(0, 1, setmetatable({ x = { 1 } }, class), 2, { setmetatable({}, Codec_Test_Gone) }, { 3 }, setmetatable({ y = 1 }, class)))
+  local bytes = assert(encode(0, 1, setmetatable({ x = { 1 } }, class), 2, { setmetatable({}, Codec_Test_Gone) }, { 3 },
+    setmetatable({ y = 1 }, class)))
   package.loaded.codec_test_gone, Codec_Test_Gone = nil, nil
   codec:read_start(bytes)
   local function read() return select(2, codec:read()) end
@@ -501,7 +504,7 @@ function TestCodecNames:test_other_states_find_their_own()
   state:close()
 end
 
--- ---- userdata ---------------------------------------------------------------------------------------------------------------------------
+-- ---- userdata ----------------------------------------------------------------------------------------------
 
 TestCodecUserdata = {}
 
@@ -521,7 +524,8 @@ end
 
 function TestCodecUserdata:test_saved_values_that_are_new_each_time()
   local class = {}
-  probe.register("codec_test.fresh", class, function(u) return { probe.value_of(u) } end, function(t) return probe.userdata(t[1], class) end)
+  probe.register("codec_test.fresh", class, function(u) return { probe.value_of(u) } end,
+    function(t) return probe.userdata(t[1], class) end)
   local list = {}
   for i = 1, 2000 do list[i] = probe.userdata(i, class) end
   for i, u in ipairs(trip(list)) do lu.assertEquals(probe.value_of(u), i) end
@@ -542,6 +546,40 @@ function TestCodecUserdata:test_failures()
   refused({ probe.userdata(1, setmetatable({}, handle)) }, "userdata")
 end
 
+function TestCodecUserdata:test_errors_that_are_no_strings_pass_on()
+  local class, stop = {}, {}
+  probe.register("codec_test.stopped", class, function(u)
+    if probe.value_of(u) == 1 then error(stop) end
+    return 2
+  end, function() error(stop) end)
+  codec:start(0)
+  assert(codec:write { a = 1 })
+  local ok, raised = pcall(codec.write, codec, { b = probe.userdata(1, class) })
+  lu.assertFalse(ok)
+  lu.assertIs(raised, stop)
+  codec:rollback()
+  assert(codec:write { b = 2 })
+  lu.assertEquals({ table.unpack(decode(codec:bytes()), 1, 2) }, { { a = 1 }, { b = 2 } })
+  codec:read_start(assert(encode(0, { probe.userdata(2, class) })))
+  ok, raised = pcall(codec.read, codec)
+  lu.assertFalse(ok)
+  lu.assertIs(raised, stop)
+  assert_trip { 1 }
+end
+
+function TestCodecUserdata:test_class_that_is_not_registered_over_there()
+  local state = probe.state "all"
+  local u = probe.userdata(1, handle)
+  local bytes = assert(encode(0, { u, u }, 5))
+  local _, code, message, value = state:run([[
+    local codec = probe.open()
+    codec:read_start(...)
+    local ok, message, code = codec:read()
+    return code, message, select(2, codec:read())]], bytes)
+  lu.assertEquals({ code, message, value }, { "2", "class 'codec_test.handle' is not registered here", "5" })
+  state:close()
+end
+
 function TestCodecUserdata:test_save_may_not_use_the_codec_that_calls_it()
   local class, seen = {}, nil
   probe.register("codec_test.nested", class, function() seen = { codec:write(1) } return 5 end, function(v)
@@ -556,7 +594,7 @@ function TestCodecUserdata:test_save_may_not_use_the_codec_that_calls_it()
   lu.assertEquals({ back[1], probe.value_of(back[2]), back[3] }, { 1, 5, 2 })
 end
 
--- ---- functions ----------------------------------------------------------------------------------------------------------------------------
+-- ---- functions ---------------------------------------------------------------------------------------------
 
 TestCodecFunctions = {}
 
@@ -662,7 +700,8 @@ function TestCodecFunctions:test_globals_that_the_code_names_travel()
   end
   lu.assertEquals(call_elsewhere(task), "9")
   codec_test_scale, codec_test_list, codec_test_helper = nil, nil, nil
-  local ok = call_elsewhere(function() return codec_test_scale == nil and codec_test_scale2 end, "codec_test_scale = 7; codec_test_scale2 = 8")
+  local ok = call_elsewhere(function() return codec_test_scale == nil and codec_test_scale2 end,
+    "codec_test_scale = 7; codec_test_scale2 = 8")
   lu.assertEquals(ok, "nil", "a global that is nil here becomes nil there")
   lu.assertEquals(call_elsewhere(function() return (print == nil) end), "false")
 end
@@ -752,7 +791,7 @@ function TestCodecFunctions:test_states_without_libraries()
   state:close()
 end
 
--- ---- damage --------------------------------------------------------------------------------------------------------------------------------
+-- ---- damage ------------------------------------------------------------------------------------------------
 
 TestCodecDamage = {}
 
@@ -819,7 +858,8 @@ end
 function TestCodecDamage:test_counts_do_not_allocate_more_than_the_bytes_can_back()
   local huge = "\255\255\255\255"
   local nested = ("\32" .. string.pack("<I4I4", 60000, 0)):rep(20000)
-  local list = { "\32" .. huge .. huge, "\32" .. huge .. "\0\0\0\0", "\32\0\0\0\0" .. huge, "\8" .. huge, "\7" .. huge, "\6" .. huge .. huge, nested }
+  local list = { "\32" .. huge .. huge, "\32" .. huge .. "\0\0\0\0", "\32\0\0\0\0" .. huge,
+    "\8" .. huge, "\7" .. huge, "\6" .. huge .. huge, nested }
   for _, bytes in ipairs(list) do
     collectgarbage()
     collectgarbage "stop"
@@ -843,7 +883,7 @@ function TestCodecDamage:test_bytecode_is_loaded_only_with_its_checksum()
   lu.assertEquals(refused_count, #bytes - 20)
 end
 
--- ---- memory --------------------------------------------------------------------------------------------------------------------------------
+-- ---- memory ------------------------------------------------------------------------------------------------
 
 TestCodecMemory = {}
 
@@ -851,7 +891,8 @@ local MEMORY_TASK = [[
   local n = tonumber((...))
   local codec, shared, count = codec, { 1 }, 0
   class = class or { __index = {} }
-  local value = { 1, 2, "x", { a = 1, b = { c = { 2.5 } } }, setmetatable({ shared, shared }, class), function() count = count + 1 return shared, helper end,
+  local value = { 1, 2, "x", { a = 1, b = { c = { 2.5 } } }, setmetatable({ shared, shared }, class),
+                  function() count = count + 1 return shared, helper end,
                   print, setmetatable({}, { __index = shared }), [shared] = {} }
   local function work()
     codec:start(1)

@@ -7,7 +7,7 @@
 /* The head of a dumped function in the stream: length and checksum, 8 bytes each. */
 enum { HEAD_BYTES = 16 };
 
-/* ---- dump and load ------------------------------------------------------------------------------------------------------------------- */
+/* ---- dump and load ----------------------------------------------------------------------------------------- */
 
 /* checksum -- FNV-1a over 8 bytes at a time, finished so that every bit counts. */
 static uint64_t checksum(const unsigned char *data, size_t length) {
@@ -73,7 +73,7 @@ int closure_load(lua_State *L, const unsigned char **at, const unsigned char *en
   return -EBADMSG;
 }
 
-/* ---- what the code says ------------------------------------------------------------------------------------------------------------- */
+/* ---- what the code says ------------------------------------------------------------------------------------ */
 
 /* Lua 5.4's dump: ldump.c, lopcodes.h. Only what is needed to find out which names are looked up in the globals. */
 enum {
@@ -161,12 +161,16 @@ static uint32_t instruction_at(const struct prototype *p, uint64_t i) {
   return instruction;
 }
 
-/* scan_code -- the instructions of one function. Globals are fields of an environment upvalue, or (when there are many constants) of a register that it was fetched to. */
+/*
+ * scan_code -- the instructions of one function. Globals are fields of an environment upvalue, or (when there are many constants) of
+ * a register that it was fetched to.
+ */
 static void scan_code(struct scan *s, struct prototype *p) {
   uint64_t loaded[256]; /* constant that was last loaded into each register, + 1 */
   memset(loaded, 0, sizeof loaded);
   for (uint64_t i = 0; i < p->n_code; i++) {
-    uint32_t code = instruction_at(p, i), op = code & 0x7f, a = (code >> 7) & 0xff, is_k = (code >> 15) & 1, b = (code >> 16) & 0xff, c = code >> 24;
+    uint32_t code = instruction_at(p, i), op = code & 0x7f;
+    uint32_t a = (code >> 7) & 0xff, is_k = (code >> 15) & 1, b = (code >> 16) & 0xff, c = code >> 24;
     if (op == OP_SETUPVAL) s->report->sets_upvalues = 1;
     else if (op == OP_GETTABUP && p->is_environment[b]) report_constant(s, p, c);
     else if (op == OP_GETUPVAL && p->is_environment[b]) p->holds_environment[a] = 1;

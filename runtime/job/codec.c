@@ -131,7 +131,7 @@ struct codec {
   int is_missing; /* a name of the present value could not be resolved */
 };
 
-/* ---- shared ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- shared ------------------------------------------------------------------------------------------------ */
 
 static int codec_gc(lua_State *L) {
   struct codec *c = lua_touserdata(L, 1);
@@ -256,7 +256,7 @@ void codec_register(lua_State *L, const char *name, int class_index, int save_in
   lua_pop(L, 1);
 }
 
-/* ---- writer: bytes ------------------------------------------------------------------------------------------------------------------- */
+/* ---- writer: bytes ----------------------------------------------------------------------------------------- */
 
 static int put_varint(struct bytes *out, uint64_t value) {
   unsigned char text[10];
@@ -361,7 +361,7 @@ static inline void set_count(unsigned char *at, uint32_t count) {
   memcpy(at, &count, 4);
 }
 
-/* ---- writer: errors and their paths ------------------------------------------------------------------------------------------------ */
+/* ---- writer: errors and their paths ------------------------------------------------------------------------ */
 
 struct text {
   char *at;
@@ -378,8 +378,8 @@ static void text_add(struct text *t, const char *part, size_t length) {
 }
 
 static int is_identifier(const char *text, size_t length) {
-  static const char *const reserved[] = {"and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in", "local",
-                                         "nil", "not", "or", "repeat", "return", "then", "true", "until", "while", NULL};
+  static const char *const reserved[] = {"and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto",
+                                         "if", "in", "local", "nil", "not", "or", "repeat", "return", "then", "true", "until", "while", NULL};
   if (length == 0 || (text[0] >= '0' && text[0] <= '9')) return 0;
   for (size_t i = 0; i < length; i++) {
     char ch = text[i];
@@ -496,7 +496,7 @@ static int refuse_value(struct codec *c, lua_State *L) {
   return refuse(c, L, -EINVAL, what, NULL);
 }
 
-/* ---- writer: what was seen --------------------------------------------------------------------------------------------------------- */
+/* ---- writer: what was seen --------------------------------------------------------------------------------- */
 
 static size_t hash_pointer(const void *pointer) {
   uint64_t bits = (uint64_t)(uintptr_t)pointer >> 4;
@@ -607,7 +607,7 @@ static int pop_frame(struct codec *c, lua_State *L) {
   return 0;
 }
 
-/* ---- writer: names ----------------------------------------------------------------------------------------------------------------- */
+/* ---- writer: names ----------------------------------------------------------------------------------------- */
 
 /* find_name -- the verified name of the value on top of the stack; 0: it has none; negative: failed. */
 static int64_t find_name(struct codec *c, lua_State *L) {
@@ -638,7 +638,10 @@ static int put_name(struct codec *c, lua_State *L, uint32_t number) {
   return 0;
 }
 
-/* goes_by_name -- is a table of this name sent by name also where it is a plain value, not a metatable? Modules and classes are, data is not. */
+/*
+ * goes_by_name -- is a table of this name sent by name also where it is a plain value, not a metatable? Modules and classes are,
+ * data is not.
+ */
 static int goes_by_name(const struct codec *c, const struct name *name) {
   if (name->space == NAMES_CLASS) return 1;
   if (name->space == NAMES_LOADED && name->n_keys == 1) return 1;
@@ -699,7 +702,8 @@ static int write_metatable(struct codec *c, lua_State *L) {
   if (found > 0) {
     const struct name *name = &c->names.list[found];
     int is_carried = name->space == NAMES_GLOBAL && (c->flags & CODEC_WITH_GLOBALS);
-    if (is_carried && seen_has(c, lua_topointer(L, -1))) return write_value(c, L); /* the very table, not what the name means over there yet */
+    /* If the table itself is on its way already, refer to it: over there the name means something else until it is whole. */
+    if (is_carried && seen_has(c, lua_topointer(L, -1))) return write_value(c, L);
     if (!is_carried || is_sent(c, L)) {
       int status = put_name(c, L, (uint32_t)found);
       lua_pop(L, 1);
@@ -713,7 +717,7 @@ static int write_metatable(struct codec *c, lua_State *L) {
   return write_value(c, L);
 }
 
-/* ---- writer: shapes ------------------------------------------------------------------------------------------------------------------ */
+/* ---- writer: shapes ---------------------------------------------------------------------------------------- */
 
 static size_t hash_keys(const char *const *keys, uint32_t n) {
   uint64_t hash = n;
@@ -780,7 +784,7 @@ static void forget_shapes(struct codec *c, uint32_t n, uint32_t n_keys) {
   c->last_shape = UINT32_MAX;
 }
 
-/* ---- writer: tables ------------------------------------------------------------------------------------------------------------------ */
+/* ---- writer: tables ---------------------------------------------------------------------------------------- */
 
 /*
  * collect_record -- leave the pairs of the table at `at` on the stack, if it is a record: a few keys, all of them short strings.
@@ -804,7 +808,10 @@ static int collect_record(lua_State *L, int at, const char **keys, int *is_leaf)
   return -1;
 }
 
-/* put_record_tag -- the tag and the shape of a record whose pairs are on the stack behind `at`. 0; 1: no more shapes in this stream; negative. */
+/*
+ * put_record_tag -- the tag and the shape of a record whose pairs are on the stack behind `at`. 0; 1: no more shapes in this stream;
+ * negative.
+ */
 static int put_record_tag(struct codec *c, lua_State *L, int at, const char *const *keys, int n, int flags) {
   uint32_t slot = 0;
   int64_t shape = find_shape(c, keys, (uint32_t)n, &slot);
@@ -1008,7 +1015,7 @@ static int step_record(struct codec *c, lua_State *L, struct write_frame *f) {
   return finish_object(c, L, f);
 }
 
-/* ---- writer: functions and userdata ------------------------------------------------------------------------------------------------- */
+/* ---- writer: functions and userdata ------------------------------------------------------------------------ */
 
 struct scan_context {
   lua_State *L;
@@ -1022,7 +1029,10 @@ static void add_global_name(void *context, const char *text, size_t length) {
   lua_rawset(scan->L, scan->names);
 }
 
-/* scan_code -- what the function at `at`, whose dump begins at `dump` in out, does; with globals, their names go into the table on top of the stack. */
+/*
+ * scan_code -- what the function at `at`, whose dump begins at `dump` in out, does; with globals, their names go into the table on
+ * top of the stack.
+ */
 static void scan_code(struct codec *c, lua_State *L, int at, size_t dump) {
   unsigned char is_environment[256] = {0};
   struct scan_context scan = {L, lua_gettop(L)};
@@ -1072,7 +1082,10 @@ static int begin_function(struct codec *c, lua_State *L) {
   return (int)found;
 }
 
-/* join_upvalue -- is upvalue n of the function at f->at a variable that was written before? Then refer to it (1); 0: no; negative: failed. */
+/*
+ * join_upvalue -- is upvalue n of the function at f->at a variable that was written before? Then refer to it (1); 0: no; negative:
+ * failed.
+ */
 static int join_upvalue(struct codec *c, lua_State *L, struct write_frame *f, uint32_t n) {
   struct seen *entry;
   int is_known = seen_enter(c, lua_upvalueid(L, f->at, (int)n), &entry);
@@ -1118,7 +1131,8 @@ static int put_define(struct codec *c, lua_State *L, int name) {
   size_t length;
   const char *text = lua_tolstring(L, name, &length);
   unsigned char head[3] = {TAG_DEFINE, NAMES_GLOBAL, 1};
-  if (bytes_append(c->out, head, 3) < 0 || put_varint(c->out, length) < 0 || bytes_append(c->out, text, length) < 0) return out_of_memory(c);
+  if (bytes_append(c->out, head, 3) < 0 || put_varint(c->out, length) < 0 || bytes_append(c->out, text, length) < 0)
+    return out_of_memory(c);
   return 0;
 }
 
@@ -1172,6 +1186,33 @@ static int step_function(struct codec *c, lua_State *L, struct write_frame *f) {
   return step_globals(c, L, f);
 }
 
+/* push_class -- push the save function and the name of the class of the userdata at `at`. 1; 0: it has none, the stack is as before. */
+static int push_class(lua_State *L, int at) {
+  names_push_classes(L);
+  if (lua_getmetatable(L, at) && lua_rawget(L, -2) == LUA_TTABLE && lua_rawgeti(L, -1, 2) == LUA_TFUNCTION) {
+    lua_rawgeti(L, -2, 1);
+    lua_replace(L, at + 1);
+    lua_replace(L, at + 2);
+    lua_settop(L, at + 2);
+    lua_rotate(L, at + 1, 1);
+    if (lua_rawlen(L, -1) <= 255) return 1;
+  }
+  lua_settop(L, at);
+  return 0;
+}
+
+/* save -- call the save function below the class name on top of the stack; its result takes their place. 0 or a failure. */
+static int save(struct codec *c, lua_State *L, int at) {
+  lua_settop(L, at + 1);
+  lua_pushvalue(L, at);
+  if (!names_call(L, 1, &c->is_busy)) return refuse(c, L, -EINVAL, "the save function of its class failed: ", lua_tostring(L, -1));
+  push_anchor(c, L, ANCHOR_SAVED); /* no other object may come to its address while this value is written */
+  lua_pushvalue(L, -2);
+  lua_rawseti(L, -2, ++c->has_saved);
+  lua_pop(L, 1);
+  return 0;
+}
+
 /* begin_userdata -- by name, or by the save function of its class: pushes what that returned. As write_value. */
 static int begin_userdata(struct codec *c, lua_State *L) {
   int64_t found = find_name(c, L);
@@ -1180,52 +1221,23 @@ static int begin_userdata(struct codec *c, lua_State *L) {
   int status = 0, at = lua_gettop(L);
   struct seen *entry;
   if (found < 0) return (int)found;
-  if (found > 0) {
-    status = put_name(c, L, (uint32_t)found);
-    if (status == 0) lua_pop(L, 1);
-    return status;
+  status = found > 0 ? put_name(c, L, (uint32_t)found) : write_reference(c, L);
+  if (status < 0) return status;
+  if (found > 0 || status == 1) {
+    lua_pop(L, 1);
+    return 0;
   }
   if (!lua_checkstack(L, 12)) return refuse(c, L, -EINVAL, "nested too deeply", NULL);
-  names_push_classes(L);
-  if (!lua_getmetatable(L, at) || (lua_rawget(L, -2), !lua_istable(L, -1))) {
-    lua_settop(L, at);
-    return refuse_value(c, L);
-  }
-  lua_rawgeti(L, -1, 1);
+  if (!push_class(L, at)) return refuse_value(c, L);
   class_name = lua_tolstring(L, -1, &length);
-  lua_rawgeti(L, -2, 2);
-  if (!lua_toboolean(L, -1) || length > 255) {
-    lua_settop(L, at);
-    return refuse_value(c, L);
-  }
-  lua_pushvalue(L, at);
-  status = write_reference(c, L);
-  if (status != 0) {
-    lua_settop(L, status == 1 ? at - 1 : lua_gettop(L));
-    return status < 0 ? status : 0;
-  }
   tag_at = c->out->length;
   if (put_tag(c->out, TAG_USERDATA) < 0 || put_tag(c->out, (int)length) < 0 || bytes_append(c->out, class_name, length) < 0)
     return out_of_memory(c);
-  c->is_busy = 1;
-  status = lua_pcall(L, 1, 1, 0);
-  c->is_busy = 0;
-  if (status != LUA_OK) {
-    if (status == LUA_ERRMEM) lua_error(L);
-    return refuse(c, L, -EINVAL, "the save function of its class failed: ", lua_tostring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
-  }
-  push_anchor(c, L, ANCHOR_SAVED); /* no other object may come to its address while this value is written */
-  lua_pushvalue(L, -2);
-  lua_rawseti(L, -2, ++c->has_saved);
-  lua_pop(L, 1);
-  lua_replace(L, at + 1);
-  lua_settop(L, at + 1);
-  lua_pushvalue(L, at);
-  status = push_frame(c, L, FRAME_USERDATA, tag_at);
+  if (seen_enter(c, lua_topointer(L, at), &entry) == 1) entry->is_open = 1;
+  status = save(c, L, at);
+  if (status == 0) status = push_frame(c, L, FRAME_USERDATA, tag_at);
   if (status < 0) return status;
   c->frames[c->n_frames - 1].at = at;
-  lua_pop(L, 1);
-  if (seen_enter(c, lua_topointer(L, at), &entry) == 1) entry->is_open = 1;
   return 1;
 }
 
@@ -1243,7 +1255,7 @@ static int step_userdata(struct codec *c, lua_State *L, struct write_frame *f) {
   return pop_frame(c, L);
 }
 
-/* ---- writer: the loop -------------------------------------------------------------------------------------------------------------- */
+/* ---- writer: the loop -------------------------------------------------------------------------------------- */
 
 /*
  * write_value -- write the value on top of the stack, or begin to.
@@ -1402,7 +1414,7 @@ int codec_is_stateless(const struct codec *c) {
   return !c->is_stateful;
 }
 
-/* ---- reader: bytes ------------------------------------------------------------------------------------------------------------------- */
+/* ---- reader: bytes ----------------------------------------------------------------------------------------- */
 
 /* What a reading function works on; tables on the Lua stack. */
 struct reading {
@@ -1498,7 +1510,7 @@ static inline int read_scalar(struct reading *r) {
   return status;
 }
 
-/* ---- reader: objects ----------------------------------------------------------------------------------------------------------------- */
+/* ---- reader: objects --------------------------------------------------------------------------------------- */
 
 /* remember -- the object on top of the stack, whose tag is at `place`, will be referred to. */
 static void remember(struct reading *r, uint64_t place) {
@@ -1620,7 +1632,8 @@ static int read_shape(struct reading *r) {
   struct shape *s;
   uint64_t n, length;
   if (get_varint(r, &n) < 0 || n == 0 || n > MAX_RECORD_KEYS || c->n_read_shapes >= MAX_SHAPES) return damaged(c);
-  if (grow((void **)&c->read_shapes, c->n_read_shapes, &c->read_shapes_capacity, sizeof *s) < 0) return luaL_error(r->L, "not enough memory");
+  if (grow((void **)&c->read_shapes, c->n_read_shapes, &c->read_shapes_capacity, sizeof *s) < 0)
+    return luaL_error(r->L, "not enough memory");
   s = &c->read_shapes[c->n_read_shapes];
   s->first_key = c->n_read_keys + 1;
   s->n_keys = (uint32_t)n;
@@ -1780,7 +1793,8 @@ static int read_item(struct reading *r) {
   place = (uint64_t)(r->at - r->start);
   tag = *r->at++;
   if (tag == TAG_REFERENCE) {
-    if (get_varint(r, &place) < 0 || push_remembered(r, place) == LUA_TNIL) return damaged(r->c);
+    if (get_varint(r, &place) < 0) return damaged(r->c);
+    if (push_remembered(r, place) == LUA_TNIL && !r->c->is_missing) return damaged(r->c);
     return 0;
   }
   if (tag == TAG_NAME) return read_name(r);
@@ -1793,7 +1807,7 @@ static int read_item(struct reading *r) {
   return damaged(r->c);
 }
 
-/* ---- reader: the loop ------------------------------------------------------------------------------------------------------------------ */
+/* ---- reader: the loop -------------------------------------------------------------------------------------- */
 
 /* set_pair -- table[key] = value for the two on top of the stack; nil and NaN cannot be keys (damage, or a missing name). */
 static int set_pair(struct reading *r, int table) {
@@ -1918,27 +1932,24 @@ static int read_function(struct reading *r, struct read_frame *f) {
 static int close_userdata(struct reading *r, struct read_frame *f) {
   lua_State *L = r->L;
   struct codec *c = r->c;
-  int status, at = f->at;
+  int at = f->at;
   names_push_classes(L);
   lua_pushlstring(L, (const char *)f->name + 1, *f->name);
   lua_rawget(L, -2);
   if (!lua_isnil(L, -1)) lua_rawget(L, -2);
   if (lua_istable(L, -1)) lua_rawgeti(L, -1, 3);
   if (!lua_isfunction(L, -1)) {
-    if (!c->is_missing) snprintf(c->message, sizeof c->message, "class '%.*s' is not registered here", (int)*f->name, (const char *)f->name + 1);
+    if (!c->is_missing) snprintf(c->message, sizeof c->message, "class '%.*s' is not registered here", (int)*f->name,
+                                  (const char *)f->name + 1);
     c->is_missing = 1;
     lua_settop(L, at);
     c->n_read_frames--;
     return 0;
   }
   lua_pushvalue(L, at + 1);
-  c->is_busy = 1;
-  status = lua_pcall(L, 1, 1, 0);
-  c->is_busy = 0;
-  if (status == LUA_ERRMEM) return lua_error(L);
-  if (status != LUA_OK) {
+  if (!names_call(L, 1, &c->is_busy)) {
     snprintf(c->message, sizeof c->message, "the load function of class '%.*s' failed: %s", (int)*f->name, (const char *)f->name + 1,
-             lua_tostring(L, -1) ? lua_tostring(L, -1) : luaL_typename(L, -1));
+             lua_tostring(L, -1));
     return -EBADMSG;
   }
   if (f->place_flag && !lua_isnil(L, -1)) remember(r, f->place);
@@ -2158,7 +2169,8 @@ static int store_objects(struct codec *c, lua_State *L, struct codec_reader *pla
   return status;
 }
 
-int codec_read_array(struct codec *c, lua_State *L, struct codec_reader *r, int table_index, lua_Integer first, size_t count, size_t *done) {
+int codec_read_array(struct codec *c, lua_State *L, struct codec_reader *r, int table_index, lua_Integer first, size_t count,
+                     size_t *done) {
   size_t n = 0, part;
   int status = 0;
   table_index = lua_absindex(L, table_index);

@@ -4,11 +4,14 @@
  * Room: job.  A codec belongs to one lua_State (its main state and all its threads); it owns its tables and buffers through a userdata.
  * Fork: a child goes on with its copy.  Signals: not from a handler.
  *
- * A *stream* is a sequence of top-level values. Numbers of one kind that follow each other share one tag (typed runs); tables with the same string keys share
- * their keys (shapes) throughout the stream. Any prefix that ends after a whole value is a valid stream (writers fix up run counts in place after each
+ * A *stream* is a sequence of top-level values. Numbers of one kind that follow each other share one tag (typed runs); tables with the same
+ * string keys share
+ * their keys (shapes) throughout the stream. Any prefix that ends after a whole value is a valid stream (writers fix up run counts in place
+ * after each
  * value), so what a dying worker had finished can be read. Shared references and cycles are kept within one top-level value.
  * Nothing here recurses on the C stack: 100,000 levels of nesting are fine, as deep as lua_checkstack allows.
- * The reader believes no byte: every length, count, tag and id is checked before use, and damage gives -EBADMSG, never a crash, a hang or an allocation out of
+ * The reader believes no byte: every length, count, tag and id is checked before use, and damage gives -EBADMSG, never a crash, a hang or
+ * an allocation out of
  * proportion to the bytes at hand. Bytecode is guarded by a checksum.
  */
 #ifndef LUAPOOL_JOB_CODEC_H
@@ -39,7 +42,9 @@ void codec_begin(struct codec *c, struct bytes *out, int flags, const char *root
  * codec_write -- append the value at `index` to the stream.
  * Returns 0, or with the stream as before the call: -EINVAL: it cannot be sent, codec_message says what and where
  * ("result.conn.sock: userdata (tcp{client}) cannot be sent"); -ENOMEM; -EMSGSIZE: more than the limit.
- * May raise (Lua's memory; nothing else: save functions run protected); then call codec_rollback before going on.
+ * Save functions run protected. May raise Lua's memory errors, and what they raise that is no string (an interrupt); then call
+ * codec_rollback before
+ * going on.
  */
 int codec_write(struct codec *c, lua_State *L, int index);
 
@@ -49,7 +54,10 @@ void codec_rollback(struct codec *c);
 /* codec_message -- the text of the last failure; valid until the next call. */
 const char *codec_message(const struct codec *c);
 
-/* codec_is_stateless -- 1 if all that was written since codec_begin are functions without mutable state: reading the stream twice or once makes no difference. */
+/*
+ * codec_is_stateless -- 1 if all that was written since codec_begin are functions without mutable state: reading the stream twice or
+ * once makes no difference.
+ */
 int codec_is_stateless(const struct codec *c);
 
 /* A reader's place in a stream; nothing to free. A codec reads one stream at a time: codec_read_begin ends the one before. */
@@ -68,7 +76,7 @@ void codec_read_begin(struct codec *c, struct codec_reader *r, const unsigned ch
  * codec_read -- push the next top-level value.
  * Returns 0; nothing pushed: -EBADMSG (damaged, or the stream is at its end: codec_message); -ENOENT (something sent by name is not here:
  * codec_message names it; the reader stands behind that value, so the next one can be read).
- * May raise (Lua's memory).
+ * May raise Lua's memory errors, and what a load function or require raises that is no string (an interrupt).
  */
 int codec_read(struct codec *c, lua_State *L, struct codec_reader *r);
 
@@ -81,13 +89,18 @@ int codec_read_array(struct codec *c, lua_State *L, struct codec_reader *r, int 
                      size_t count, size_t *done);
 
 /*
- * codec_name_function -- the function whose upvalues (and tables reachable from them) may be named in streams, because the other side has the same function
+ * codec_name_function -- the function whose upvalues (and tables reachable from them) may be named in streams, because the other side has
+ * the same function
  * (a forked worker and its host): index of the function, or 0 for none. Anchored by the codec. May raise (memory).
+ * Where a function is itself sent, name nothing while it is written; name it (on both sides: the reader what it has read) before its
+ * arguments cross,
+ * and objects of classes that are its upvalues arrive as such.
  */
 void codec_name_function(struct codec *c, lua_State *L, int index);
 
 /*
- * codec_register -- pool.register(name, class [, save, load]): the table (or userdata metatable) at `class_index` is called `name` on both sides.
+ * codec_register -- pool.register(name, class [, save, load]): the table (or userdata metatable) at `class_index` is called `name` on both
+ * sides.
  *   save_index, load_index   functions for userdata of that metatable: save(u) -> value, load(value) -> u; 0: none
  * Registrations are kept per Lua state (registry), so that every codec of the state and forked workers see them. May raise.
  */

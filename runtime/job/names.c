@@ -50,7 +50,7 @@ int names_is_library(const char *name) {
   return is_one_of(library_modules, name) || is_one_of(functions, name);
 }
 
-/* ---- the index ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- the index --------------------------------------------------------------------------------------------- */
 
 static size_t hash_pointer(const void *pointer) {
   uint64_t bits = (uint64_t)(uintptr_t)pointer >> 3;
@@ -260,7 +260,7 @@ int names_build(struct names *n, lua_State *L, int anchor, int function) {
   return b.failed ? -ENOMEM : 0;
 }
 
-/* ---- resolving ----------------------------------------------------------------------------------------------------------------------- */
+/* ---- resolving --------------------------------------------------------------------------------------------- */
 
 /* push_upvalue -- push the upvalue of the named function that the key "index:name" on top of the stack means, instead of it, or nil. */
 static void push_upvalue(lua_State *L, int function) {
@@ -276,7 +276,10 @@ static void push_upvalue(lua_State *L, int function) {
   lua_remove(L, -2);
 }
 
-/* push_root -- push the table that the first key of a space is looked up in (NAMES_STRING: what no key means). 0: there is none, nil pushed. */
+/*
+ * push_root -- push the table that the first key of a space is looked up in (NAMES_STRING: what no key means). 0: there is none, nil
+ * pushed.
+ */
 static int push_root(lua_State *L, int space) {
   switch (space) {
   case NAMES_CLASS: names_push_classes(L); return 1;
@@ -341,7 +344,7 @@ int64_t names_find(struct names *n, lua_State *L, int anchor, int function, int 
   }
 }
 
-/* ---- names as bytes --------------------------------------------------------------------------------------------------------------------- */
+/* ---- names as bytes ---------------------------------------------------------------------------------------- */
 
 int names_write(const struct names *n, lua_State *L, int anchor, uint32_t name, struct bytes *out) {
   uint32_t keys[NAMES_MAX_KEYS];
@@ -393,6 +396,16 @@ static void describe(const unsigned char *at, char *text, size_t capacity) {
   if (n < capacity) snprintf(text + n, capacity - n, " does not exist here");
 }
 
+int names_call(lua_State *L, int n_arguments, int *is_busy) {
+  int status;
+  *is_busy = 1;
+  status = lua_pcall(L, n_arguments, 1, 0);
+  *is_busy = 0;
+  if (status == LUA_OK) return 1;
+  if (status == LUA_ERRMEM || lua_type(L, -1) != LUA_TSTRING) return lua_error(L);
+  return 0;
+}
+
 /* require_module -- the module `name` (on top of the stack) is not loaded: push what require returns, or nil. The name stays. */
 static void require_module(lua_State *L, int *is_busy) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
@@ -404,12 +417,10 @@ static void require_module(lua_State *L, int *is_busy) {
     return;
   }
   lua_pushvalue(L, -2);
-  *is_busy = 1;
-  if (lua_pcall(L, 1, 1, 0) != LUA_OK) {
+  if (!names_call(L, 1, is_busy)) {
     lua_pop(L, 1);
     lua_pushnil(L);
   }
-  *is_busy = 0;
 }
 
 /* push_first -- the first key (on top of the stack, the root below it) of a name is replaced, with the root, by what it means. */

@@ -2,8 +2,10 @@
  * job/names -- values that are known on both sides by a name: modules, library functions, classes, the string metatable.
  *
  * Room: job (used by job/codec only).  Owns: an index pointer -> name of everything that can be named, kept across streams.
- * Names change when scripts do, so the index is a cache: a hit is verified by resolving the name again, a miss is believed only after a rebuild
- * in the same top-level value (names_expire). Raw access only. Functions that take a lua_State may raise (memory) unless they say otherwise.
+ * Names change when scripts do, so the index is a cache: a hit is verified by resolving the name again, a miss is believed only after a
+ * rebuild
+ * in the same top-level value (names_expire). Raw access only. Functions that take a lua_State may raise (memory) unless they say
+ * otherwise.
  *
  * A name is a space and at most three keys (strings): "L" "string" "format" is package.loaded.string.format.
  */
@@ -56,7 +58,10 @@ static inline void names_expire(struct names *n) {
   n->is_fresh = 0;
 }
 
-/* names_peek -- the name that the pointer had when the index was built, or 0. Does not raise, not verified: call names_find when it is not 0. */
+/*
+ * names_peek -- the name that the pointer had when the index was built, or 0. Does not raise, not verified: call names_find when it
+ * is not 0.
+ */
 uint32_t names_peek(const struct names *n, const void *pointer);
 
 /*
@@ -91,6 +96,13 @@ int names_define(lua_State *L, const unsigned char **at, const unsigned char *en
 
 /* names_push_classes -- push the registry's table of registered classes: name -> class, class -> {name, save, load}. */
 void names_push_classes(lua_State *L);
+
+/*
+ * names_call -- call what is on the stack as lua_pcall with one result does, with *is_busy = 1 meanwhile. Returns 1, or 0: the error (a
+ * string) is pushed.
+ * Raises what is no string (an interrupt must not end as somebody's failure) and memory errors.
+ */
+int names_call(lua_State *L, int n_arguments, int *is_busy);
 
 /* names_is_library -- 1 if a fresh Lua state has a global of this name. */
 int names_is_library(const char *name);

@@ -29,7 +29,7 @@
 
 int luaopen_codec_probe(lua_State *L);
 
-/* ---- codec objects ------------------------------------------------------------------------------------------------------------------- */
+/* ---- codec objects ----------------------------------------------------------------------------------------- */
 
 struct probe {
   struct codec *codec;
@@ -142,7 +142,7 @@ static int probe_register(lua_State *L) {
   return 0;
 }
 
-/* ---- things that are hard to come by in Lua ---------------------------------------------------------------------------------------------- */
+/* ---- things that are hard to come by in Lua ---------------------------------------------------------------- */
 
 static int probe_userdata(lua_State *L) {
   lua_settop(L, 2);
@@ -173,7 +173,7 @@ static int probe_c_function(lua_State *L) {
   return 1;
 }
 
-/* ---- other states -------------------------------------------------------------------------------------------------------------------- */
+/* ---- other states ------------------------------------------------------------------------------------------ */
 
 struct state {
   lua_State *L;
@@ -272,7 +272,7 @@ static int state_live(lua_State *L) {
   return 1;
 }
 
-/* ---- the module ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- the module -------------------------------------------------------------------------------------------- */
 
 static void make_class(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc) {
   luaL_newmetatable(L, name);
