@@ -82,10 +82,10 @@ static void after_any_fork(void) {
   if (!holds_house) pthread_mutex_unlock(&house);
 }
 
-/* Whoever waits for the lock in the parent does not exist here: remade rather than unlocked. */
+/* The thread that forked is the one that held the lock, and it is the only one here: it may open it. */
 static void in_any_child(void) {
-  pthread_mutex_init(&house, NULL);
   holds_house = 0;
+  pthread_mutex_unlock(&house);
 }
 
 static void register_atfork(void) {
@@ -394,7 +394,7 @@ int process_fork(struct process *p, const struct process_child *child) {
   pthread_sigmask(SIG_SETMASK, &all, &before);
   house_enter();
   status = fork_locked(p, child);
-  if (status == 0) return 0; /* the child: lock remade by the atfork handler, mask set */
+  if (status == 0) return 0; /* the child: lock opened by the atfork handler, mask set */
   house_leave();
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   return status;

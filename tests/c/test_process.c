@@ -744,7 +744,20 @@ static int has_grandchild(pid_t pid) {
   return 1;
 }
 
+/* ThreadSanitizer keeps a signal back until the program calls something that it knows to block: workers cannot answer in time there. */
+#if defined(__SANITIZE_THREAD__)
+#define SIGNALS_COME_LATE 1
+#elif defined(__has_feature)
+#if __has_feature(thread_sanitizer)
+#define SIGNALS_COME_LATE 1
+#endif
+#endif
+#ifndef SIGNALS_COME_LATE
+#define SIGNALS_COME_LATE 0
+#endif
+
 static void expect_end_with_host(int signal) {
+  if (SIGNALS_COME_LATE) skip();
   pid_t host = start_program(be_a_host);
   assert_true(EVENTUALLY(atomic_load(&shared->ready) >= READY));
   assert_true(EVENTUALLY(has_grandchild(atomic_load(&shared->pids[2]))));
