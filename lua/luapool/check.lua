@@ -8,7 +8,7 @@ local MAX_WORKERS = 4096
 local MAX_ITEMS = (1 << 48) - 1
 
 --- How many stack levels lie between `error` here and the user's line: this function, its caller here, the public function.
-local BLAME = 4
+local BLAME = 4 -- (and therefore no function here may call another by a tail call)
 
 local function describe(value)
   local kind = type(value)
@@ -35,7 +35,7 @@ function check.fn(fn, number, name)
   if is_callable(fn) then
     return function(...) return fn(...) end
   end
-  return bad_argument(number, name, "function", fn)
+  bad_argument(number, name, "function", fn)
 end
 
 --- The source argument of a verb.
@@ -57,13 +57,13 @@ function check.source(src, number, name)
   elseif is_callable(src) then
     return "iterator", function() return src() end
   end
-  return bad_argument(number, name, "number, range, table or iterator function", src)
+  bad_argument(number, name, "number, range, table or iterator function", src)
 end
 
 -- ---- options ----
 
 local function bad_option(option, name, expected, value)
-  error(("bad option '%s' to '%s' (%s expected, got %s)"):format(option, name, expected, describe(value)), BLAME + 1)
+  error(("bad option '%s' to '%s' (%s expected, got %s)"):format(option, name, expected, describe(value)), BLAME + 2)
 end
 
 local function whole(low, high, text)
@@ -90,7 +90,7 @@ local function one_of(...)
     for _, word in ipairs(words) do
       if value == word then return value end
     end
-    return bad_option(option, name, text, value)
+    bad_option(option, name, text, value)
   end
 end
 
@@ -185,7 +185,7 @@ end
 function check.call_options(options, defaults, number, name)
   if options == nil then return defaults end
   if type(options) ~= "table" then bad_argument(number, name, "table of options", options) end
-  local call = setmetatable({}, nil)
+  local call = {}
   for key, value in pairs(defaults) do call[key] = value end
   call.collect = nil
   read(options, name, call)

@@ -17,7 +17,10 @@ local function item_at(kind, a, b)
 end
 
 local function on_error(value)
-  return { value = value, traceback = debug and debug.traceback(nil, 2) or nil }
+  local traceback = debug and debug.traceback(nil, 2)
+  -- what called the task is ours, not the user's
+  traceback = traceback and traceback:gsub("\n\t%[C%]: in function 'xpcall'.*$", "")
+  return { value = value, traceback = traceback }
 end
 
 local function make_error(kind, problem, index, item)
@@ -31,8 +34,13 @@ local function make_error(kind, problem, index, item)
   end
   if core.is_interrupt(value) then return value end
   e.value = value
-  local ok, text = pcall(tostring, value)
-  e.message = ok and text or "an error whose value cannot be made into text"
+  local meta = getmetatable(value)
+  if type(value) == "string" or type(value) == "number" or (type(meta) == "table" and meta.__tostring) then
+    local ok, text = pcall(tostring, value)
+    e.message = ok and text or "an error whose value cannot be made into text"
+  else
+    e.message = ("(error object is a %s value)"):format(type(value))
+  end
   if type(value) == "string" and value:find("not enough memory", 1, true) then e.kind = "memory" end
   return e
 end

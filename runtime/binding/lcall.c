@@ -23,7 +23,7 @@ enum {
   BLOCK_BYTES = 256 * 1024,        /* a block is closed when it holds this much */
   FILL_NS = 1000 * 1000,           /* and when the source took this long: workers wait for it */
   IN_FLIGHT_BYTES = 32 << 20,      /* written and not yet done, unless a single item is larger */
-  ATTENTION_NS = 50 * 1000000,     /* while cancelling: look again this often */
+  ATTENTION_NS = 500 * 1000,       /* while cancelling: look again this often */
   FIRST_TABLE_ITEMS = 1 << 26      /* a results table is made this large at most in advance */
 };
 
@@ -351,8 +351,10 @@ static int write_job(struct call *c, lua_State *L) {
   struct lpool *lp = c->lp;
   int status;
   bytes_clear(&lp->out);
+  codec_name_function(lp->codec, L, 0); /* the other side does not have it yet: nothing can be named by its upvalues */
   codec_begin(lp->codec, &lp->out, CODEC_WITH_GLOBALS, "function");
   status = codec_write(lp->codec, L, ARG_FN);
+  codec_name_function(lp->codec, L, ARG_FN);
   if (status < 0 || c->work.kind != BOARD_INDEXED) return status;
   lua_pushvalue(L, ARG_A);
   status = codec_write(lp->codec, L, -1);
@@ -544,11 +546,20 @@ static int is_finished(const struct call *c) {
   return c->total != UINT64_MAX && c->settled >= c->total;
 }
 
+/* The table of results. Made after the workers were forked: pages written before would be copied when they are written again. */
+static void make_results(const struct call *c, lua_State *L) {
+  if (!lua_isnil(L, AT_RESULTS)) return;
+  lua_createtable(L, c->wants_results && !c->is_apply && c->total < FIRST_TABLE_ITEMS ? (int)c->total : 0, 0);
+  lua_replace(L, AT_RESULTS);
+}
+
 /* The one blocking wait: until every item is settled, or one failed for good. */
 static void drive(struct call *c, lua_State *L) {
+  if (is_finished(c)) make_results(c, L);
   while (!is_finished(c)) {
     check_interrupt(L);
     start_workers(c, L);
+    make_results(c, L);
     take_events(c, L);
     write_blocks(c, L);
     if (is_finished(c)) break;
@@ -713,10 +724,6 @@ static int run_body(lua_State *L) {
   struct call *c = lua_touserdata(L, AT_TOP + 1);
   lua_settop(L, AT_TOP);
   prepare_call(c, L);
-  if (c->wants_results) {
-    lua_createtable(L, c->total < FIRST_TABLE_ITEMS ? (int)c->total : 0, 0);
-    lua_replace(L, AT_RESULTS);
-  }
   send_function(c, L);
   post_all(c, L);
   write_blocks(c, L);
@@ -765,8 +772,6 @@ static int apply_body(lua_State *L) {
     return luaL_error(L, "argument #%d of the task: %s", i - (AT_TOP + 1), codec_message(lp->codec));
   }
   lua_settop(L, AT_TOP);
-  lua_newtable(L);
-  lua_replace(L, AT_RESULTS);
   post_block(c, L, 0, 1);
   c->written = 1;
   drive(c, L);

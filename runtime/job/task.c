@@ -124,7 +124,7 @@ static int on_error(lua_State *L) {
   lua_createtable(L, 2, 0);
   lua_pushvalue(L, 1);
   lua_rawseti(L, -2, 1);
-  push_traceback(L, L, 2);
+  push_traceback(L, L, 1);
   lua_rawseti(L, -2, 2);
   return 1;
 }
@@ -152,6 +152,16 @@ static void write_or_nil(struct task_context *t, lua_State *L, int index) {
   lua_pop(L, 1);
 }
 
+/* As the stock interpreter words it: text as it is, objects by their __tostring, others by their type. */
+static void push_message(lua_State *L, int value) {
+  if (lua_isstring(L, value) || luaL_getmetafield(L, value, "__tostring") != LUA_TNIL) {
+    if (!lua_isstring(L, value)) lua_pop(L, 1);
+    luaL_tolstring(L, value, NULL);
+  } else {
+    lua_pushfstring(L, "(error object is a %s value)", luaL_typename(L, value));
+  }
+}
+
 /*
  * (status, error value or { value, traceback }, item text or nil, kind or nil) -> nothing; leaves the record in t->record:
  * kind, message, traceback, item, value. Runs protected: a __tostring of the user's may do anything.
@@ -172,11 +182,7 @@ static int make_record(lua_State *L) {
     lua_pushstring(L, kind_of(L, status, value));
     lua_replace(L, 4);
   }
-  luaL_tolstring(L, value, NULL);
-  if (lua_isnil(L, value) && status == LUA_ERRRUN) { /* error(nil) */
-    lua_pop(L, 1);
-    lua_pushliteral(L, "nil");
-  }
+  push_message(L, value);
   codec_begin(t->codec, &t->record, 0, "error");
   (void)codec_write(t->codec, L, 4);
   (void)codec_write(t->codec, L, -1);

@@ -5,8 +5,8 @@
 
 enum { FLAG_SKIP = 1u << 30, FLAG_LARGE = 1u << 29, KIND_MASK = 0xffff, MAGIC = 0x4c50f7a3 };
 
-/* With the ring empty and this many bytes used, start again at the front: pages and cache lines that are warm serve best. */
-enum { REWIND_BYTES = 256 * 1024 };
+/* With this many bytes used and the consumer ahead of the front, start again there: pages and cache lines that are warm serve best. */
+enum { REWIND_BYTES = 512 * 1024, REWIND_SHARE = 32 };
 
 _Static_assert(sizeof(struct channel_header) == CHANNEL_ALIGN, "a header is one unit");
 
@@ -68,9 +68,15 @@ static void skip_to_front(struct channel *c) {
 
 void *channel_begin(struct channel *c, const struct channel_header *header, size_t *room) {
   uint64_t want = c->capacity / CHANNEL_SHARE, offset = c->position & (c->capacity - 1), to_end = c->capacity - offset, available;
-  if (c->capacity - (c->position - c->limit) < want + to_end) c->limit = atomic_load_explicit(&c->shared->head, memory_order_acquire);
+  if (c->capacity - (c->position - c->limit) < want + to_end || offset >= REWIND_BYTES) c->limit = atomic_load_explicit(&c->shared->head, memory_order_acquire);
   available = c->capacity - (c->position - c->limit);
-  if (to_end < want || (offset >= REWIND_BYTES && available == c->capacity && offset >= want)) {
+  if (offset >= REWIND_BYTES && available >= to_end + c->capacity / REWIND_SHARE) {
+    want = c->capacity / REWIND_SHARE;
+    skip_to_front(c);
+    available -= to_end;
+    offset = 0;
+    to_end = c->capacity;
+  } else if (to_end < want) {
     if (available < to_end + want) return NULL;
     skip_to_front(c);
     available -= to_end;

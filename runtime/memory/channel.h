@@ -73,7 +73,7 @@ void channel_clear(struct channel *c);
 /* ---- producer ---- */
 
 /*
- * channel_begin -- start a frame: returns where its payload goes and in *room how much fits (at least a CHANNEL_SHARE-th of the ring).
+ * channel_begin -- start a frame: returns where its payload goes and in *room how much fits (at least half a CHANNEL_SHARE-th of the ring).
  *   header  kind, entry, first and note are taken from it
  * NULL: no room now (nothing changed).
  */

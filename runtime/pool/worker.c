@@ -233,7 +233,8 @@ static void do_claim(struct worker *w) {
   atomic_store_explicit(&slot->item_started_ns, 0, memory_order_release);
 }
 
-int worker_accepts(int reason) {
+/* Is the host's request meant for what runs right now? It was sent a moment ago. Async-signal-safe. */
+static int worker_accepts(int reason) {
   struct worker *w = the_worker;
   struct board_slot *slot;
   if (w == NULL) return 1;
@@ -248,6 +249,7 @@ _Noreturn void worker_main(struct worker *w) {
   w->slot = &w->board->slots[w->number];
   board_channel(w->board, w->number, &w->channel);
   bytes_init(&w->frame);
+  interrupt_set_filter(worker_accepts);
   fault_set_worker((int)w->number + 1);
   FAULT_POINT("child_start");
   if (w->tasks->start(w->tasks->context, w) != 0) process_exit(0);

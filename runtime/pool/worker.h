@@ -105,10 +105,4 @@ static inline int worker_is_stopped(const struct worker *w) {
          (int)atomic_load_explicit(&w->slot->must_leave, memory_order_relaxed) == 2;
 }
 
-/*
- * worker_accepts -- the filter of the signal handler: is the host's command meant for what runs right now? (It was sent a moment ago.)
- * Async-signal-safe.
- */
-int worker_accepts(int reason);
-
 #endif

@@ -47,6 +47,7 @@ static struct {
   _Atomic int has_owner;        /* `owner` is valid */
   pthread_t owner;              /* the thread that runs Lua inside a scope; written while has_owner is 0 */
   void (*_Atomic arm)(void);
+  int (*_Atomic accept)(int);   /* worker: is a request of the host meant for what runs now? */
   struct os_bell bell;
   struct caught caught[3];
   int is_catching;
@@ -457,14 +458,21 @@ static void on_nothing(int signo) {
   (void)signo;
 }
 
-static void on_worker_signal(int signo) {
+static void on_worker_signal(int signo, siginfo_t *info, void *context) {
   int saved = errno;
+  (void)context;
   if (!forward_to_owner(signo)) {
+    int (*accept)(int) = atomic_load(&state.accept);
     int reason = signo == SIGTERM ? (int)atomic_exchange(state.command, 0) : 0;
-    int is_external = reason == 0 && !(signo == SIGTERM && state.is_term_ignored);
+    /* Two requests of the host in quick succession: the first signal took the second's reason, and this one has none left. */
+    int is_from_host = signo == SIGTERM && info != NULL && info->si_pid == state.host;
+    int is_external = reason == 0 && !is_from_host && !(signo == SIGTERM && state.is_term_ignored);
     if (is_external) atomic_store(&state.external, reason = signo);
-    if (reason != 0) set_pending(reason);
-    arm_hooks();
+    if (reason != 0 && !is_external && accept && !accept(reason)) reason = 0;
+    if (reason != 0) {
+      set_pending(reason);
+      arm_hooks();
+    }
   }
   errno = saved;
 }
@@ -480,6 +488,15 @@ static void handle(int signo, void (*handler)(int)) {
   action.sa_handler = handler;
   action.sa_flags = SA_RESTART;
   if (handler != SIG_DFL && handler != SIG_IGN) handled_mask(&action.sa_mask);
+  sigaction(signo, &action, NULL);
+}
+
+static void handle_with_info(int signo, void (*handler)(int, siginfo_t *, void *)) {
+  struct sigaction action;
+  memset(&action, 0, sizeof action);
+  action.sa_sigaction = handler;
+  action.sa_flags = SA_RESTART | SA_SIGINFO;
+  handled_mask(&action.sa_mask);
   sigaction(signo, &action, NULL);
 }
 
@@ -514,10 +531,14 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
   reset_other_signals();
   handle(SIGINT, is_int_ignored ? SIG_IGN : on_nothing);
   for (size_t i = 0; i < 3; i++) state.caught[i].is_ours = NOT_OURS;
-  handle(SIGTERM, on_worker_signal); /* the host speaks through it, so it cannot stay ignored */
-  if (!is_ignored(SIGHUP)) handle(SIGHUP, on_worker_signal);
+  handle_with_info(SIGTERM, on_worker_signal); /* the host speaks through it, so it cannot stay ignored */
+  if (!is_ignored(SIGHUP)) handle_with_info(SIGHUP, on_worker_signal);
   handle(SIGIO, on_lifeline);
   leave_if_host_is_gone(); /* it may have gone before the handler was there */
+}
+
+void interrupt_set_filter(int (*accept)(int reason)) {
+  atomic_store(&state.accept, accept);
 }
 
 int interrupt_external(void) {

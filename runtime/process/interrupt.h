@@ -102,6 +102,12 @@ _Noreturn void interrupt_die(int signo);
  */
 void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host);
 
+/*
+ * interrupt_set_filter -- in a worker: asked in the handler whether a request of the host is meant for what runs right now (it was sent a moment
+ * ago); 0 drops it. Async-signal-safe; NULL: all are.
+ */
+void interrupt_set_filter(int (*accept)(int reason));
+
 /* interrupt_external -- in a worker: the signal (SIGTERM, SIGHUP) that somebody other than the host sent to it, or 0. */
 int interrupt_external(void);
 
