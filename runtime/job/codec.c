@@ -96,7 +96,6 @@ struct mark {
 };
 
 struct codec {
-  lua_State *owner;
   int is_busy;    /* inside a save or load function: no other use */
   int is_writing; /* inside codec_write: codec_rollback has something to undo */
   char message[MESSAGE_BYTES];
@@ -160,9 +159,6 @@ struct codec *codec_open(lua_State *L) {
   struct codec *c = lua_newuserdatauv(L, sizeof *c, 0);
   memset(c, 0, sizeof *c);
   names_init(&c->names);
-  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
-  c->owner = lua_tothread(L, -1);
-  lua_pop(L, 1);
   if (luaL_newmetatable(L, "luapool.codec")) {
     lua_pushcfunction(L, codec_gc);
     lua_setfield(L, -2, "__gc");
@@ -224,13 +220,17 @@ static int out_of_memory(struct codec *c) {
 
 void codec_name_function(struct codec *c, lua_State *L, int index) {
   if (index) index = lua_absindex(L, index);
-  luaL_checkstack(L, 3, NULL);
+  luaL_checkstack(L, 4, NULL);
   lua_rawgetp(L, LUA_REGISTRYINDEX, c);
   if (index) lua_pushvalue(L, index);
   else lua_pushboolean(L, 0);
-  lua_rawseti(L, -2, ANCHOR_FUNCTION);
-  lua_pop(L, 1);
-  names_free(&c->names); /* names of its upvalues are to be found without waiting for a miss */
+  lua_rawgeti(L, -2, ANCHOR_FUNCTION);
+  if (!lua_rawequal(L, -1, -2)) {
+    lua_pushvalue(L, -2);
+    lua_rawseti(L, -4, ANCHOR_FUNCTION);
+    names_free(&c->names); /* names of its upvalues are to be found without waiting for a miss */
+  }
+  lua_pop(L, 3);
 }
 
 void codec_register(lua_State *L, const char *name, int class_index, int save_index, int load_index) {
