@@ -72,7 +72,6 @@ int call_chunk(lua_State *L, int status) {
 int call_load_file(lua_State *L, const char *name) {
   int status = luaL_loadfile(L, name);
   if (status == LUA_OK || name) return status;
-  if (interrupt_pending()) clearerr(stdin);
   delivery_checkpoint(L);
   return status;
 }

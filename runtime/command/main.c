@@ -135,9 +135,12 @@ static int run(lua_State *L) {
 }
 
 static int call_with(lua_State *L, lua_CFunction function, struct program *program) {
+  int status, is_repeated;
   lua_pushcfunction(L, function);
   lua_pushlightuserdata(L, program);
-  return call_report(L, lua_pcall(L, 1, 0, 0));
+  status = lua_pcall(L, 1, 0, 0);
+  is_repeated = status != LUA_OK && call_interrupted_by() && delivery_is_interrupt(L, -1);
+  return is_repeated ? status : call_report(L, status); /* one line, however often the key is pressed */
 }
 
 /* Pools end with the state. What ended the script, or came too late for it, ends the process. */
@@ -145,7 +148,7 @@ static int finish(lua_State *L, int is_success) {
   int signo = call_interrupted_by();
   interrupt_ending(1);
   lua_close(L);
-  if (!signo) signo = interrupt_pending();
+  if (!signo && (signo = interrupt_pending())) call_message("interrupted!");
   if (signo) interrupt_die(signo);
   return is_success ? EXIT_SUCCESS : EXIT_FAILURE;
 }

@@ -13,6 +13,7 @@
 
 #include "command/call.h"
 #include "job/delivery.h"
+#include "job/input.h"
 #include "process/interrupt.h"
 
 enum line { LINE_READ, LINE_END, LINE_DROPPED }; /* dropped: Ctrl-C */
@@ -29,8 +30,8 @@ static const char *push_prompt(lua_State *L, int is_first) {
 /* Ctrl-C at the prompt is no error of any code: it is taken here. What ends the program is raised. */
 static int take_interrupt(lua_State *L) {
   if (!interrupt_pending()) return 0;
-  clearerr(stdin);
   if (interrupt_pending() != SIGINT) delivery_checkpoint(L);
+  input_after_interrupt();
   return interrupt_take() != 0;
 }
 
@@ -124,22 +125,24 @@ static enum line load(lua_State *L, int *status) {
   return LINE_READ; /* at the end of the input the unfinished statement is reported first */
 }
 
+/* What a Ctrl-C cancelled is over, and that is all; a signal that ends the program goes on. */
+static void report(lua_State *L, int status) {
+  int signo = delivery_signal(L, -1);
+  if (signo && signo != SIGINT) lua_error(L);
+  if (signo) call_message("interrupted!");
+  else call_report(L, status);
+}
+
 static void print_results(lua_State *L) {
-  int n = lua_gettop(L);
+  int status, n = lua_gettop(L);
   if (n == 0) return;
   luaL_checkstack(L, LUA_MINSTACK, "too many results to print");
   lua_getglobal(L, "print");
   lua_insert(L, 1);
-  if (lua_pcall(L, n, 0, 0) == LUA_OK) return;
-  if (delivery_is_interrupt(L, -1)) call_report(L, LUA_ERRRUN);
+  status = lua_pcall(L, n, 0, 0);
+  if (status == LUA_OK) return;
+  if (delivery_is_interrupt(L, -1)) report(L, status);
   else call_message(lua_pushfstring(L, "error calling 'print' (%s)", lua_tostring(L, -1)));
-}
-
-/* What a Ctrl-C cancelled is over; a signal that ends the program goes on. */
-static void report(lua_State *L, int status) {
-  int signo = delivery_signal(L, -1);
-  if (signo && signo != SIGINT) lua_error(L);
-  call_report(L, status);
 }
 
 void prompt_run(lua_State *L) {

@@ -13,6 +13,7 @@
 #include <string.h>
 
 #include "job/chain.h"
+#include "job/input.h"
 #include "process/interrupt.h"
 
 /* A finalizer deeper than this below a resume is not seen; the walk is quadratic in the depth. */
@@ -113,6 +114,7 @@ static void raise_pending(lua_State *L) {
   delivery_chain.busy--;
   reason = interrupt_take();
   if (!reason) return; /* another thread was faster */
+  input_after_interrupt();
   delivery_push(L, reason);
   lua_error(L);
 }

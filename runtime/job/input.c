@@ -12,8 +12,11 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include "job/chain.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
+
+static int has_feigned_end; /* the stream was told that the input ended, because of an interrupt */
 
 #if defined(__GLIBC__) || defined(__APPLE__) || defined(__FreeBSD__)
 
@@ -23,24 +26,28 @@ static int is_background(void) {
   return foreground >= 0 && foreground != getpgrp();
 }
 
-/* Returns 0: read now; -1 with EINTR: an interrupt waits for the caller to stop. */
+/*
+ * Returns 1: read now; 0: stop, an interrupt will be raised as soon as the reading function returns. It is told that the input ended and
+ * not that there was an error, because io.lines would raise that error in the interrupt's place.
+ */
 static int wait_for_input(void) {
   for (;;) {
     struct pollfd fds[2] = {{STDIN_FILENO, POLLIN, 0}, {interrupt_fd(), POLLIN, 0}};
     int can_raise = delivery_can_raise();
     if (can_raise && interrupt_pending()) {
-      errno = EINTR;
-      return -1;
+      has_feigned_end = 1;
+      delivery_arm();
+      return 0;
     }
     /* An interrupt that cannot be raised here would make its descriptor readable for good: leave it out. */
-    if (poll(fds, can_raise && fds[1].fd >= 0 ? 2 : 1, -1) < 0 && errno != EINTR) return 0;
-    if (fds[0].revents) return 0;
+    if (poll(fds, can_raise && fds[1].fd >= 0 ? 2 : 1, -1) < 0 && errno != EINTR) return 1;
+    if (fds[0].revents) return 1;
   }
 }
 
 static ssize_t read_input(void *cookie, char *data, size_t size) {
   (void)cookie;
-  if (!is_background() && wait_for_input() < 0) return -1;
+  if (!is_background() && !wait_for_input()) return 0;
   return read(STDIN_FILENO, data, size);
 }
 
@@ -117,4 +124,10 @@ void input_make_interruptible(void) {
   set_buffer(input);
   stdin = input;
 #endif
+}
+
+void input_after_interrupt(void) {
+  if (!has_feigned_end) return;
+  has_feigned_end = 0;
+  clearerr(stdin);
 }

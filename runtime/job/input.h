@@ -9,8 +9,12 @@
 
 /*
  * input_make_interruptible -- replace C's stdin where the system can (glibc, BSD); elsewhere nothing changes. Before anything is read.
- * A read that an interrupt ended fails with EINTR; what had been read of an unfinished line is lost, later lines are not.
+ * A read that an interrupt ends looks like the end of the input, which the interrupt then hides; what had been read of an unfinished
+ * line is lost, later lines are not.
  */
 void input_make_interruptible(void);
+
+/* input_after_interrupt -- the interrupt is being delivered: the input goes on. Not from a handler. */
+void input_after_interrupt(void);
 
 #endif

@@ -1,0 +1,545 @@
+-- Interrupts: in every state a program can be in, one signal is one Lua error; uncaught, it ends the process as a signal does.
+local lu = require "luaunit"
+local proc = require "proc"
+
+local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
+
+-- What every script below starts with. `ready()` tells the tester that the state is about to be entered.
+local PRELUDE = [[
+local function ready() io.stderr:write("ready\n") end
+local function spin(s) local t = os.clock() while os.clock() - t < s do end end
+local function is_interrupt(e) return type(e) == "table" and e.kind == "interrupt" and tostring(e) == "interrupted!" end
+local function closer(f) return setmetatable({}, { __close = f }) end
+-- Run f, say how it ended, and make sure that nothing comes after it: no second delivery, neither here nor in coroutines made meanwhile.
+local function expect(f, ...)
+  local ok, e = pcall(f, ...)
+  local calm = pcall(function()
+    for i = 1, 20 do coroutine.wrap(function() for j = 1, 1000 do math.abs(j) end end)() end
+    collectgarbage()
+  end)
+  print(ok and "no error" or is_interrupt(e) and e.signal or "other: " .. tostring(e), calm and "calm" or "again")
+end
+]]
+
+local function start(code, options)
+  options = options or {}
+  options.args = { LUAPOOL, "-e", PRELUDE .. code }
+  return proc.spawn(options)
+end
+
+-- Start, wait until it is ready and a moment longer, send the signal. The moment only lets the state be entered: what is asserted holds
+-- if it has not been yet.
+local function interrupt(code, options, signal)
+  local p <close> = start(code, options)
+  lu.assertNotNil(p:read_until("ready\n", 10), "never ready: " .. p.stderr)
+  proc.sleep(0.03)
+  p:kill(signal or "INT")
+  local status, out, err = p:finish(10)
+  return status, out, (err:gsub("ready\n", ""))
+end
+
+TestStates = {}
+
+-- name = { code [, expected output] [, options] }
+local STATES = {
+  main_loop = { [[expect(function() ready() while true do end end)]] },
+  coroutine_resumed = { [[expect(function()
+    local ok, e = coroutine.resume(coroutine.create(function() ready() while true do end end))
+    assert(not ok) error(e, 0) end)]] },
+  coroutines_three_deep = { [[expect(function()
+    coroutine.wrap(function() coroutine.wrap(function() coroutine.wrap(function() ready() while true do end end)() end)() end)()
+  end)]] },
+  caught_inside_a_coroutine_which_goes_on = { [[
+    local next_value = coroutine.wrap(function()
+      local ok, e = pcall(function() ready() while true do end end)
+      coroutine.yield(is_interrupt(e)) return "end" end)
+    print(next_value(), next_value())
+    expect(function() end)]], "true\tend\nno error\tcalm\n" },
+  generator_that_switches_all_the_time = { [[
+    local generate = coroutine.wrap(function() while true do coroutine.yield() end end)
+    expect(function() ready() while true do generate() end end)]] },
+  sort_with_a_lua_comparison = { [[local t = {} for i = 1, 3000 do t[i] = (i * 7919) % 3001 end
+    expect(function() ready() while true do table.sort(t, function(a, b) return (a * 31) % 3001 < (b * 31) % 3001 end) end end)]] },
+  sort_with_a_c_comparison = { [[local t = {} for i = 1, 300000 do t[i] = (i * 7919) % 300007 end
+    expect(function() ready() while true do table.sort(t, math.ult) end end)]] },
+  gsub_with_a_callback = { [[local s = ("x"):rep(1000000)
+    expect(function() ready() while true do s:gsub("x", function() end) end end)]] },
+  long_c_call_at_its_end = { [[local s = ("a"):rep(20000)
+    expect(function() ready() s:find(".-b") while true do end end)]] },
+  finalizer_first_ends = { [[
+    expect(function()
+      setmetatable({}, { __gc = function() ready() spin(0.2) print("finalized") end }) collectgarbage()
+      while true do end end)]], "finalized\nSIGINT\tcalm\n" },
+  finalizer_with_a_coroutine_first_ends = { [[
+    expect(function()
+      setmetatable({}, { __gc = function() coroutine.wrap(function() ready() spin(0.2) print("finalized") end)() end }) collectgarbage()
+      while true do end end)]], "finalized\nSIGINT\tcalm\n" },
+  close_running_outer_still_closed = { [[
+    expect(function()
+      local outer <close> = closer(function(_, e) print("outer", is_interrupt(e)) end)
+      local inner <close> = closer(function() ready() while true do end end)
+    end)]], "outer\ttrue\nSIGINT\tcalm\n" },
+  message_handler_running = { [[
+    local n = 0
+    expect(function()
+      local ok, e = xpcall(error, function(m) n = n + 1 if n == 1 then ready() while true do end end return m end, "first")
+      print(n) error(e, 0) end)]], "2\nSIGINT\tcalm\n" },
+  message_handler_for_the_interrupt_runs_lua = { [[
+    expect(function()
+      local ok, e = xpcall(function() ready() while true do end end, function(m) spin(0.02) return m end)
+      error(e, 0) end)]] },
+  coroutines_created_while_pending = { [[
+    expect(function() ready() while true do coroutine.create(function() end) end end)]] },
+  closing_a_coroutine = { [[
+    expect(function()
+      local co = coroutine.create(function() local c <close> = closer(function() ready() while true do end end) coroutine.yield() end)
+      coroutine.resume(co)
+      local ok, e = coroutine.close(co) error(e, 0) end)]] },
+  sethook_by_the_script = { [[
+    expect(function() ready() while true do debug.sethook(function() end, "", 1000000) debug.sethook() end end)]] },
+  own_hook_survives = { [[
+    local lines = 0
+    debug.sethook(function() lines = lines + 1 end, "l")
+    expect(function() ready() while true do
+      local x = 1 end end)
+    local before = lines
+    local x = 1
+    x = x + 1
+    debug.sethook()
+    print(lines > before)]], "SIGINT\tcalm\ntrue\n" },
+  own_hook_of_a_coroutine_survives = { [[
+    local co = coroutine.create(function() pcall(function() ready() while true do end end) coroutine.yield() end)
+    local hook = function() end
+    debug.sethook(co, hook, "c", 12345)
+    coroutine.resume(co)
+    local now, mask, count = debug.gethook(co)
+    print(now == hook, mask, count)]], "true\tc\t12345\n" },
+  compiling_a_large_chunk = { [[local s = ("x = 1\n"):rep(100000)
+    expect(function() ready() while true do load(s) end end)]] },
+  deep_recursion = { [[
+    local function deep(n) if n == 0 then ready() while true do end end return 1 + deep(n - 1) end
+    expect(deep, 150000)]] },
+  blocked_in_a_read = { [[expect(function() ready() io.read() while true do end end)]], nil, { stdin = "pipe" } },
+  blocked_in_lines = { [[expect(function() ready() for _ in io.lines() do end while true do end end)]], nil, { stdin = "pipe" } },
+  blocked_in_a_read_of_all = { [[expect(function() ready() io.read("a") while true do end end)]], nil, { stdin = "pipe" } },
+  blocked_in_a_read_in_a_coroutine = { [[
+    expect(function() coroutine.wrap(function() ready() io.read() while true do end end)() end)]], nil, { stdin = "pipe" } },
+  blocked_in_dofile_of_stdin = { [[expect(function() ready() dofile() while true do end end)]], nil, { stdin = "pipe" } },
+}
+
+for name, state in pairs(STATES) do
+  TestStates["test_" .. name] = function()
+    local options = {}
+    for key, value in pairs(state[3] or {}) do options[key] = value end
+    local status, out, err = interrupt(state[1], options)
+    lu.assertEquals({ out, err, status.exit, status.signal }, { state[2] or "SIGINT\tcalm\n", "", 0, nil })
+  end
+end
+
+-- Programs started by the script. system() hides the terminal's Ctrl-C from us; the child's end tells.
+TestPrograms = {}
+
+local function run(code, options)
+  local p <close> = start(code, options)
+  return p:finish(10)
+end
+
+function TestPrograms:test_execute_child_dies_of_sigint()
+  local _, out = run [[expect(function() os.execute("kill -INT $$") end)]]
+  lu.assertEquals(out, "SIGINT\tcalm\n")
+end
+
+function TestPrograms:test_execute_shell_reports_130()
+  local _, out = run [[expect(function() os.execute("exit 130") end)]]
+  lu.assertEquals(out, "SIGINT\tcalm\n")
+end
+
+function TestPrograms:test_popen_child_dies_of_sigint()
+  local _, out = run [[expect(function() io.popen("kill -INT $$"):close() end)]]
+  lu.assertEquals(out, "SIGINT\tcalm\n")
+end
+
+function TestPrograms:test_other_ends_are_results()
+  local _, out = run [[
+    print(os.execute("exit 3")) print(os.execute("kill -TERM $$")) print(io.popen("exit 4"):close()) print(os.execute())]]
+  lu.assertEquals(out, "nil\texit\t3\nnil\tsignal\t15\nnil\texit\t4\ntrue\n")
+end
+
+function TestPrograms:test_a_loop_of_execute_stops_at_the_first()
+  local p <close> = start [[for i = 1, 3 do os.execute("echo ready >&2; exec sleep 20") end]]
+  p:read_until("ready\n", 10)
+  proc.sleep(0.05)
+  p:kill_group("INT")
+  local status, _, err = p:finish(5)
+  lu.assertEquals(status.signal, "SIGINT")
+  lu.assertEquals(select(2, err:gsub("ready", "")), 1)
+end
+
+-- Both get the terminal's Ctrl-C; it is one interrupt, not one from the handler and one from the child's end.
+function TestPrograms:test_popen_and_the_group_are_one_interrupt()
+  local p <close> = start [[
+    local f = io.popen("echo started; exec sleep 20")
+    f:read()
+    expect(function() ready() f:read("a") while true do end end)
+    expect(function() f:close() end)]]
+  p:read_until("ready\n", 10)
+  proc.sleep(0.05)
+  p:kill_group("INT")
+  local _, out = p:finish(5)
+  lu.assertEquals(out, "SIGINT\tcalm\nno error\tcalm\n")
+end
+
+-- Exactly once, at random moments: the script answers each delivery, the tester sends the next one only then.
+-- The answer is given under the pcall that will catch the next one, so that no interrupt can come outside.
+TestStress = {}
+
+local ANSWER = [[
+local function answer_interrupts(n, next_work, check)
+  local caught, owes, is_started = 0, false, false
+  local function answer() caught = caught + 1 io.stdout:write("!") io.stdout:flush() end
+  local function loop()
+    if not is_started then is_started = true ready() end
+    if owes then owes = false answer() end
+    while caught < n do
+      local ok, e = pcall(next_work())
+      if not ok then
+        if not is_interrupt(e) then error(e, 0) end
+        if check then check() end
+        answer()
+      end
+    end
+  end
+  while caught < n do
+    local ok, e = pcall(loop)
+    if not ok then
+      if not is_interrupt(e) then print("other", e) os.exit(1) end
+      owes = true
+    end
+  end
+end
+]]
+
+local WORK = ANSWER .. [[
+local function fib(n) if n < 2 then return n end return fib(n - 1) + fib(n - 2) end
+local function leaf(n) local s = 0 for i = 1, n do s = s + i end return s end
+local work = {
+  function() for i = 1, 3000 do local _ = i * 2 end end,
+  function() fib(12) end,
+  function() local w = coroutine.wrap(function() while true do coroutine.yield(leaf(30)) end end) for i = 1, 50 do w() end end,
+  function()
+    local ok, e = coroutine.resume(coroutine.create(function()
+      local inner = coroutine.wrap(function() while true do coroutine.yield(leaf(5)) end end)
+      for i = 1, 20 do inner() end leaf(3000) end))
+    if not ok then error(e, 0) end end,
+  function()
+    local t = {} for i = 1, 200 do t[i] = (i * 7919) % 211 end
+    table.sort(t, function(a, b) return a < b end) table.sort(t, math.ult) end,
+  function() (("abc def "):rep(40)):gsub("%w+", function(s) return s:upper() end) end,
+  function() for i = 1, 20 do local a <close> = closer(function() leaf(20) end) leaf(5) end end,
+  function() for i = 1, 30 do setmetatable({}, { __gc = function() leaf(50) end }) end collectgarbage("step", 50) end,
+  function() local function deep(n) if n == 0 then return 0 end return 1 + deep(n - 1) end deep(150) deep(1500) leaf(2000) end,
+  function() local ok, e = xpcall(function() leaf(100) error({}) end, function(m) return m end) if is_interrupt(e) then error(e, 0) end end,
+}
+local k = 0
+answer_interrupts(2000, function() k = k + 1 return work[k % #work + 1] end)
+]]
+
+function TestStress:test_every_signal_is_delivered_exactly_once()
+  local p <close> = start(WORK, { deadline = 120 })
+  lu.assertNotNil(p:read_until("ready\n", 10))
+  local at = 1
+  for i = 1, 2000 do
+    local wait = proc.now() + math.random() * 0.0004
+    while proc.now() < wait do end
+    p:kill("INT")
+    local found, _, after = p:read_until("!", 5, at)
+    if not found then lu.fail(("signal %d was not delivered; %s %s"):format(i, p.stdout:sub(-80), p.stderr)) end
+    at = after
+  end
+  local status, out = p:finish(10)
+  lu.assertEquals({ status.exit, out }, { 0, ("!"):rep(2000) })
+end
+
+-- A file's __close is a C function; it must run whenever an interrupt comes, also at its very entry.
+function TestStress:test_c_close_is_never_skipped()
+  local p <close> = start(ANSWER .. [[
+    local files, skipped = {}, 0
+    local function work()
+      while true do
+        do local f <close> = io.open("/dev/null") files[1] = f end
+        files[1] = nil
+      end
+    end
+    local function check()
+      if files[1] and io.type(files[1]) ~= "closed file" then skipped = skipped + 1 end
+      files[1] = nil
+    end
+    answer_interrupts(500, function() return work end, check)
+    print(skipped)]], { deadline = 120 })
+  lu.assertNotNil(p:read_until("ready\n", 10))
+  local at = 1
+  for _ = 1, 500 do
+    p:kill("INT")
+    local found, _, after = p:read_until("!", 5, at)
+    if not found then lu.fail(p.stdout:sub(-200) .. p.stderr) end
+    at = after
+  end
+  local _, out = p:finish(10)
+  lu.assertEquals(out, ("!"):rep(500) .. "0\n")
+end
+
+-- What follows signals that nobody delivers.
+TestEscalation = {}
+
+local ENDLESS_C_CALL = [[ready() string.find(("a"):rep(300000), ".-b")]]
+
+local function signals(p, signal, n, pause)
+  for i = 1, n do
+    p:kill(signal)
+    if i < n then proc.sleep(pause) end
+  end
+end
+
+function TestEscalation:test_the_third_undelivered_signal_ends_the_process()
+  local p <close> = start(ENDLESS_C_CALL)
+  p:read_until("ready\n", 10)
+  proc.sleep(0.05)
+  signals(p, "INT", 2, 0.3)
+  lu.assertNil(p:wait(0.3), "two signals must not end it")
+  p:kill("INT")
+  lu.assertEquals(p:finish(0.5).signal, "SIGINT")
+end
+
+function TestEscalation:test_ten_signals_at_once_are_one()
+  local p <close> = start [[
+    local s = ("a"):rep(20000)
+    expect(function() ready() s:find(".-b") while true do end end)]]
+  p:read_until("ready\n", 10)
+  proc.sleep(0.02)
+  signals(p, "INT", 10, 0.004)
+  local status, out = p:finish(10)
+  lu.assertEquals({ status.exit, out }, { 0, "SIGINT\tcalm\n" })
+end
+
+function TestEscalation:test_delivered_signals_follow_each_other_for_ever()
+  local p <close> = start [[for i = 1, 5 do expect(function() ready() while true do end end) end print("alive")]]
+  local at = 1
+  for _ = 1, 5 do
+    local found, _, after = p:read_until("ready\n", 10, at)
+    if not found then lu.fail(p.stdout:sub(-200) .. p.stderr) end
+    at = after
+    proc.sleep(0.25)
+    p:kill("INT")
+  end
+  local status, out = p:finish(10)
+  lu.assertEquals({ status.exit, out }, { 0, ("SIGINT\tcalm\n"):rep(5) .. "alive\n" })
+end
+
+function TestEscalation:test_an_endless_finalizer_can_be_ended()
+  local p <close> = start [[setmetatable({}, { __gc = function() ready() while true do end end }) collectgarbage()]]
+  p:read_until("ready\n", 10)
+  signals(p, "INT", 3, 0.3)
+  lu.assertEquals(p:finish(1).signal, "SIGINT")
+end
+
+-- The same while the state is being closed: there the first signal is urgent already.
+function TestEscalation:test_an_endless_finalizer_at_the_end_can_be_ended()
+  local p <close> = start [[keep = setmetatable({}, { __gc = function() ready() while true do end end })]]
+  p:read_until("ready\n", 10)
+  signals(p, "INT", 2, 0.3)
+  lu.assertEquals(p:finish(1).signal, "SIGINT")
+end
+
+function TestEscalation:test_sigterm_ends_the_process_in_any_case()
+  for _, signal in ipairs { "TERM", "HUP" } do
+    local p <close> = start [[local ok, e = pcall(function() ready() while true do end end)
+      print(e.signal) io.stdout:flush() while true do pcall(function() while true do end end) end]]
+    p:read_until("ready\n", 10)
+    local sent = proc.now()
+    p:kill(signal)
+    local status, out = p:finish(9)
+    lu.assertEquals({ status.signal, out }, { "SIG" .. signal, "SIG" .. signal .. "\n" })
+    lu.assertTrue(proc.now() - sent > 4, "it has five seconds to clean up")
+  end
+end
+
+-- The end of the process as others see it.
+TestEnd = {}
+
+function TestEnd:test_uncaught_is_death_by_the_signal()
+  for _, signal in ipairs { "INT", "TERM", "HUP" } do
+    local status, out, err = interrupt([[
+      local c <close> = closer(function(_, e) print("closed", e.signal) end)
+      io.write("unflushed ") ready() while true do end]], nil, signal)
+    lu.assertEquals({ status.signal, out }, { "SIG" .. signal, "unflushed closed\tSIG" .. signal .. "\n" })
+    lu.assertStrContains(err, "luapool: interrupted!\n")
+    lu.assertEquals(select(2, err:gsub("\n", "")), 1, err)
+  end
+end
+
+function TestEnd:test_blocked_reading_the_script_itself()
+  local p <close> = proc.spawn { args = { LUAPOOL, "-" }, stdin = "pipe" }
+  p:write("print(1)\n")
+  lu.assertNotNil(proc.wait_until(function() local s = proc.stat(p.pid) return s and s.state == "S" end, 5))
+  p:kill("INT")
+  local status, out, err = p:finish(5)
+  lu.assertEquals({ status.signal, out }, { "SIGINT", "" })
+  lu.assertStrContains(err, "luapool: interrupted!\n")
+end
+
+function TestEnd:test_luainit_and_libraries_can_be_interrupted()
+  local p <close> = proc.spawn { args = { LUAPOOL, "-e", "" }, env = { LUA_INIT = "io.stderr:write('ready\\n') while true do end" } }
+  p:read_until("ready\n", 10)
+  p:kill("INT")
+  lu.assertEquals(p:finish(5).signal, "SIGINT")
+end
+
+function TestEnd:test_a_loop_of_bash_stops()
+  local p <close> = proc.spawn { args = { "bash", "-c",
+    'for i in 1 2 3; do "$0" -e "io.stderr:write([[ready\n]]) while true do end"; echo $i; done', LUAPOOL } }
+  lu.assertNotNil(p:read_until("ready\n", 10))
+  p:kill_group("INT")
+  local status, out = p:finish(5)
+  lu.assertEquals({ status.signal, out }, { "SIGINT", "" })
+end
+
+function TestEnd:test_exit_status_in_a_shell()
+  for signal, number in pairs { INT = 130, TERM = 143, HUP = 129 } do
+    local code = ("io.popen([[kill -%s $PPID]]):close() while true do end"):format(signal)
+    local p <close> = proc.spawn { args = { "bash", "-c", '"$0" -e "$1"; echo $?', LUAPOOL, code } }
+    local _, out = p:finish(10)
+    lu.assertEquals(out, number .. "\n")
+  end
+end
+
+function TestEnd:test_as_process_1_of_a_container()
+  if not os.execute("unshare -pf true 2> /dev/null") then lu.skip("no right to make a pid namespace") end
+  local p <close> = proc.spawn { args = { "unshare", "-pf", LUAPOOL, "-e", "io.stderr:write('ready\\n') while true do end" } }
+  p:read_until("ready\n", 10)
+  for _, child in ipairs(proc.children(p.pid)) do proc.kill(child.pid, "INT") end
+  lu.assertEquals(p:finish(5).exit, 130)
+end
+
+function TestEnd:test_exit_with_close_inside_a_coroutine()
+  local status, out = run [[
+    keep = setmetatable({}, { __gc = function() print("finalized") end })
+    coroutine.wrap(function() os.exit(7, true) end)()]]
+  lu.assertEquals({ status.exit, out }, { 7, "finalized\n" })
+end
+
+-- Ignored at the start: a background job of a script, nohup.
+TestIgnored = {}
+
+function TestIgnored:test_an_explicit_kill_is_honoured()
+  local status, out = interrupt([[expect(function() ready() while true do end end)]], { ignore = { "INT" } })
+  lu.assertEquals({ status.exit, out }, { 0, "SIGINT\tcalm\n" })
+end
+
+function TestIgnored:test_the_terminal_is_not_heard()
+  local p <close> = start([[ready() local l = io.read() print("read", l)]], { ignore = { "INT" }, pty = true })
+  p:read_until("ready", 10)
+  p:write("\3")
+  proc.sleep(0.1)
+  p:write("go on\n")
+  local status, out = p:finish(5)
+  lu.assertEquals(status.exit, 0)
+  lu.assertStrContains(out, "read\tgo on")
+end
+
+function TestIgnored:test_programs_inherit_it()
+  local show = "grep SigIgn /proc/self/status"
+  for _, code in ipairs { ("os.execute(%q)"):format(show), ("print(io.popen(%q):read('a'))"):format(show) } do
+    for _, ignore in ipairs { {}, { "INT" } } do
+      local _, out = run(code, { ignore = ignore })
+      local mask = tonumber(out:match("SigIgn:%s*(%x+)"), 16)
+      lu.assertEquals(mask & 2, #ignore == 1 and 2 or 0, code)
+    end
+  end
+end
+
+function TestIgnored:test_nohup_survives_a_hangup()
+  local p <close> = start([[ready() io.read() print("alive")]], { ignore = { "HUP" }, stdin = "pipe" })
+  p:read_until("ready\n", 10)
+  p:kill("HUP")
+  proc.sleep(0.05)
+  p:write("\n")
+  local status, out = p:finish(5)
+  lu.assertEquals({ status.exit, out }, { 0, "alive\n" })
+end
+
+-- What passes through descriptors is neither lost nor torn.
+TestStreams = {}
+
+function TestStreams:test_output_to_a_slow_pipe_is_whole()
+  local p <close> = start [[
+    local i = 1
+    ready()
+    while i <= 30000 do pcall(function() while i <= 30000 do io.write("line ", i, "\n") i = i + 1 end end) end]]
+  p:read_until("ready\n", 10)
+  for _ = 1, 20 do
+    proc.sleep(0.005)
+    p:kill("INT")
+  end
+  local _, out = p:finish(10)
+  local expected = 0
+  for line in out:gmatch("[^\n]*\n") do -- an interrupt between the write and the addition repeats a line: that is the script's
+    local i = tonumber(line:match("^line (%d+)\n$"))
+    if not i or (i ~= expected + 1 and i ~= expected) then lu.fail("torn or lost after line " .. expected .. ": " .. line) end
+    expected = i
+  end
+  lu.assertEquals(expected, 30000)
+end
+
+function TestStreams:test_input_goes_on_after_an_interrupt()
+  local p <close> = start([[
+    print(io.read()) ready()
+    print(pcall(function() io.read() end))
+    print(io.read()) print(io.read("n", "l")) print(io.read("a"))]], { stdin = "pipe" })
+  p:write("first\n")
+  p:read_until("ready\n", 10)
+  proc.sleep(0.03)
+  p:kill("INT")
+  lu.assertNotNil(p:read_until("interrupted!\n", 5))
+  p:write("second\n3 rest\nall\nof it")
+  p:close_stdin()
+  local _, out = p:finish(5)
+  lu.assertEquals(out, "first\nfalse\tinterrupted!\nsecond\n3\t rest\nall\nof it\n")
+end
+
+function TestStreams:test_a_read_at_a_terminal()
+  local p <close> = start([[
+    io.write("name? ") ready()
+    print(pcall(function() io.read() end))
+    print("read", io.read())]], { pty = true })
+  lu.assertNotNil(p:read_until("name%? ", 5), "a read shows the prompt that waits in stdout")
+  p:write("half a li")
+  proc.sleep(0.05)
+  p:write("\3")
+  lu.assertNotNil(p:read_until("interrupted!", 5))
+  p:write("whole\n")
+  local status, out = p:finish(5)
+  lu.assertEquals(status.exit, 0)
+  lu.assertStrContains(out, "read\twhole")
+end
+
+function TestStreams:test_the_terminal_is_as_it_was()
+  local p <close> = start([[os.execute("stty -echo -icanon") ready() while true do end]], { pty = true })
+  local before = proc.tty_settings(p)
+  p:read_until("ready", 10)
+  lu.assertNotEquals(proc.tty_settings(p), before)
+  p:kill("INT")
+  lu.assertEquals(p:finish(5).signal, "SIGINT")
+  lu.assertEquals(proc.tty_settings(p), before)
+end
+
+-- Where the script ends and its input goes on, another program finds the rest.
+function TestStreams:test_the_rest_of_a_file_stays_for_others()
+  local name = os.tmpname()
+  local f = assert(io.open(name, "w"))
+  f:write("one\ntwo\nthree\n")
+  f:close()
+  local q <close> = proc.spawn { args = { "sh", "-c", '("$0" -e "io.write(io.read(), [[ then ]])"; head -n 1) < "$1"', LUAPOOL, name } }
+  local _, out = q:finish(5)
+  os.remove(name)
+  lu.assertEquals(out, "one then two\n")
+end
