@@ -146,7 +146,8 @@ function TestOurOptions:test_help_and_version()
 end
 
 function TestOurOptions:test_mistakes_exit_with_2()
-  local mistakes = { { "--no-such-option" }, { "-j" }, { "--workers" }, { "-j", "x" }, { "-j0" }, { "--workers=-1" }, { "-j", "99999999999" } }
+  local mistakes = { { "--no-such-option" }, { "-j" }, { "--workers" }, { "-j", "x" }, { "-j0" }, { "--workers=-1" },
+    { "-j", "99999999999" } }
   for _, args in ipairs(mistakes) do
     local result = run(LUAPOOL, args)
     lu.assertEquals({ result.exit, result.out }, { 2, "" }, table.concat(args, " "))
