@@ -110,6 +110,7 @@ static void move_gaps(struct pool *p, uint64_t sequence, uint64_t begin, uint64_
 
 void pool_give_room(struct pool *p, uint32_t number) {
   struct channel_shared *ring = p->crew[number].channel.shared;
+  if (p->crew[number].state != CREW_LIVING) return;
   atomic_thread_fence(memory_order_seq_cst);
   if (atomic_load_explicit(&ring->is_waiting, memory_order_relaxed) && atomic_exchange(&ring->is_waiting, 0))
     os_bell_ring(&p->crew[number].bell);
@@ -178,6 +179,7 @@ static int read_ring(struct pool *p, uint32_t number, struct pool_event *event) 
     }
     if (status < 0) condemn(p, number, atomic_load(&p->board->slots[number].entry), atomic_load(&p->board->slots[number].item));
     if (status <= 0) {
+      pool_give_room(p, number); /* a piece of a large frame may have been taken */
       if (crew->state != CREW_DEAD || crew->has_salvaged || crew->is_condemned) return 0;
       crew->has_salvaged = is_salvage = 1;
       if (channel_salvage(&crew->channel, &header, &data) != 1) return 0;

@@ -136,10 +136,10 @@ static void wait_for_work(struct worker *w) {
   set_phase(w, BOARD_IDLE);
 }
 
-/* The ring is full: wait until the host has made room. */
+/* The ring is full: wait until the host has moved on from where it was when we found it full. */
 static void wait_for_room(struct worker *w) {
   struct channel_shared *ring = w->channel.shared;
-  uint64_t head = atomic_load_explicit(&ring->head, memory_order_acquire);
+  uint64_t head = w->channel.limit;
   int64_t until = os_now_ns() + ROOM_SPIN_NS;
   if (may_spin(w)) {
     while (os_now_ns() < until) {
