@@ -6,14 +6,16 @@
  * misspelt rule cannot look like a passed test. Counts are plain memory of each process: a child goes on from its parent's.
  * No function allocates or locks: all may be called from a signal handler, from any thread.
  *
- * LUAPOOL_FAULT="point[#n][@worker]:action[,...]": at the n-th passage (default the first; 0: every one) of `point`, counted in each process
- * (only in worker number `worker` when given), do `action`: stop (raise SIGSTOP), kill, segv, abort, exit (the C function, status 3),
- * int (SIGINT to itself), term, sleep=MILLISECONDS, host-int, host-term, host-kill (the signal goes to the parent process).
+ * LUAPOOL_FAULT="point[#n][@worker]:action[,...]": at the n-th passage (default the first; 0: every one) of `point`, counted in
+ * each process (only in worker number `worker` when given), do `action`: stop (raise SIGSTOP), kill, segv, abort, exit (the C
+ * function, status 3), int (SIGINT to itself), term, sleep=MILLISECONDS, host-int, host-term, host-kill (the signal goes to the
+ * parent process).
  * Points: before_fork after_fork_parent child_start child_ready dispatch_before dispatch_mid worker_idle worker_claimed
  * worker_run worker_result_before worker_result_mid worker_result_after gather_mid gather_stored term_begin
  * term_after_sigterm term_reap close_begin gc.
  *
- * LUAPOOL_FAIL="name#k:ERRNO[,...]": the k-th call (0: every one) of the os function `name` (see os.h) fails with ERRNO (a name or a number).
+ * LUAPOOL_FAIL="name#k:ERRNO[,...]": the k-th call (0: every one) of the os function `name` (see os.h) fails with ERRNO (a name or
+ * a number).
  */
 #ifndef LUAPOOL_BASE_FAULT_H
 #define LUAPOOL_BASE_FAULT_H

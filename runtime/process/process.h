@@ -64,13 +64,14 @@ int process_fds_are_gone(pid_t owner);
  * parent-death signal, foreign pool descriptors closed, stdin from /dev/null, stdio buffers purged and stdout line-buffered,
  * exit guard (exit() by C code flushes this process's own output and leaves by _exit, no handler of the host runs),
  * oom_score_adj raised, the signal mask explicit (nothing blocked). A child that cannot be set up ends with status 126 at once.
- * Fault points: before_fork, after_fork_parent (before the child is recorded), child_start (first thing), child_ready (before the mask opens).
+ * Fault points: before_fork, after_fork_parent (before the child is recorded), child_start (first thing), child_ready (before the mask
+ * opens).
  * Returns 1 in the host, 0 in the child, -errno (host only; *p unchanged, nothing leaked).
  * The child must never return from the function that called this: it ends by process_exit.
  */
 int process_fork(struct process *p, const struct process_child *child);
 
-/* process_lifeline -- in a child: its end of the lifeline, readable (end of file) when the host is gone; put it into every poll set. -1 elsewhere. */
+/* process_lifeline -- in a child: its end of the lifeline, readable when the host is gone; for every poll set. -1 elsewhere. */
 int process_lifeline(void);
 
 /* process_exit -- the only way out of a child: flush its own stdout and stderr, then _exit(code). */

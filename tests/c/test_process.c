@@ -59,8 +59,9 @@ static struct shared {
 #define eventually_until(deadline, condition) \
   ({ \
     int64_t deadline_ns = (deadline); \
-    while (!(condition) && os_now_ns() < deadline_ns) poll(NULL, 0, 1); \
-    (condition); \
+    int is_true; \
+    while (!(is_true = (condition)) && os_now_ns() < deadline_ns) poll(NULL, 0, 1); \
+    is_true; \
   })
 
 /* ---- the house before and after each test --------------------------------------------------------- */
@@ -505,6 +506,8 @@ static void print_around_children(void) {
   fflush(stdout);
 }
 
+static void (*printing_program)(void) = print_around_children;
+
 static void expect_output(void (*body)(void), const char *expected) {
   char text[256] = "";
   size_t length = 0;
@@ -513,7 +516,7 @@ static void expect_output(void (*body)(void), const char *expected) {
   assert_int_equal(pipe(fds), 0);
   output_to = fds[1];
   printer = body;
-  pid_t pid = start_program(print_around_children);
+  pid_t pid = start_program(printing_program);
   close(fds[1]);
   while ((got = os_read(fds[0], text + length, sizeof text - 1 - length)) > 0) length += (size_t)got;
   close(fds[0]);
@@ -529,31 +532,22 @@ static void test_output_comes_once(void **state) {
   expect_output(print_half_a_line, "Atask\nrest without endtask\nrest without endtask\nrest without endtask\nrest without endB\n");
 }
 
-/* What could not be flushed before the fork (here: an end that is full) must not come twice either. */
-static void print_into_a_full_pipe(void) {
-  struct process p;
-  struct process_end end;
-  char block[4096];
-  memset(block, '.', sizeof block);
-  CHECK(dup2(output_to, 1) == 1);
-  CHECK(fcntl(1, F_SETFL, O_NONBLOCK) == 0);
-  while (write(1, block, sizeof block) > 0) continue;
-  printf("stuck");
-  CHECK(start(&p, nothing) == 1);
-  CHECK(process_reap(&p, LONG_NS, &end) == 1);
+static void print_late(void) {
+  printf("late ");
 }
 
-static void test_unflushed_output_stays_with_the_host(void **state) {
-  char block[4096];
-  int fds[2];
+/* What another thread prints between the flush and the fork (here: a handler that runs in between) must not come from the child, too. */
+static void print_while_forking(void) {
+  CHECK(pthread_atfork(print_late, NULL, NULL) == 0);
+  print_around_children();
+}
+
+static void test_output_printed_during_the_fork_comes_once(void **state) {
   (void)state;
-  assert_int_equal(pipe(fds), 0);
-  output_to = fds[1];
-  run_well(print_into_a_full_pipe);
-  close(fds[1]);
-  for (ssize_t got; (got = os_read(fds[0], block, sizeof block)) > 0;)
-    assert_null(memchr(block, 's', (size_t)got)); /* the host left by _exit; the child had nothing to say */
-  close(fds[0]);
+  printing_program = print_while_forking;
+  expect_output(nothing, "Alate late late late B\n");
+  expect_output(print_and_exit, "Atask\nlate task\nlate task\nlate task\nlate B\n");
+  printing_program = print_around_children;
 }
 
 static void read_nothing(void) {
@@ -570,11 +564,13 @@ static void share_no_input(void) {
   int fds[2];
   CHECK(pipe(fds) == 0 && dup2(fds[0], 0) == 0);
   CHECK(os_write(fds[1], "a\nb\n", 4) == 0);
-  close(fds[1]);
   CHECK(fgets(line, sizeof line, stdin) && strcmp(line, "a\n") == 0);
+  CHECK(os_write(fds[1], "c\n", 2) == 0); /* b is in the host's buffer now, c in the pipe */
+  close(fds[1]);
   CHECK(start(&p, read_nothing) == 1);
   CHECK(process_reap(&p, LONG_NS, &end) == 1 && end.exit_code == 0 && end.is_known);
   CHECK(fgets(line, sizeof line, stdin) && strcmp(line, "b\n") == 0);
+  CHECK(fgets(line, sizeof line, stdin) && strcmp(line, "c\n") == 0);
 }
 
 static void test_input_stays_with_the_host(void **state) {
@@ -776,6 +772,33 @@ static void test_nothing_outlives_a_crashed_host(void **state) {
   (void)state;
   expect_end_with_host(SIGTERM);
 }
+
+#if defined(__linux__) && !defined(LUAPOOL_NO_PRCTL)
+/* The host has forked by itself, and its copy holds the line: the parent-death signal ends the child all the same. */
+static void be_a_host_with_a_copy(void) {
+  static struct process worker;
+  CHECK(start(&worker, spin_for_ever) == 1);
+  atomic_store(&shared->pids[0], worker.pid);
+  pid_t copy = fork();
+  if (copy == 0)
+    for (;;) pause();
+  atomic_store(&shared->pids[1], copy);
+  for (;;) pause();
+}
+
+static void test_copy_of_the_host_does_not_keep_its_children(void **state) {
+  (void)state;
+  if (SIGNALS_COME_LATE) skip();
+  pid_t host = start_program(be_a_host_with_a_copy);
+  assert_true(EVENTUALLY(atomic_load(&shared->pids[1]) > 0 && atomic_load(&shared->ready) == 1));
+  assert_int_equal(kill(host, SIGKILL), 0);
+  wait_for_program(host);
+  pid_t worker = atomic_load(&shared->pids[0]);
+  int is_gone = eventually_until(os_now_ns() + 1000 * MS, waitpid(worker, NULL, WNOHANG) == worker);
+  assert_int_equal(kill(atomic_load(&shared->pids[1]), SIGKILL), 0);
+  assert_true(is_gone);
+}
+#endif
 
 static struct process from_thread;
 
@@ -1267,7 +1290,7 @@ int main(void) {
     CASE(test_no_signal_is_lost_in_a_fork),
     CASE(test_exit_in_a_child_runs_no_handler_of_the_host),
     CASE(test_output_comes_once),
-    CASE(test_unflushed_output_stays_with_the_host),
+    CASE(test_output_printed_during_the_fork_comes_once),
     CASE(test_input_stays_with_the_host),
 #ifdef __linux__
     CASE(test_child_is_offered_to_the_oom_killer),
@@ -1277,6 +1300,9 @@ int main(void) {
     CASE(test_sibling_does_not_hold_the_line),
     CASE(test_nothing_outlives_a_killed_host),
     CASE(test_nothing_outlives_a_crashed_host),
+#if defined(__linux__) && !defined(LUAPOOL_NO_PRCTL)
+    CASE(test_copy_of_the_host_does_not_keep_its_children),
+#endif
     CASE(test_child_outlives_the_thread_that_forked_it),
     CASE(test_ignored_sigchld_is_an_unknown_end),
     CASE(test_stolen_child_is_an_unknown_end),
