@@ -157,20 +157,26 @@ local function run_lua_file(file, pattern)
   conclude(file, started, status, running, is_complete, counts, stdout, stderr)
 end
 
--- cmocka's TAP output as report lines: "ok 3 - name", "not ok 4 - name", "# reason".
+-- cmocka's TAP output as report lines: "ok 3 - name", "not ok 4 - name", "not ok 5 # SKIP name", "# reason".
+-- The plan ("1..36") says how many there must be.
 local function tap_lines(text)
   return coroutine.wrap(function()
     for line in text:gmatch("[^\n]+") do
-      local result, name, rest = line:match("^(%l[%l ]*ok) %d+ %- (%S+)(.*)$")
-      if not result then result, name, rest = line:match("^(ok) %d+ %- (%S+)(.*)$") end
+      local result, mark, name = line:match("^([not ]*ok) %d+ ([-#]) (.*)$")
       if result then
-        local is_skipped = rest:find("# SKIP", 1, true)
-        coroutine.yield((is_skipped and "skip " or result == "ok" and "ok " or "fail ") .. name)
+        local is_skipped = mark == "#" or name:find("# SKIP", 1, true)
+        coroutine.yield((is_skipped and "skip " or result == "ok" and "ok " or "fail ") .. name:gsub("^SKIP ", ""))
       elseif line:sub(1, 1) == "#" then
         coroutine.yield(" " .. line)
       end
     end
   end)
+end
+
+local function planned(text)
+  local count = 0
+  for line in text:gmatch("[^\n]+") do count = count + (tonumber(line:match("^1%.%.(%d+)$")) or 0) end
+  return count
 end
 
 local function run_c_file(file)
@@ -182,6 +188,7 @@ local function run_c_file(file)
   counts.failed_before = failed_before
   -- cmocka's exit status is the number of failed tests: one that does not match is a death.
   local is_complete = status ~= nil and status.exit ~= nil and (status.exit == 0) == (counts.fail == 0)
+    and counts.ok + counts.fail + counts.skip == planned(stdout .. "\n" .. stderr)
   conclude(file, started, status, nil, is_complete, counts, stdout, stderr)
 end
 

@@ -211,3 +211,29 @@ end
 function TestRunner:test_a_c_test_that_is_not_built_is_a_failure()
   lu.assertEquals((run { ["c/test_runner_never_built.c"] = "", ["test_runner_good.lua"] = GOOD }), "2 passed, 1 failed")
 end
+
+-- A C test is any program that prints what cmocka prints; scripts stand in for it.
+local function run_fake_c_test(script)
+  local name = "test_runner_fake_" .. proc.pid()
+  local path = ("%s/tests/%s"):format(BUILD, name)
+  local file = assert(io.open(path, "w"))
+  file:write("#!/bin/sh\n" .. script .. "\n")
+  file:close()
+  os.execute(("chmod +x '%s'"):format(path))
+  local last, status, out = run { ["c/" .. name .. ".c"] = "" }
+  os.remove(path)
+  return last, status, out
+end
+
+function TestRunner:test_c_tests_are_counted()
+  local last, status, out = run_fake_c_test [[
+echo 1..4; echo ok 1 - test_one; echo not ok 2 '#' SKIP test_two; echo not ok 3 - test_three; echo '# 1 != 2'; echo ok 4 - test_four
+exit 1]]
+  lu.assertEquals({ last, status }, { "2 passed, 1 failed, 1 skipped", 1 })
+  lu.assertStrContains(out, "test_three\n    # 1 != 2")
+end
+
+function TestRunner:test_a_c_test_that_stops_half_way_is_a_failure()
+  lu.assertEquals((run_fake_c_test "echo 1..2; echo ok 1 - test_one"), "1 passed, 1 failed")
+  lu.assertEquals((run_fake_c_test "echo 1..1; echo ok 1 - test_one; kill -SEGV $$"), "1 passed, 1 failed")
+end
