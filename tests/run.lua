@@ -50,6 +50,11 @@ local function fail(file, test, reason)
   failures[#failures + 1] = ("%s: %s\n    %s"):format(file, test, (reason:gsub("%s+$", ""):gsub("\n", "\n    ")))
 end
 
+-- A log is text, whatever bytes the values of a failed comparison had.
+local function printable(text)
+  return (text:gsub("[^\n\t -~]", function(byte) return ("\\%d"):format(byte:byte()) end))
+end
+
 local function tail(text)
   text = text:gsub("%s+$", "")
   return #text > 4000 and "[...] " .. text:sub(-4000) or text
@@ -239,7 +244,7 @@ local function main()
     end
   end
   if #failures > 0 then print("\nFailures:") end
-  for number, text in ipairs(failures) do print(number .. ") " .. text) end
+  for number, text in ipairs(failures) do print(number .. ") " .. printable(text)) end
   local skipped = totals.skipped > 0 and (", %d skipped"):format(totals.skipped) or ""
   print(("%d passed, %d failed%s"):format(totals.passed, totals.failed, skipped))
   return totals.failed == 0 and totals.passed > 0

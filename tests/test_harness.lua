@@ -95,14 +95,17 @@ function TestHarness:test_environment_is_added_to_and_taken_from()
 end
 
 function TestHarness:test_terminal()
-  local p = shell("test -t 0 && test -t 1 && test -t 2 && echo terminal; stty -echo; read line; echo got $line", { pty = true })
+  local p = shell(
+    "read go; test -t 0 && test -t 1 && test -t 2 && echo terminal; stty -echo; read line; echo got $line",
+    { pty = true })
   local before = proc.tty_settings(p)
+  p:write("go\n")
   lu.assertNotNil(p:read_until("terminal", 5))
   proc.wait_until(function() return proc.tty_settings(p) ~= before end, 5)
   lu.assertNotEquals(proc.tty_settings(p), before)
   p:write("text\n")
   local status, out = p:finish(5)
-  lu.assertEquals({ status.exit, out }, { 0, "terminal\r\ngot text\r\n" })
+  lu.assertEquals({ status.exit, out }, { 0, "go\r\nterminal\r\ngot text\r\n" })
 end
 
 function TestHarness:test_interrupt_key_reaches_the_whole_group()
