@@ -1,7 +1,7 @@
 /*
  * binding/lcall -- one call: from a function and a source to published work, and from frames back to a table of results.
  *
- * Room: binding.  Owns: the call's registry references and input memory, given back in end_call however the call ends.
+ * Room: binding (may include binding/lpool.h).  Owns: the call's registry references and input memory, given back in end_call however the call ends.
  * The body runs under a pcall of ours: an interrupt, an error of the source or of memory first cancels what runs, then goes on its way.
  */
 #include <errno.h>

@@ -1,7 +1,7 @@
 /*
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
- * Room: binding.  Owns: the registry fields luapool.module, luapool.Error, luapool.default_workers, and the run scope of pool.catch_interrupts.
+ * Room: binding (may include binding/lpool.h and binding/embedded.h).  Owns: the registry fields luapool.module, luapool.Error, luapool.default_workers, and the run scope of pool.catch_interrupts.
  */
 #include "binding/lluapool.h"
 

@@ -24,7 +24,7 @@ enum { ITEM_TEXT_BYTES = 60, KILOBYTE = 1024 };
 void task_push_item(lua_State *L, const struct source *source, uint64_t number) {
   switch (source->kind) {
     case SOURCE_INTEGERS:
-      lua_pushinteger(L, (lua_Integer)((lua_Unsigned)source->first + (lua_Unsigned)number * (lua_Unsigned)source->step));
+      lua_pushinteger(L, task_integer(source, number));
       break;
     case SOURCE_FLOATS:
       lua_pushnumber(L, source->first_float + (lua_Number)number * source->step_float);
@@ -488,8 +488,9 @@ static void seed_item(struct task_context *t, lua_State *T) {
 
 /* Write what stands above RUN_TOP. Returns 0, or codec_write's status. */
 static int write_results(struct task_context *t, lua_State *T) {
-  int status, i, count = lua_gettop(T) - RUN_TOP;
+  int status, i, count;
   if (!(t->worker->claim.flags & BOARD_ALL_RESULTS)) return codec_write(t->codec, T, -1);
+  count = lua_gettop(T) - RUN_TOP;
   luaL_checkstack(T, 1, NULL);
   lua_pushinteger(T, count);
   status = codec_write(t->codec, T, -1);
@@ -509,9 +510,20 @@ static int settle_interrupts(void) {
   return interrupt_external() != 0;
 }
 
+/* An item whose value stands on top of the stack is over. Returns 0, or 1 if its result cannot cross. */
+static int write_item(struct task_context *t, lua_State *T) {
+  int status;
+  t->is_writing = 1;
+  status = write_results(t, T);
+  t->is_writing = 0;
+  lua_settop(T, RUN_TOP);
+  return t->is_refused = status != 0;
+}
+
 /*
  * (context, fn, randomseed): run items until the claim is done or no longer wanted, or until one fails: then t->next is that item, and either this raises, or
- * t->is_refused says that its result cannot cross. One pcall serves for all items: it would cost more than a small task.
+ * t->is_refused says that its result cannot cross. One pcall serves for all items: it would cost more than a small task. What does not change
+ * between items stands in locals: for `x * x` every nanosecond here is felt.
  */
 static int run_items(lua_State *T) {
   struct task_context *t = lua_touserdata(T, RUN_CONTEXT);
@@ -519,21 +531,21 @@ static int run_items(lua_State *T) {
   const uint64_t end = w->claim.first + w->claim.count;
   const int wants_results = !(w->claim.flags & BOARD_NO_RESULTS);
   const int n_results = w->claim.flags & BOARD_ALL_RESULTS ? LUA_MULTRET : wants_results;
+  const int is_plain = w->claim.kind == BOARD_INDEXED && t->source.kind == SOURCE_INTEGERS;
   luaL_checkstack(T, LUA_MINSTACK, NULL);
   while (t->next < end && !worker_is_stopped(w)) {
     if (worker_needs_frame(w)) open_frame(t);
     worker_begin_item(w, t->next);
     FAULT_POINT("worker_run");
-    seed_item(t, T);
+    if (t->has_seed) seed_item(t, T);
     lua_pushvalue(T, RUN_FN);
-    lua_call(T, push_arguments(t, T), n_results);
-    if (wants_results) {
-      t->is_writing = 1;
-      t->is_refused = write_results(t, T) != 0;
-      t->is_writing = 0;
-      if (t->is_refused) return 0;
-      lua_settop(T, RUN_TOP);
+    if (is_plain) {
+      lua_pushinteger(T, task_integer(&t->source, t->next));
+      lua_call(T, 1, n_results);
+    } else {
+      lua_call(T, push_arguments(t, T), n_results);
     }
+    if (wants_results && write_item(t, T)) return 0;
     worker_end_item(w);
     t->next++;
     if (interrupt_pending() && settle_interrupts()) return 0;

@@ -75,6 +75,11 @@ int task_start(void *context, struct worker *w);
 void task_run(void *context, struct worker *w);
 void task_finish(void *context, struct worker *w);
 
+/* task_integer -- item `number` of a range of integers; wraps around as Lua's integers do. */
+static inline lua_Integer task_integer(const struct source *source, uint64_t number) {
+  return (lua_Integer)((lua_Unsigned)source->first + (lua_Unsigned)number * (lua_Unsigned)source->step);
+}
+
 /*
  * task_push_item -- push item `number` of an indexed source (nothing for an iterator: nil). May raise (a table's __index; memory).
  */

@@ -1,7 +1,7 @@
 /*
  * pool/crew -- the inside of a pool, shared by pool.c and recovery.c alone.
  *
- * Room: pool (may include what pool.h may).
+ * Room: pool (may include pool/pool.h and pool/account.h).  Owns: nothing itself; pool.c and recovery.c own what it describes.
  */
 #ifndef LUAPOOL_POOL_CREW_H
 #define LUAPOOL_POOL_CREW_H

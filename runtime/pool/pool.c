@@ -1,4 +1,4 @@
-/* pool/pool -- see pool.h. This file: opening, starting, posting, waiting, ending. The dead and what they leave: pool/recovery.c. */
+/* pool/pool -- see pool.h (may include pool/crew.h and pool/schedule.h). This file: opening, starting, posting, waiting, ending. The dead and what they leave: pool/recovery.c. */
 #include "pool/pool.h"
 
 #include <errno.h>
@@ -101,7 +101,12 @@ void pool_close(struct pool *p) {
 
 void pool_abandon(struct pool *p) {
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++) process_abandon(&p->crew[i].process);
+  int are_gone = process_fds_are_gone(p->owner); /* then these numbers may be somebody else's by now */
+  for (i = 0; i < p->n_workers; i++) {
+    process_abandon(&p->crew[i].process);
+    if (are_gone) p->crew[i].bell.read_fd = p->crew[i].bell.write_fd = -1;
+  }
+  if (are_gone) p->bell.read_fd = p->bell.write_fd = p->arena.fd = -1;
   free_pool(p);
 }
 
@@ -165,7 +170,7 @@ _Noreturn static void be_worker(struct pool *p, uint32_t number) {
   w.arena = &p->arena;
   w.bell = p->crew[number].bell;
   w.host_bell = p->bell;
-  w.lifeline = p->crew[number].process.lifeline;
+  w.lifeline = process_lifeline();
   w.tasks = &p->tasks;
   worker_main(&w);
 }
@@ -186,14 +191,12 @@ static int start_one(struct pool *p, uint32_t number) {
   keep[2] = p->bell.read_fd;
   keep[3] = p->bell.write_fd;
   keep[4] = p->arena.fd;
-  FAULT_POINT("before_fork");
   status = process_fork(&crew->process, &child);
   if (status == 0) be_worker(p, number);
   if (status < 0) goto fail;
   crew->state = CREW_LIVING;
   crew->reason = crew->is_asked = crew->is_condemned = crew->was_killed = 0;
   p->forks++;
-  FAULT_POINT("after_fork_parent");
   return 0;
 fail:
   forget_bell(&crew->bell);

@@ -1,7 +1,7 @@
 /*
  * pool/recovery -- what came back and what was lost: reading the rings, accounting for every item, and picking up after the dead.
  *
- * Room: pool (may include pool/crew.h).  See pool.h for the contract of pool_next and its friends.
+ * Room: pool (may include pool/crew.h and pool/schedule.h).  See pool.h for the contract of pool_next and its friends.
  */
 #include <errno.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-/* pool/worker -- see worker.h. */
+/* pool/worker -- see worker.h (may include pool/schedule.h). */
 #include "pool/worker.h"
 
 #include <errno.h>
@@ -251,10 +251,8 @@ _Noreturn void worker_main(struct worker *w) {
   bytes_init(&w->frame);
   interrupt_set_filter(worker_accepts);
   fault_set_worker((int)w->number + 1);
-  FAULT_POINT("child_start");
   if (w->tasks->start(w->tasks->context, w) != 0) process_exit(0);
   set_phase(w, BOARD_IDLE);
-  FAULT_POINT("child_ready");
   while (!must_leave(w)) {
     if (!claim_work(w)) {
       wait_for_work(w);

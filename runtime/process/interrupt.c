@@ -38,6 +38,8 @@ struct caught {
 
 _Atomic int interrupt_flag; /* the truth: the undelivered reason, or 0 */
 
+_Atomic int interrupt_flag; /* the truth: the undelivered reason, or 0 */
+
 static struct {
   _Atomic int level;            /* escalation: 0 nothing undelivered, 1 one signal, 2 urgent */
   _Atomic int64_t last_ns;      /* when the last signal that counted came */
