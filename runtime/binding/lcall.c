@@ -351,17 +351,15 @@ static int write_job(struct call *c, lua_State *L) {
   struct lpool *lp = c->lp;
   int status;
   bytes_clear(&lp->out);
-  codec_name_function(lp->codec, L, 0); /* the other side does not have it yet: nothing can be named by its upvalues */
-  codec_begin(lp->codec, &lp->out, CODEC_WITH_GLOBALS, "function");
-  status = codec_write(lp->codec, L, ARG_FN);
-  codec_name_function(lp->codec, L, ARG_FN);
+  codec_begin(lp->sender, &lp->out, CODEC_WITH_GLOBALS, "function");
+  status = codec_write(lp->sender, L, ARG_FN);
   if (status < 0 || c->work.kind != BOARD_INDEXED) return status;
   lua_pushvalue(L, ARG_A);
-  status = codec_write(lp->codec, L, -1);
+  status = codec_write(lp->sender, L, -1);
   lua_pop(L, 1);
   if (status < 0) return status;
   lua_pushvalue(L, ARG_B);
-  status = codec_write(lp->codec, L, -1);
+  status = codec_write(lp->sender, L, -1);
   lua_pop(L, 1);
   return status;
 }
@@ -375,7 +373,7 @@ static void forget_sent(struct lpool *lp) {
 static void place_job(struct call *c, lua_State *L) {
   struct lpool *lp = c->lp;
   void *memory;
-  int status, is_stateless = codec_is_stateless(lp->codec);
+  int status, is_stateless = codec_is_stateless(lp->sender);
   if (is_stateless && lp->sent_job && lp->sent_length == lp->out.length && memcmp(lp->sent.data, lp->out.data, lp->out.length) == 0) {
     c->job.number = lp->sent_job;
   } else {
@@ -412,7 +410,7 @@ static void send_function(struct call *c, lua_State *L) {
   if (status == -EINVAL || status == -EMSGSIZE || c->lp->out.length > TOO_BIG_TO_SEND_BYTES) {
     renew_workers(c, L);
   } else if (status < 0) {
-    luaL_error(L, "cannot send the function: %s", codec_message(c->lp->codec));
+    luaL_error(L, "cannot send the function: %s", codec_message(c->lp->sender));
   } else {
     place_job(c, L);
   }

@@ -45,7 +45,8 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   unreference(L, &lp->tasks.on_start);
   unreference(L, &lp->tasks.on_exit);
   unreference(L, &lp->codec_reference);
-  lp->codec = NULL;
+  unreference(L, &lp->sender_reference);
+  lp->codec = lp->sender = NULL;
 }
 
 static lua_State *main_thread(lua_State *L) {
@@ -94,12 +95,14 @@ static int core_open(lua_State *L) {
   memset(lp, 0, sizeof *lp);
   lp->owner = getpid();
   lp->L = main_thread(L);
-  lp->tasks.on_start = lp->tasks.on_exit = lp->codec_reference = LUA_NOREF;
+  lp->tasks.on_start = lp->tasks.on_exit = lp->codec_reference = lp->sender_reference = LUA_NOREF;
   luaL_setmetatable(L, LPOOL_TYPE);
   read_options(L, 1, lp);
   lp->tasks.L = lp->L;
   lp->codec = codec_open(L);
   lp->codec_reference = luaL_ref(L, LUA_REGISTRYINDEX);
+  lp->sender = codec_open(L);
+  lp->sender_reference = luaL_ref(L, LUA_REGISTRYINDEX);
   memset(&options, 0, sizeof options);
   options.workers = lp->n_workers;
   options.grace_ns = lp->grace_ns;

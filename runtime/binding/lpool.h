@@ -25,8 +25,9 @@ struct lpool {
   int is_busy;         /* inside a call */
   int is_one_shot;     /* made for one call: its collection needs no warning */
   struct task_context tasks;
-  struct codec *codec; /* anchored by codec_reference */
-  int codec_reference;
+  struct codec *codec;  /* items and results; knows the names that fn gives; anchored by codec_reference */
+  struct codec *sender; /* functions on their way to workers that have none of its upvalues yet; anchored by sender_reference */
+  int codec_reference, sender_reference;
   struct bytes out;    /* what is being written for the workers */
   uint64_t calls;      /* numbers of calls and jobs */
   /* The function sent last, kept in input memory: a call with the very same bytes needs not be loaded anew. */
