@@ -60,6 +60,13 @@ function check.source(src, number, name)
   bad_argument(number, name, "number, range, table or iterator function", src)
 end
 
+--- Seconds to wait, as an argument: nil is for the callee to understand.
+---@return number? seconds
+function check.duration(value, number, name)
+  if value == nil or (type(value) == "number" and value >= 0) then return value end
+  bad_argument(number, name, "number of seconds, 0 or more,", value)
+end
+
 -- ---- options ----
 
 local function bad_option(option, name, expected, value)

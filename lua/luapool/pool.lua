@@ -26,8 +26,18 @@ local function is_inline(self)
   return self.handle == nil or core.is_worker()
 end
 
+-- Refuse what cannot be, at the line that called the method: C would blame this file.
+local function check_usable(self, name)
+  if self.is_closed then error(("cannot use '%s': the pool is closed"):format(name), 3) end
+  if is_inline(self) then return end
+  local state, owner, here = self.handle:state()
+  if state == "busy" then error(("cannot use '%s': the pool is busy with another call"):format(name), 3) end
+  if state == "foreign" then
+    error(("cannot use '%s' here: the pool belongs to process %d, this is process %d"):format(name, owner, here), 3)
+  end
+end
+
 local function run(self, fn, kind, a, b, n, options)
-  if self.is_closed then error("cannot use 'map': the pool is closed", 3) end
   if is_inline(self) then return part("inline").run(fn, kind, a, b, n, options, self.options.seed) end
   return self.handle:run(fn, kind, a, b, n, options)
 end
@@ -55,6 +65,7 @@ end
 --- Raises the first failure (a pool.Error), an interrupt, or what an iterator raised; the pool stays usable. Blocks.
 function methods:map(fn, src, options)
   check_self(self, "map")
+  check_usable(self, "map")
   fn = check.fn(fn, 1, "map")
   local kind, a, b, n = check.source(src, 2, "map")
   local call = check.call_options(options, self.call_options, 3, "map")
@@ -67,8 +78,8 @@ end
 --- Raises a pool.Error when it fails, or an interrupt.
 function methods:apply(fn, ...)
   check_self(self, "apply")
+  check_usable(self, "apply")
   fn = check.fn(fn, 1, "apply")
-  if self.is_closed then error("cannot use 'apply': the pool is closed", 2) end
   local results, err
   if is_inline(self) then
     results, err = part("inline").apply(self.call_options, fn, ...)
@@ -79,20 +90,14 @@ function methods:apply(fn, ...)
   return table.unpack(results, 1, results.n)
 end
 
-local function check_seconds(value, name)
-  if value == nil then return nil end
-  if type(value) ~= "number" or value ~= value or value < 0 then
-    error(("bad argument #1 to '%s' (number of seconds, 0 or more, expected, got %s)"):format(name, tostring(value)), 3)
-  end
-  return value
-end
-
 --- Let the workers finish and leave (on_exit runs), and wait for it. Idempotent.
 ---@param timeout number? seconds; nil waits for ever
 ---@return boolean gone false: some still live after timeout; terminate() ends them
 function methods:close(timeout)
   check_self(self, "close")
-  check_seconds(timeout, "close")
+  timeout = check.duration(timeout, 1, "close")
+  if self.is_closed then return true end
+  check_usable(self, "close")
   if self.handle and not core.is_worker() and not self.handle:close(timeout) then return false end
   self.is_closed = true
   return true
@@ -102,7 +107,7 @@ end
 ---@param grace number? seconds; default: the pool's
 function methods:terminate(grace)
   check_self(self, "terminate")
-  check_seconds(grace, "terminate")
+  grace = check.duration(grace, 1, "terminate")
   if self.handle and not core.is_worker() then self.handle:terminate(grace) end
   self.is_closed = true
 end

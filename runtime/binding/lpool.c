@@ -258,11 +258,14 @@ static int handle_workers(lua_State *L) {
   return 1;
 }
 
-/* handle:state() -> "open" | "closed" | "foreign" */
+/* handle:state() -> "open" | "busy" | "closed" | "foreign", pid of the process that made the pool, pid of this one */
 static int handle_state(lua_State *L) {
   struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
-  lua_pushstring(L, lp->owner != getpid() ? "foreign" : lp->pool ? "open" : "closed");
-  return 1;
+  int here = (int)getpid();
+  lua_pushstring(L, lp->owner != here ? "foreign" : lp->pool == NULL ? "closed" : lp->is_busy ? "busy" : "open");
+  lua_pushinteger(L, lp->owner);
+  lua_pushinteger(L, here);
+  return 3;
 }
 
 void lpool_open_library(lua_State *L) {

@@ -1,0 +1,229 @@
+-- What is refused, in which words, and at whose line: arguments of pool.new, pool.map, p:map, p:apply, p:close, pool.range, pool.register.
+local lu = require "luaunit"
+local proc = require "proc"
+
+local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
+
+local KNOWN_TO_POOLS = "chunk errors grace memory name on_crash on_exit on_start retries seed timeout workers"
+local KNOWN_TO_CALLS = "chunk errors memory on_crash retries timeout"
+
+-- The message, which has to name the line of the code that was called: code is loaded as a chunk "call" whose second line does it.
+local function refused(code, expected)
+  local chunk = assert(load("local p = ...\n" .. code .. "\nreturn 'not refused'", "=call"))
+  local p <close> = pool.new(1)
+  local ok, message = pcall(chunk, p)
+  lu.assertFalse(ok, code .. " was accepted")
+  lu.assertEquals(message, "call:2: " .. expected, code)
+end
+
+local function refuse_all(cases)
+  for _, case in ipairs(cases) do refused(case[1], case[2]) end
+end
+
+TestArguments = {}
+
+function TestArguments.test_function_of_map()
+  refuse_all {
+    { "p:map(nil, 3)", "bad argument #1 to 'map' (function expected, got nil)" },
+    { "p:map()", "bad argument #1 to 'map' (function expected, got nil)" },
+    { "p:map(3, print)", "bad argument #1 to 'map' (function expected, got 3)" },
+    { "p:map('print', 3)", "bad argument #1 to 'map' (function expected, got \"print\")" },
+    { "p:map({}, 3)", "bad argument #1 to 'map' (function expected, got table)" },
+    { "pool.map(nil, 3)", "bad argument #1 to 'map' (function expected, got nil)" },
+    { "pool.map(true, 3)", "bad argument #1 to 'map' (function expected, got true)" },
+    { "p:apply()", "bad argument #1 to 'apply' (function expected, got nil)" },
+    { "p:apply(7, 1)", "bad argument #1 to 'apply' (function expected, got 7)" },
+  }
+end
+
+function TestArguments.test_source_of_map()
+  for _, verb in ipairs { "p:map", "pool.map" } do
+    refuse_all {
+      { verb .. "(print)", "bad argument #2 to 'map' (number, range, table or iterator function expected, got nil)" },
+      { verb .. "(print, 'abc')", "bad argument #2 to 'map' (number, range, table or iterator function expected, got \"abc\")" },
+      { verb .. "(print, true)", "bad argument #2 to 'map' (number, range, table or iterator function expected, got true)" },
+      { verb .. "(print, io.stdout)", "bad argument #2 to 'map' (number, range, table or iterator function expected, got userdata)" },
+      { verb .. "(print, -1)", "bad argument #2 to 'map' (a whole number of items expected, got -1)" },
+      { verb .. "(print, 1.5)", "bad argument #2 to 'map' (a whole number of items expected, got 1.5)" },
+      { verb .. "(print, 0/0)", "bad argument #2 to 'map' (a whole number of items expected, got " .. tostring(0 / 0) .. ")" },
+      { verb .. "(print, math.huge)", "bad argument #2 to 'map' (a whole number of items expected, got inf)" },
+      { verb .. "(print, 1 << 50)", "bad argument #2 to 'map' (a whole number of items expected, got 1125899906842624)" },
+    }
+  end
+end
+
+function TestArguments.test_a_pool_called_with_a_dot()
+  refuse_all {
+    { "p.map(print, 3)", "bad argument #1 to 'map' (pool expected, got function; write p:map(...))" },
+    { "p.apply(print, 3)", "bad argument #1 to 'apply' (pool expected, got function; write p:apply(...))" },
+    { "p.close()", "bad argument #1 to 'close' (pool expected, got nil; write p:close(...))" },
+    { "p.terminate({})", "bad argument #1 to 'terminate' (pool expected, got table; write p:terminate(...))" },
+    { "p.stats(7)", "bad argument #1 to 'stats' (pool expected, got number; write p:stats(...))" },
+  }
+end
+
+function TestArguments.test_numbers_of_workers()
+  local expected = "bad option 'workers' to '%s' (integer from 0 to 4096 or \"auto\" expected, got %s)"
+  for _, given in ipairs { "0.5", "-1", "1e9", "4097", "'four'", "true", "{}", "0/0", "math.mininteger" } do
+    local value = load("return " .. given)()
+    local text = type(value) == "string" and '"four"' or type(value) == "table" and "table" or tostring(value)
+    refused("pool.new { workers = " .. given .. " }", expected:format("new", text))
+    refused("pool.map(print, 3, { workers = " .. given .. " })", expected:format("map", text))
+    if type(value) == "number" then refused("pool.new(" .. given .. ")", expected:format("new", text)) end
+  end
+  refused("pool.new('4')", "bad argument #1 to 'new' (number of workers or table of options expected, got \"4\")")
+  refused("pool.map(print, 3, true)", "bad argument #3 to 'map' (number of workers or table of options expected, got true)")
+  refused("p:map(print, 3, 4)", "bad argument #3 to 'map' (table of options expected, got 4)")
+end
+
+function TestArguments.test_unknown_options_list_the_known_ones()
+  refuse_all {
+    { "pool.new { wrokers = 2 }", "unknown option 'wrokers' to 'new' (known: " .. KNOWN_TO_POOLS .. ")" },
+    { "pool.map(print, 3, { chunks = 2 })", "unknown option 'chunks' to 'map' (known: " .. KNOWN_TO_POOLS .. ")" },
+    { "p:map(print, 3, { workers = 2 })", "unknown option 'workers' to 'map' (known: " .. KNOWN_TO_CALLS .. ")" },
+    { "p:map(print, 3, { seed = 2 })", "unknown option 'seed' to 'map' (known: " .. KNOWN_TO_CALLS .. ")" },
+    { "pool.new { 4 }", "unknown option '1' to 'new' (known: " .. KNOWN_TO_POOLS .. ")" },
+  }
+end
+
+function TestArguments.test_values_of_options()
+  local cases = {
+    { "chunk", "0", 'integer from 1 or "auto"' }, { "chunk", "1.5", 'integer from 1 or "auto"' }, { "chunk", "'big'", 'integer from 1 or "auto"' },
+    { "timeout", "0", "positive number of seconds" }, { "timeout", "-1", "positive number of seconds" }, { "timeout", "'1'", "positive number of seconds" },
+    { "timeout", "0/0", "positive number of seconds" },
+    { "memory", "10", 'bytes, or a string such as "512M", at least 64K,' }, { "memory", "'1X'", 'bytes, or a string such as "512M", at least 64K,' },
+    { "memory", "'M'", 'bytes, or a string such as "512M", at least 64K,' }, { "memory", "{}", 'bytes, or a string such as "512M", at least 64K,' },
+    { "on_crash", "'ignore'", '"raise" or "retry" or "skip"' }, { "on_crash", "true", '"raise" or "retry" or "skip"' },
+    { "retries", "-1", "integer from 0" }, { "retries", "0.5", "integer from 0" }, { "retries", "'2'", "integer from 0" },
+    { "errors", "'gather'", '"raise" or "collect"' },
+  }
+  local pool_only = {
+    { "grace", "-1", "number of seconds, 0 or more," }, { "grace", "'1'", "number of seconds, 0 or more," },
+    { "on_start", "1", "function" }, { "on_exit", "{}", "function" }, { "seed", "1.5", "integer" }, { "seed", "'x'", "integer" },
+    { "name", "1", "string" },
+  }
+  local function check(case, call, name)
+    local value = load("return " .. case[2])()
+    local text = type(value) == "string" and '"' .. value .. '"' or type(value) == "table" and "table" or tostring(value)
+    refused(call:format(case[1], case[2]), ("bad option '%s' to '%s' (%s expected, got %s)"):format(case[1], name, case[3], text))
+  end
+  for _, case in ipairs(cases) do
+    check(case, "p:map(print, 3, { %s = %s })", "map")
+    check(case, "pool.map(print, 3, { %s = %s })", "map")
+    check(case, "pool.new { %s = %s }", "new")
+  end
+  for _, case in ipairs(pool_only) do
+    check(case, "pool.new { %s = %s }", "new")
+    check(case, "pool.map(print, 3, { %s = %s })", "map")
+  end
+end
+
+function TestArguments.test_range()
+  refuse_all {
+    { "pool.range()", "bad argument #1 to 'range' (number expected, got nil)" },
+    { "pool.range('3')", "bad argument #1 to 'range' (number expected, got string)" },
+    { "pool.range(1, {})", "bad argument #2 to 'range' (number expected, got table)" },
+    { "pool.range(1, 2, 'x')", "bad argument #3 to 'range' (number expected, got string)" },
+    { "pool.range(1, 2, 0)", "bad argument #3 to 'range' (step must not be 0)" },
+    { "pool.range(1, 2, 0.0)", "bad argument #3 to 'range' (step must not be 0)" },
+    { "pool.range(math.mininteger, math.maxinteger)", "bad argument #2 to 'range' (too many items: 2^48 - 1 at most)" },
+    { "pool.range(1, math.huge, 0.5)", "bad argument #2 to 'range' (too many items: 2^48 - 1 at most)" },
+  }
+end
+
+function TestArguments.test_close_and_terminate()
+  for _, method in ipairs { "close", "terminate" } do
+    for given, text in pairs { ["'x'"] = '"x"', ["-1"] = "-1", ["{}"] = "table", ["0/0"] = tostring(0 / 0) } do
+      refused(("p:%s(%s)"):format(method, given), ("bad argument #1 to '%s' (number of seconds, 0 or more, expected, got %s)"):format(method, text))
+    end
+  end
+end
+
+function TestArguments.test_register()
+  refuse_all {
+    { "pool.register()", "bad argument #1 to 'register' (string expected, got nil)" },
+    { "pool.register('Name')", "bad argument #2 to 'register' (table expected, got nil)" },
+    { "pool.register('Name', {}, 3)", "bad argument #3 to 'register' (table expected, got number)" },
+    { "pool.register('Name', {}, { save = print })", "bad argument #3 to 'register' (save and load come together)" },
+  }
+end
+
+function TestArguments.test_shield()
+  refused("pool.shield(3)", "bad argument #1 to 'shield' (function expected, got 3)")
+end
+
+-- An argument that is refused costs nothing: no worker was started for it, and the pool works.
+function TestArguments.test_the_pool_works_after_refusals()
+  local p <close> = pool.new(2)
+  for _ = 1, 3 do pcall(p.map, p, nil, 3) end
+  pcall(p.map, p, print, 3, { unknown = true })
+  lu.assertEquals(p:stats().forks, 0)
+  lu.assertEquals(p:map(function(x) return x + 1 end, 3), { 2, 3, 4 })
+end
+
+TestUseAfter = {}
+
+function TestUseAfter.test_use_after_close_blames_the_caller()
+  local chunk = assert(load("local p = ...\np:close()\np:map(print, 3)", "=call"))
+  local _, message = pcall(chunk, pool.new(1))
+  lu.assertEquals(message, "call:3: cannot use 'map': the pool is closed")
+  chunk = assert(load("local p = ...\np:terminate()\np:apply(print, 3)", "=call"))
+  _, message = pcall(chunk, pool.new(1))
+  lu.assertEquals(message, "call:3: cannot use 'apply': the pool is closed")
+end
+
+function TestUseAfter.test_a_busy_pool_blames_the_caller()
+  for _, call in ipairs { "map(print, 3)", "apply(print)", "close()" } do
+    local chunk = assert(load("local p = ...\nlocal r = p:" .. call .. "\nreturn r", "=call"))
+    local p <close> = pool.new(1)
+    local message
+    local results = p:map(function(x) return x end, function()
+      if not message then
+        message = select(2, pcall(chunk, p))
+        return 1
+      end
+    end)
+    lu.assertEquals(message, ("call:2: cannot use '%s': the pool is busy with another call"):format(call:match("%a+")))
+    lu.assertEquals(results, { 1 })
+  end
+end
+
+TestWorkersByDefault = {}
+
+local function workers(arguments, environment)
+  local words = { LUAPOOL }
+  table.move(arguments, 1, #arguments, #words + 1, words)
+  words[#words + 1] = "-e"
+  words[#words + 1] = "print(pcall(function() local p <close> = pool.new() return tostring(p):match('%d+ workers'), pool.cpus() end))"
+  local p <close> = proc.spawn { args = words, env = { LUAPOOL_WORKERS = environment or false } }
+  local status, out, err = p:finish(20)
+  lu.assertEquals(status.exit, 0, err)
+  return (out:gsub("\n$", ""))
+end
+
+function TestWorkersByDefault.test_precedence()
+  local cpus = pool.cpus()
+  lu.assertEquals(math.type(cpus), "integer")
+  lu.assertTrue(cpus >= 1)
+  lu.assertEquals(workers {}, ("true\t%d workers\t%d"):format(cpus, cpus))
+  lu.assertEquals(workers({}, "7"), ("true\t7 workers\t%d"):format(cpus))
+  lu.assertEquals(workers({}, "auto"), ("true\t%d workers\t%d"):format(cpus, cpus))
+  lu.assertEquals(workers({}, ""), ("true\t%d workers\t%d"):format(cpus, cpus))
+  lu.assertEquals(workers({ "-j", "3" }, "7"), ("true\t3 workers\t%d"):format(cpus))
+  lu.assertEquals(workers({ "-j3" }, "nonsense"), ("true\t3 workers\t%d"):format(cpus))
+end
+
+function TestWorkersByDefault.test_cpus_follow_the_affinity()
+  if not os.execute("command -v taskset > /dev/null") then lu.skip("no taskset here") end
+  local p <close> = proc.spawn { args = { "taskset", "-c", "0", LUAPOOL, "-e", "print(pool.cpus())" } }
+  local status, out = p:finish(20)
+  if status.exit ~= 0 then lu.skip("processor 0 is not for us") end
+  lu.assertEquals(out, "1\n")
+end
+
+function TestWorkersByDefault.test_nonsense_in_the_environment()
+  for _, value in ipairs { "x", "-1", "0.5", "1e9" } do
+    lu.assertEquals(workers({}, value),
+      ("false\tthe environment variable LUAPOOL_WORKERS is %q (integer from 0 to 4096 or \"auto\" expected)"):format(value))
+  end
+end
