@@ -46,8 +46,18 @@ function TestOfficial:test_portable_suite()
   lu.assertEquals(status.exit, 0)
 end
 
+-- Its test of Ctrl-C expects that a shell's `echo $!` comes before the output of the program which the shell has just started, and else
+-- takes that output for the pid. On a busy machine this happens: then, and only then, it gets another chance.
+local function lost_its_own_race(out)
+  return out:find("running in background, pid 12)", 1, true)
+end
+
 function TestOfficial:test_stand_alone_interpreter()
-  local status, out = self:run(120, "main.lua")
+  local status, out
+  for _ = 1, 5 do
+    status, out = self:run(120, "main.lua")
+    if not lost_its_own_race(out) then break end
+  end
   lu.assertEquals(status.exit, 0, out:sub(-2000))
   lu.assertStrMatches(out, ".*\nOK\n")
 end
