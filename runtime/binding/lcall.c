@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <lauxlib.h>
 #include <signal.h>
+#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -421,6 +422,7 @@ static void send_function(struct call *c, lua_State *L) {
 static void start_workers(struct call *c, lua_State *L) {
   uint32_t wanted = c->lp->n_workers;
   int status, is_first = pool_living(c->p) == 0;
+  if (c->lp->is_terminated) luaL_error(L, "the pool was terminated during the call");
   if (c->total < wanted) wanted = (uint32_t)c->total;
   status = pool_start(c->p, wanted, is_first);
   if (status < 0) luaL_error(L, "cannot start workers: fork: %s", strerror(-status));
@@ -689,6 +691,7 @@ static void plan_work(struct call *c) {
 
 /* From the arguments to a plan. From here on end_call has something to give back. */
 static void prepare_call(struct call *c, lua_State *L) {
+  fflush(stdout); /* what the host printed comes before what its tasks print */
   lua_pushvalue(L, ARG_FN);
   c->job.fn_reference = luaL_ref(L, LUA_REGISTRYINDEX);
   codec_name_function(c->lp->codec, L, ARG_FN);

@@ -186,6 +186,7 @@ static int handle_terminate(lua_State *L) {
   int64_t grace = option_seconds(L, 2, lp->grace_ns);
   if (lp->pool == NULL) return 0;
   lpool_check(L, "terminate");
+  lp->is_terminated = 1;
   (void)lpool_end(lp, L, grace, -1, 0);
   if (!lp->is_busy) free_handle(L, lp);
   return 0;

@@ -23,6 +23,7 @@ struct lpool {
   uint32_t n_workers;
   int64_t grace_ns;
   int is_busy;         /* inside a call */
+  int is_terminated;   /* during a call (its source did it): the call ends with an error, and no worker is forked any more */
   int is_one_shot;     /* made for one call: its collection needs no warning */
   struct task_context tasks;
   struct codec *codec;  /* items and results; knows the names that fn gives; anchored by codec_reference */
