@@ -1,16 +1,20 @@
 -- luapool/init -- the module table. Room: lua. Owns nothing: everything is defined in the parts; loading starts no process.
 local core, part = ...
 
-local Pool = part "pool"
+--- A program that uses no pool pays for none: a part is compiled when something of it is called first. The tail call keeps the
+--- level at which argument errors are reported.
+local function later(name, field)
+  return function(...) return part(name)[field](...) end
+end
 
 ---@class luapool
 local pool = {
   _VERSION = "luapool " .. core.version,
   Error = core.Error,
-  new = Pool.new,
-  map = Pool.map_once,
-  range = part("range").new,
-  register = part("register"),
+  new = later("pool", "new"),
+  map = later("pool", "map_once"),
+  range = later("range", "new"),
+  register = later("register", "register"),
 }
 
 --- Processors that this process may use: its affinity, capped by the cgroup's quota.

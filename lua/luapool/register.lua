@@ -6,7 +6,7 @@ local core = ...
 ---@param name string
 ---@param class table
 ---@param hooks? { save: function, load: function }
-return function(name, class, hooks)
+local function register(name, class, hooks)
   if type(name) ~= "string" then error(("bad argument #1 to 'register' (string expected, got %s)"):format(type(name)), 2) end
   if type(class) ~= "table" then error(("bad argument #2 to 'register' (table expected, got %s)"):format(type(class)), 2) end
   hooks = hooks or {}
@@ -14,3 +14,5 @@ return function(name, class, hooks)
   if (hooks.save == nil) ~= (hooks.load == nil) then error("bad argument #3 to 'register' (save and load come together)", 2) end
   core.register(name, class, hooks.save, hooks.load)
 end
+
+return { register = register }

@@ -1,4 +1,4 @@
-/* base/os -- see os.h. */
+/* base/os -- see os.h (may include base/fault.h). */
 #include "base/os.h"
 
 #include "base/fault.h"

@@ -109,8 +109,9 @@ static int core_open(lua_State *L) {
   options.ring_bytes = (uint64_t)option_number(L, 1, "ring", 0);
   options.tasks = (struct worker_tasks){&lp->tasks, task_start, task_run, task_finish};
   status = pool_open(&lp->pool, &options);
-  if (status < 0) return luaL_error(L, "cannot make a pool of %d workers: %s", (int)lp->n_workers, strerror(-status));
-  return 1;
+  if (status == 0) return 1;
+  lua_pushfstring(L, "cannot make a pool of %d workers: %s", (int)lp->n_workers, strerror(-status)); /* our caller's line tells nobody anything */
+  return lua_error(L);
 }
 
 /* ---- ending ---- */

@@ -1,0 +1,177 @@
+/*
+ * job/codec_write_function -- functions to bytes: a name, or code with upvalues and, with CODEC_WITH_GLOBALS, the globals that it names.
+ *
+ * Room: job (may include job/codec_write.h, where its functions are declared, and job/closure.h).  Owns: nothing.
+ * Upvalues that functions share stay shared (TAG_JOIN); a global that was sent with the same value in this stream is not sent again.
+ */
+#include "job/codec_write.h"
+
+#include "job/closure.h"
+
+struct scan_context {
+  lua_State *L;
+  int names; /* stack index of the set of names */
+};
+
+static void add_global_name(void *context, const char *text, size_t length) {
+  struct scan_context *scan = context;
+  lua_pushlstring(scan->L, text, length);
+  lua_pushboolean(scan->L, 1);
+  lua_rawset(scan->L, scan->names);
+}
+
+/*
+ * scan_code -- what the function at `at`, whose dump begins at `dump` in out, does; with globals, their names go into the table on
+ * top of the stack.
+ */
+static void scan_code(struct codec *c, lua_State *L, int at, size_t dump) {
+  unsigned char is_environment[256] = {0};
+  struct scan_context scan = {L, lua_gettop(L)};
+  struct closure_report report;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
+  for (int i = 1; i < 256 && lua_getupvalue(L, at, i); i++) {
+    is_environment[i - 1] = (unsigned char)lua_rawequal(L, -1, -2);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  closure_scan(c->out->data + dump, c->out->length - dump, is_environment,
+               (c->flags & CODEC_WITH_GLOBALS) ? add_global_name : NULL, &scan, &report);
+  if (report.sets_upvalues || !report.is_understood) c->is_stateful = 1;
+}
+
+static int begin_lua_function(struct codec *c, lua_State *L) {
+  int at = lua_gettop(L), n = 0, status = writer_reference(c, L);
+  size_t tag_at = c->out->length;
+  lua_Debug about;
+  if (status < 0) return status;
+  if (status == 1) {
+    lua_pop(L, 1);
+    return 0;
+  }
+  if (!lua_checkstack(L, 16)) return writer_refuse(c, L, -EINVAL, "nested too deeply", NULL);
+  lua_pushvalue(L, at);
+  lua_getinfo(L, ">u", &about);
+  n = about.nups;
+  if (put_tag(c->out, TAG_FUNCTION) < 0 || put_tag(c->out, n) < 0 || closure_dump(L, c->out) < 0) return codec_out_of_memory(c);
+  status = writer_push_frame(c, L, FRAME_FUNCTION, tag_at);
+  if (status < 0) return status;
+  lua_pushnil(L);
+  lua_newtable(L);
+  scan_code(c, L, at, tag_at + 2);
+  return 1;
+}
+
+int writer_begin_function(struct codec *c, lua_State *L) {
+  int64_t found = 0;
+  /* Lua functions that were not known by name before are sent as code: building the index costs more. */
+  if (lua_iscfunction(L, -1) || c->names.n_slots == 0 || names_peek(&c->names, lua_topointer(L, -1))) found = writer_find_name(c, L);
+  if (found < 0) return (int)found;
+  if (found == 0 && lua_iscfunction(L, -1)) return writer_refuse_value(c, L);
+  if (found == 0) return begin_lua_function(c, L);
+  found = writer_put_name(c, L, (uint32_t)found);
+  if (found == 0) lua_pop(L, 1);
+  return (int)found;
+}
+
+/*
+ * join_upvalue -- is upvalue n of the function at f->at a variable that was written before? Then refer to it (1); 0: no; negative:
+ * failed.
+ */
+static int join_upvalue(struct codec *c, lua_State *L, struct write_frame *f, uint32_t n) {
+  struct seen *entry;
+  int is_known = seen_enter(c, lua_upvalueid(L, f->at, (int)n), &entry);
+  uint64_t function;
+  if (is_known < 0) return codec_out_of_memory(c);
+  if (!is_known) {
+    entry->place = ((uint64_t)(f->tag_at - c->start) << 8) | n;
+    return 0;
+  }
+  function = entry->place >> 8;
+  c->out->data[c->start + function] |= IS_SHARED;
+  if (put_tag(c->out, TAG_JOIN) < 0 || writer_put_varint(c->out, function) < 0 || put_tag(c->out, (int)(entry->place & 255)) < 0)
+    return codec_out_of_memory(c);
+  return 1;
+}
+
+/* is_wanted_global -- is the global (its name at f->at + 1, its value on top) to be sent, and not yet sent with this value? */
+static int is_wanted_global(struct codec *c, lua_State *L, struct write_frame *f) {
+  const char *name = lua_tostring(L, f->at + 1);
+  int type = lua_type(L, -1), wanted;
+  if (names_is_library(name)) {
+    if (type == LUA_TNIL || lua_iscfunction(L, -1)) return 0;
+    if (type == LUA_TTABLE && names_peek(&c->names, lua_topointer(L, -1)) && writer_find_name(c, L) > 0) return 0;
+  }
+  writer_push_sent(c, L);
+  lua_pushvalue(L, f->at + 1);
+  lua_rawget(L, -2);
+  if (type == LUA_TNIL) wanted = lua_touserdata(L, -1) != c;
+  else wanted = !lua_rawequal(L, -1, -3);
+  lua_pop(L, 1);
+  if (wanted) {
+    lua_pushvalue(L, f->at + 1);
+    if (type == LUA_TNIL) lua_pushlightuserdata(L, c); /* "nil was sent" */
+    else lua_pushvalue(L, -3);
+    lua_rawset(L, -3);
+    c->has_sent = 1;
+  }
+  lua_pop(L, 1);
+  return wanted;
+}
+
+static int put_define(struct codec *c, lua_State *L, int name) {
+  size_t length;
+  const char *text = lua_tolstring(L, name, &length);
+  unsigned char head[3] = {TAG_DEFINE, NAMES_GLOBAL, 1};
+  if (bytes_append(c->out, head, 3) < 0 || writer_put_varint(c->out, length) < 0 || bytes_append(c->out, text, length) < 0)
+    return codec_out_of_memory(c);
+  return 0;
+}
+
+/* step_globals -- write the next globals that the function names. As writer_step_table. */
+static int step_globals(struct codec *c, lua_State *L, struct write_frame *f) {
+  for (;;) {
+    int status;
+    lua_pushvalue(L, f->at + 1);
+    if (!lua_next(L, f->at + 2)) break;
+    lua_pop(L, 1);
+    lua_replace(L, f->at + 1);
+    lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
+    lua_pushvalue(L, f->at + 1);
+    lua_rawget(L, -2);
+    lua_remove(L, -2);
+    if (!is_wanted_global(c, L, f)) {
+      lua_pop(L, 1);
+      continue;
+    }
+    if (is_scalar(lua_type(L, -1))) c->is_stateful = 1;
+    if (lua_type(L, -1) == LUA_TTABLE) writer_is_sent(c, L);
+    status = put_define(c, L, f->at + 1);
+    if (status == 0) status = writer_value(c, L);
+    if (status != 0) return status;
+  }
+  if (put_tag(c->out, TAG_END) < 0) return codec_out_of_memory(c);
+  return writer_pop_frame(c, L);
+}
+
+int writer_step_function(struct codec *c, lua_State *L, struct write_frame *f) {
+  const char *name;
+  int status;
+  while (f->phase == PHASE_NEXT && (name = lua_getupvalue(L, f->at, (int)f->n_array + 1)) != NULL) {
+    lua_pushstring(L, name);
+    lua_replace(L, f->at + 1);
+    f->n_array++;
+    status = join_upvalue(c, L, f, f->n_array);
+    if (status == 1) {
+      lua_pop(L, 1);
+      continue;
+    }
+    if (status == 0) status = writer_value(c, L);
+    if (status != 0) return status;
+  }
+  if (f->phase == PHASE_NEXT) {
+    f->phase = PHASE_GLOBALS;
+    lua_pushnil(L);
+    lua_replace(L, f->at + 1);
+  }
+  return step_globals(c, L, f);
+}

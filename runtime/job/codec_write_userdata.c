@@ -1,0 +1,76 @@
+/*
+ * job/codec_write_userdata -- userdata to bytes: by name, or as what the save function of its class returns.
+ *
+ * Room: job (may include job/codec_write.h, where its functions are declared).  Owns: ANCHOR_SAVED, what save functions returned for this value.
+ * A save function runs protected and may do anything but use this codec (is_busy).
+ */
+#include "job/codec_write.h"
+
+#include <errno.h>
+
+/* push_class -- push the save function and the name of the class of the userdata at `at`. 1; 0: it has none, the stack is as before. */
+static int push_class(lua_State *L, int at) {
+  names_push_classes(L);
+  if (lua_getmetatable(L, at) && lua_rawget(L, -2) == LUA_TTABLE && lua_rawgeti(L, -1, 2) == LUA_TFUNCTION) {
+    lua_rawgeti(L, -2, 1);
+    lua_replace(L, at + 1);
+    lua_replace(L, at + 2);
+    lua_settop(L, at + 2);
+    lua_rotate(L, at + 1, 1);
+    if (lua_rawlen(L, -1) <= 255) return 1;
+  }
+  lua_settop(L, at);
+  return 0;
+}
+
+/* save -- call the save function below the class name on top of the stack; its result takes their place. 0 or a failure. */
+static int save(struct codec *c, lua_State *L, int at) {
+  lua_settop(L, at + 1);
+  lua_pushvalue(L, at);
+  if (!names_call(L, 1, &c->is_busy)) return writer_refuse(c, L, -EINVAL, "the save function of its class failed: ", lua_tostring(L, -1));
+  codec_push_anchor(c, L, ANCHOR_SAVED); /* no other object may come to its address while this value is written */
+  lua_pushvalue(L, -2);
+  lua_rawseti(L, -2, ++c->has_saved);
+  lua_pop(L, 1);
+  return 0;
+}
+
+int writer_begin_userdata(struct codec *c, lua_State *L) {
+  int64_t found = writer_find_name(c, L);
+  const char *class_name;
+  size_t length, tag_at;
+  int status = 0, at = lua_gettop(L);
+  struct seen *entry;
+  if (found < 0) return (int)found;
+  status = found > 0 ? writer_put_name(c, L, (uint32_t)found) : writer_reference(c, L);
+  if (status < 0) return status;
+  if (found > 0 || status == 1) {
+    lua_pop(L, 1);
+    return 0;
+  }
+  if (!lua_checkstack(L, 12)) return writer_refuse(c, L, -EINVAL, "nested too deeply", NULL);
+  if (!push_class(L, at)) return writer_refuse_value(c, L);
+  class_name = lua_tolstring(L, -1, &length);
+  tag_at = c->out->length;
+  if (put_tag(c->out, TAG_USERDATA) < 0 || put_tag(c->out, (int)length) < 0 || bytes_append(c->out, class_name, length) < 0)
+    return codec_out_of_memory(c);
+  if (seen_enter(c, lua_topointer(L, at), &entry) == 1) entry->is_open = 1;
+  status = save(c, L, at);
+  if (status == 0) status = writer_push_frame(c, L, FRAME_USERDATA, tag_at);
+  if (status < 0) return status;
+  c->frames[c->n_frames - 1].at = at;
+  return 1;
+}
+
+int writer_step_userdata(struct codec *c, lua_State *L, struct write_frame *f) {
+  struct seen *entry;
+  if (f->phase == PHASE_NEXT) {
+    int status;
+    f->phase = PHASE_VALUE;
+    status = writer_value(c, L);
+    if (status != 0) return status;
+  }
+  f = &c->frames[c->n_frames - 1];
+  if (seen_enter(c, lua_topointer(L, f->at), &entry) == 1) entry->is_open = 0;
+  return writer_pop_frame(c, L);
+}
