@@ -1,5 +1,5 @@
 /*
- * job/codec -- Lua values to bytes and back: the only file that walks a Lua value.
+ * job/codec -- Lua values to bytes and back: the only room that walks a Lua value.
  *
  * Room: job.  A codec belongs to one lua_State (its main state and all its threads); it owns its tables and buffers through a userdata.
  * Fork: a child goes on with its copy.  Signals: not from a handler.

@@ -3,9 +3,9 @@
  *
  * Room: job (may include job/codec_parts.h; only job/codec_read*.c include this).  Owns: nothing.
  *
- * The reader mirrors the writer. reader_item pushes the next value: a scalar at once, an object by its `open` function, which pushes it and, if
- * there is more to read than scalars, a frame for it. `step` functions go on with the topmost frame until a child needs a frame of its own
- * or the object is whole; the loop then gives it to the frame around it.
+ * The reader mirrors the writer. reader_item pushes the next value: a scalar at once, an object by its `open` function, which pushes it
+ * and, if there is more to read than scalars, a frame for it. `step` functions go on with the topmost frame until a child needs a frame
+ * of its own or the object is whole; the loop then gives it to the frame around it.
  * No byte is believed. All may raise Lua's memory errors; none holds memory that would then be lost.
  */
 #ifndef LUAPOOL_JOB_CODEC_READ_H
@@ -111,7 +111,8 @@ int reader_named(struct reading *r);
 /*
  * ---- objects ----
  * open: the tag (with its flags) at `place` is read; returns as reader_item.
- * step: go on with the topmost frame f until a frame was opened for a child (1) or the object is whole and its frame gone (0); negative: failed.
+ * step: go on with the topmost frame f until a frame was opened for a child (1) or the object is whole and its frame gone (0);
+ *       negative: failed.
  */
 
 int reader_open_table(struct reading *r, int flags, uint64_t place);

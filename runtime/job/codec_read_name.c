@@ -1,7 +1,7 @@
 /*
  * job/codec_read_name -- names in a stream: what they name here, and what is defined among the globals under a name.
  *
- * Room: job (may include job/codec_read.h, where its functions are declared).  Owns: ANCHOR_READ_NAMES, the values of the names read so far.
+ * Room: job (may include job/codec_read.h, where its functions are declared).  Owns: ANCHOR_READ_NAMES, what names stand for.
  * A name that nothing has here is noted (is_missing); the value is read to its end all the same, so that the next one can be read.
  */
 #include "job/codec_read.h"

@@ -111,7 +111,8 @@ int writer_is_sent(struct codec *c, lua_State *L);
 /*
  * ---- objects ----
  * begin: for the object on top of the stack, returns as writer_value.
- * step: go on with the object of the topmost frame f until a child must be written first (1) or it is finished and popped (0); negative: failed.
+ * step: go on with the object of the topmost frame f until a child must be written first (1) or it is finished and popped (0);
+ *       negative: failed.
  */
 
 int writer_begin_table(struct codec *c, lua_State *L);

@@ -25,8 +25,9 @@ static void text_add(struct text *t, const char *part, size_t length) {
 }
 
 static int is_identifier(const char *text, size_t length) {
-  static const char *const reserved[] = {"and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto",
-                                         "if", "in", "local", "nil", "not", "or", "repeat", "return", "then", "true", "until", "while", NULL};
+  static const char *const reserved[] = {"and", "break", "do", "else", "elseif", "end", "false", "for", "function",
+                                         "goto", "if", "in", "local", "nil", "not", "or", "repeat", "return", "then", "true",
+                                         "until", "while", NULL};
   if (length == 0 || (text[0] >= '0' && text[0] <= '9')) return 0;
   for (size_t i = 0; i < length; i++) {
     char ch = text[i];

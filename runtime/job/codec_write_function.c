@@ -6,6 +6,8 @@
  */
 #include "job/codec_write.h"
 
+#include <errno.h>
+
 #include "job/closure.h"
 
 struct scan_context {

@@ -1,11 +1,13 @@
 /*
  * job/codec_write_name -- what the writer sends by its name instead of its value: modules, classes, library functions, metatables.
  *
- * Room: job (may include job/codec_write.h, where its functions are declared).  Owns: the numbers of the names in the present stream, and the
- * table ANCHOR_SENT of what the stream has defined among the reader's globals.
+ * Room: job (may include job/codec_write.h, where its functions are declared).  Owns: the numbers of names in the present stream,
+ * and the table ANCHOR_SENT of what the stream has defined among the reader's globals.
  * Which value has which name is the business of job/names; here is when a name is used.
  */
 #include "job/codec_write.h"
+
+#include <errno.h>
 
 int64_t writer_find_name(struct codec *c, lua_State *L) {
   int64_t found;
@@ -101,7 +103,8 @@ int writer_metatable(struct codec *c, lua_State *L) {
     }
     /* The other side may have an older class of that name, or none: give it this one. */
     codec_push_anchor(c, L, ANCHOR_NAME_KEYS);
-    if (put_tag(c->out, TAG_DEFINE) < 0 || names_write(&c->names, L, lua_gettop(L), (uint32_t)found, c->out) < 0) return codec_out_of_memory(c);
+    if (put_tag(c->out, TAG_DEFINE) < 0 || names_write(&c->names, L, lua_gettop(L), (uint32_t)found, c->out) < 0)
+      return codec_out_of_memory(c);
     lua_pop(L, 1);
   }
   return writer_value(c, L);

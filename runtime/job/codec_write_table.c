@@ -1,9 +1,9 @@
 /*
  * job/codec_write_table -- tables to bytes: records with their shapes, sequences with runs of numbers, pairs, and the metatable.
  *
- * Room: job (may include job/codec_write.h, where its functions are declared).  Owns: the shapes of the present stream (codec.shapes, shape_keys,
- * shape_slots, ANCHOR_SHAPE_KEYS).
- * A table whose keys are a few short strings is a record: its keys are a shape, written once in a stream. All others are a sequence and pairs.
+ * Room: job (may include job/codec_write.h, where its functions are declared).  Owns: the shapes of the present stream
+ * (codec.shapes, shape_keys, shape_slots, ANCHOR_SHAPE_KEYS).
+ * A table whose keys are a few short strings is a record: its keys are a shape, written once in a stream. Others are sequence and pairs.
  */
 #include "job/codec_write.h"
 
@@ -108,7 +108,8 @@ static int put_record_tag(struct codec *c, lua_State *L, int at, const char *con
   int64_t shape = find_shape(c, keys, (uint32_t)n, &slot);
   if (shape < 0 && c->n_shapes == MAX_SHAPES) return 1;
   if (shape < 0) {
-    if (put_tag(c->out, TAG_RECORD | DEFINES_SHAPE | flags) < 0 || writer_put_varint(c->out, (uint64_t)n) < 0) return codec_out_of_memory(c);
+    if (put_tag(c->out, TAG_RECORD | DEFINES_SHAPE | flags) < 0 || writer_put_varint(c->out, (uint64_t)n) < 0)
+      return codec_out_of_memory(c);
     return define_shape(c, L, keys, (uint32_t)n, slot, at + 1);
   }
   if (put_tag(c->out, TAG_RECORD | flags) < 0 || writer_put_varint(c->out, (uint64_t)shape) < 0) return codec_out_of_memory(c);

@@ -1,7 +1,7 @@
 /*
  * job/codec_write_userdata -- userdata to bytes: by name, or as what the save function of its class returns.
  *
- * Room: job (may include job/codec_write.h, where its functions are declared).  Owns: ANCHOR_SAVED, what save functions returned for this value.
+ * Room: job (may include job/codec_write.h, where its functions are declared).  Owns: ANCHOR_SAVED, what save functions returned.
  * A save function runs protected and may do anything but use this codec (is_busy).
  */
 #include "job/codec_write.h"

@@ -1,10 +1,7 @@
 /*
  * codec_probe -- a Lua module that shows job/codec to tests/test_codec.lua: never part of the product.
  *
- * Built as $(BUILD)/tests/codec_probe.so, not linked to liblua (it uses the Lua of the program that loads it), from this file and the
- * objects that the codec needs:
- *   cc -shared -fPIC -std=c11 -D_GNU_SOURCE -Iruntime $(LUA_CFLAGS) -o $@ tests/c/codec_probe.c \
- *      $(BUILD)/runtime/job/codec.o $(BUILD)/runtime/job/closure.o $(BUILD)/runtime/job/names.o $(BUILD)/runtime/base/bytes.o
+ * Built as $(BUILD)/tests/codec_probe.so with $(BUILD)/libluapool.a, not linked to liblua: it uses the Lua of the program that loads it.
  *
  *   codec = probe.open()              codec:start([flags [, root]])   codec:write(v) -> true | nil, message, errno
  *   codec:bytes() -> string           codec:rollback()                codec:is_stateless()         codec:name_function(f | nil)
