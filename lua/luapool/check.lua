@@ -233,7 +233,8 @@ function check.default_workers()
   if env and env ~= "" and env ~= "auto" then
     n = math.tointeger(tonumber(env))
     if not n or n < 0 or n > MAX_WORKERS then
-      error(("the environment variable LUAPOOL_WORKERS is %s (integer from 0 to %d or \"auto\" expected)"):format(core.item_text(env), MAX_WORKERS), 0)
+      local text_of = 'the environment variable LUAPOOL_WORKERS is %s (integer from 0 to %d or "auto" expected)'
+      error(text_of:format(core.item_text(env), MAX_WORKERS), 0)
     end
     return n
   end

@@ -20,7 +20,10 @@ function Error.__tostring(e)
   local text = tostring(e.message)
   local where = place(e)
   if where ~= "" then text = text .. "\n  in " .. where end
-  if e.traceback and e.traceback:find("\n") then text = text .. "\n  " .. e.traceback:gsub("^stack traceback:", "in the task:"):gsub("\n", "\n  ") end
+  if e.traceback and e.traceback:find("\n") then
+    local trace = e.traceback:gsub("^stack traceback:", "in the task:"):gsub("\n", "\n  ")
+    text = text .. "\n  " .. trace
+  end
   return text
 end
 

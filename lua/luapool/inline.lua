@@ -1,6 +1,6 @@
 -- luapool/inline -- the verbs without workers: `workers = 0`, and pools inside a task. Room: lua. Owns nothing.
--- Items and results go through the same codec as to real workers, and errors have the same shape. Time limits, memory limits and crashes are the
--- one thing that only a process of its own can contain: they are not enforced here.
+-- Items and results go through the same codec as to real workers, and errors have the same shape. Time limits, memory limits and crashes
+-- are the one thing that only a process of its own can contain: they are not enforced here.
 local core = ...
 
 local inline = {}

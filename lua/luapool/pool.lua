@@ -147,7 +147,8 @@ local function make(options, call_options)
 end
 
 --- A pool of workers; they start at first use.
----@param options integer|table|nil number of workers, or: workers, timeout, grace, memory, chunk, on_crash, retries, errors, on_start, on_exit, seed, name
+---@param options integer|table|nil number of workers, or a table: workers, timeout, grace, memory, chunk, on_crash, retries, errors,
+--- on_start, on_exit, seed, name
 ---@return luapool.Pool
 function Pool.new(options)
   local pool_options, call_options = check.pool_options(options, 1, "new")

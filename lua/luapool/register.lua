@@ -1,4 +1,5 @@
--- luapool/register -- pool.register: classes and userdata that cross by name. Room: lua. Owns nothing (registrations live in the state's registry).
+-- luapool/register -- pool.register: classes and userdata that cross by name. Room: lua.
+-- Owns nothing: registrations live in the state's registry.
 local core = ...
 
 --- Give a class (the metatable of its objects) a name under which both sides know it, so that objects keep it when they cross.
