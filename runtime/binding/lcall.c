@@ -150,7 +150,6 @@ static int push_record(struct lpool *lp, lua_State *L, const struct pool_event *
     return -EBADMSG;
   }
   if (strcmp(lua_tostring(L, -1), "interrupt") == 0) { /* somebody sent the worker, not us, a signal: that is how it ends */
-    set_string(L, "kind", "crash");
     lua_pop(L, 1);
     set_string(L, "kind", "crash");
     set_string(L, "message", "the worker was told to end by SIGTERM");
@@ -563,6 +562,7 @@ static void drive(struct call *c, lua_State *L) {
     take_events(c, L);
     write_blocks(c, L);
     if (is_finished(c)) break;
+    start_workers(c, L); /* once more: nobody may wait for those who have just been found dead */
     if (!interrupt_pending() && pool_wait(c->p, interrupt_fd(), -1) == -EINTR && !interrupt_pending()) let_hooks_run(L);
   }
   check_interrupt(L);
