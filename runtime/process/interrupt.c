@@ -440,7 +440,8 @@ static void kill_descendants(void) {}
 static void leave_if_host_is_gone(void) {
   struct pollfd line = {state.lifeline, POLLIN, 0};
   char byte;
-  int is_gone = getppid() != state.host;
+  pid_t parent = getppid(); /* 0: the host is outside this process's pid namespace; then the lifeline alone can tell */
+  int is_gone = parent != state.host && parent != 0;
   if (!is_gone && state.lifeline >= 0 && poll(&line, 1, 0) == 1)
     is_gone = (line.revents & (POLLHUP | POLLERR)) || recv(state.lifeline, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
   if (!is_gone) return;
