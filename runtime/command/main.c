@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/allocator.h"
 #include "binding/lluapool.h"
 #include "command/call.h"
 #include "command/options.h"
@@ -167,6 +168,7 @@ int main(int argc, char **argv) {
     call_message("cannot create state: not enough memory");
     return EXIT_FAILURE;
   }
+  lua_setallocf(L, allocator_lua, NULL);
   if (call_with(L, prepare, &program) != LUA_OK) return finish(L, 0);
   delivery_enter(&scope, L);
   call_with(L, run, &program);
