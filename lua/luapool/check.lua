@@ -202,8 +202,12 @@ end
 --- Derive what follows from the user's words.
 function check.finish_call(call)
   if call.errors then call.collect = call.errors == "collect" end
-  if call.on_crash == "retry" and not call.retries then call.retries = 2 end
-  if (call.retries or 0) > 0 and not call.on_crash then call.on_crash = "retry" end
+  call.crash_retries = 0
+  if call.on_crash == "retry" then
+    call.crash_retries = call.retries or 2
+  elseif not call.on_crash then
+    call.crash_retries = call.retries
+  end
   return call
 end
 

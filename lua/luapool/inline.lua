@@ -23,17 +23,8 @@ local function on_error(value)
   return { value = value, traceback = traceback }
 end
 
-local function make_error(kind, problem, index, item)
-  local value = problem
-  local e = setmetatable({ kind = kind, index = index, item = core.item_text(item), worker = 0 }, Error)
-  if kind == "error" and type(problem) == "table" and rawget(problem, "traceback") ~= nil then
-    value = problem.value
-    e.traceback = problem.traceback
-  elseif kind == "error" and type(problem) == "table" then
-    value = problem.value
-  end
-  if core.is_interrupt(value) then return value end
-  e.value = value
+-- As text if it is, or can be made into one; else by its type. The value itself crosses, or is not there: as from a worker.
+local function set_value(e, value, copy)
   local meta = getmetatable(value)
   if type(value) == "string" or type(value) == "number" or (type(meta) == "table" and meta.__tostring) then
     local ok, text = pcall(tostring, value)
@@ -41,26 +32,53 @@ local function make_error(kind, problem, index, item)
   else
     e.message = ("(error object is a %s value)"):format(type(value))
   end
-  if type(value) == "string" and value:find("not enough memory", 1, true) then e.kind = "memory" end
+  local ok, sent = copy(value, "error")
+  e.value = ok and sent or nil
+end
+
+local function new_error(kind, index, item)
+  return setmetatable({ kind = kind, index = index, item = index and core.item_text(item), worker = 0 }, Error)
+end
+
+-- What cannot cross: the message says so.
+local function refusal(message, index, item)
+  local e = new_error("serialize", index, item)
+  e.message = message
+  return e
+end
+
+-- What fn raised; an interrupt stays what it is.
+local function failure(problem, copy, index, item)
+  if core.is_interrupt(problem) then return problem end
+  if type(problem) ~= "table" or getmetatable(problem) ~= nil then -- the handler was not asked: no memory, or an error in it
+    local e = new_error("memory", index, item)
+    set_value(e, problem, copy)
+    return e
+  end
+  if core.is_interrupt(problem.value) then return problem.value end
+  local e = new_error("error", index, item)
+  e.traceback = problem.traceback
+  set_value(e, problem.value, copy)
   return e
 end
 
 -- One try at one item: true, result | false, error table (or interrupt).
-local function try(fn, copy, index, item, discard)
-  local ok, sent = copy(item)
-  if not ok then return false, make_error("serialize", sent, index, item) end
+local function try(fn, copy, index, item, options)
+  local ok, sent = copy(item, "item")
+  if not ok then return false, refusal(sent, index, item) end
+  if options.seed then math.randomseed(options.seed, index) end
   local done, result = xpcall(fn, on_error, sent)
-  if not done then return false, make_error("error", result, index, item) end
-  if discard then return true end
-  ok, result = copy(result)
-  if not ok then return false, make_error("serialize", result, index, item) end
+  if not done then return false, failure(result, copy, index, item) end
+  if options.discard then return true end
+  ok, result = copy(result, "result")
+  if not ok then return false, refusal(result, index, item) end
   return true, result
 end
 
 local function try_often(fn, copy, index, item, options)
   local ok, result
   for _ = 0, options.retries or 0 do
-    ok, result = try(fn, copy, index, item, options.discard)
+    ok, result = try(fn, copy, index, item, options)
     if ok then return true, result end
     if core.is_interrupt(result) then error(result, 0) end
   end
@@ -69,14 +87,14 @@ end
 
 --- As handle:run: results, n, errors.
 function inline.run(fn, kind, a, b, n, options, seed)
-  local copy = core.copier()
+  local copy = core.copier(fn)
+  options = setmetatable({ seed = seed }, { __index = options })
   local fetch, results, errors = item_at(kind, a, b), {}, nil
   local index = 0
   while n == nil or index < n do
     local item = fetch(index + 1)
     if n == nil and item == nil then break end
     index = index + 1
-    if seed then math.randomseed(seed, index) end
     local ok, result = try_often(fn, copy, index, item, options)
     if ok then
       results[index] = result
@@ -91,24 +109,23 @@ end
 
 --- As handle:apply: { n = , ... } | nil, error.
 function inline.apply(_, fn, ...)
-  local copy = core.copier()
+  local copy = core.copier(fn)
   local arguments = table.pack(...)
   for i = 1, arguments.n do
-    local ok, value = copy(arguments[i])
+    local ok, value = copy(arguments[i], "argument")
     if not ok then error(("argument #%d of the task: %s"):format(i, value), 0) end
     arguments[i] = value
   end
   local results = table.pack(xpcall(fn, on_error, table.unpack(arguments, 1, arguments.n)))
   if not results[1] then
-    local e = make_error("error", results[2], nil, nil)
+    local e = failure(results[2], copy)
     if core.is_interrupt(e) then error(e, 0) end
-    e.item = nil
     return nil, e
   end
   local out = { n = results.n - 1 }
   for i = 2, results.n do
-    local ok, value = copy(results[i])
-    if not ok then return nil, make_error("serialize", value, nil, nil) end
+    local ok, value = copy(results[i], "result")
+    if not ok then return nil, refusal(value) end
     out[i - 1] = value
   end
   return out

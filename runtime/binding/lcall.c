@@ -25,6 +25,7 @@ enum {
   FILL_NS = 1000 * 1000,           /* and when the source took this long: workers wait for it */
   IN_FLIGHT_BYTES = 32 << 20,      /* written and not yet done, unless a single item is larger */
   ATTENTION_NS = 500 * 1000,       /* while cancelling: look again this often */
+  ITEM_READS = 1 << 20,            /* items of an iterator read again to say in errors what they were: a call whose every item fails must end, too */
   FIRST_TABLE_ITEMS = 1 << 26      /* a results table is made this large at most in advance */
 };
 
@@ -42,7 +43,7 @@ struct call {
   int is_apply;          /* one task with arguments, all of its results wanted */
   int owns_input;        /* that memory is given back at the end of the call */
   /* options */
-  uint32_t chunk, retries;
+  uint32_t chunk, retries, crash_retries;
   int crash, collects, wants_results;
   int64_t timeout_ns;
   /* progress */
@@ -51,6 +52,7 @@ struct call {
   uint64_t settled; /* items done or failed for good */
   uint64_t failed_at; /* lowest failed item, or UINT64_MAX */
   lua_Integer n_errors;
+  uint64_t item_reads; /* left of ITEM_READS */
 };
 
 /* ---- error tables ---- */
@@ -133,10 +135,28 @@ static int read_field(struct lpool *lp, lua_State *L, struct codec_reader *reade
   return 0;
 }
 
+/* The value of the record on top is the interrupt that somebody's signal to the worker became: that is how it ends. */
+static void set_outside_signal(lua_State *L) {
+  const char *name = NULL;
+  if (lua_getfield(L, -1, "value") == LUA_TTABLE) {
+    lua_pushliteral(L, "signal");
+    if (lua_rawget(L, -2) == LUA_TSTRING) name = lua_tostring(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_pushstring(L, name ? name : "SIGTERM");
+  lua_replace(L, -2);
+  lua_pushfstring(L, "the worker was told to end by %s", lua_tostring(L, -1));
+  lua_setfield(L, -3, "message");
+  lua_setfield(L, -2, "signal");
+  set_string(L, "kind", "crash");
+  set_string(L, "value", NULL);
+}
+
 /* The error table of a record that a worker sent. 0: it is pushed; -EBADMSG: nothing is. */
 static int push_record(struct lpool *lp, lua_State *L, const struct pool_event *event) {
   static const char *const fields[] = {"kind", "message", "traceback", "item", "value"};
   struct codec_reader reader;
+  const char *kind;
   size_t i;
   push_error(L, event);
   codec_read_begin(lp->codec, &reader, event->data, event->length);
@@ -149,22 +169,38 @@ static int push_record(struct lpool *lp, lua_State *L, const struct pool_event *
     lua_pop(L, 2);
     return -EBADMSG;
   }
-  if (strcmp(lua_tostring(L, -1), "interrupt") == 0) { /* somebody sent the worker, not us, a signal: that is how it ends */
+  kind = lua_tostring(L, -1);
+  lua_pop(L, 1); /* the table keeps it */
+  if (strcmp(kind, "interrupt") == 0) set_outside_signal(L);
+  if (strcmp(kind, "serialize") == 0) set_string(L, "value", NULL); /* the message is ours: nobody raised it */
+  return 0;
+}
+
+/* Push the item of an iterator's that failed, from the block it was written into. 0: not to be had; nothing is pushed. */
+static int push_written_item(struct call *c, lua_State *L, const struct pool_event *event) {
+  const unsigned char *data;
+  struct codec_reader reader;
+  size_t length;
+  uint64_t before;
+  if (pool_block(c->p, event, &data, &length, &before) < 0 || before >= c->item_reads) return 0;
+  c->item_reads -= before + 1;
+  codec_read_begin(c->lp->sender, &reader, data, length); /* the other codec may be in the middle of results */
+  while (codec_read(c->lp->sender, L, &reader) == 0) {
+    if (before-- == 0) return 1;
     lua_pop(L, 1);
-    set_string(L, "kind", "crash");
-    set_string(L, "message", "the worker was told to end by SIGTERM");
-    set_string(L, "signal", "SIGTERM");
-    return 0;
   }
-  lua_pop(L, 1);
   return 0;
 }
 
 /* Set `index` and, where it can be told, `item` in the error table on top. */
-static void locate(struct call *c, lua_State *L, uint64_t number) {
-  set_integer(L, "index", (lua_Integer)number + 1);
-  if (c->job.source.kind == SOURCE_ITERATOR || c->job.source.kind == 0) return;
-  task_push_item(L, &c->job.source, number);
+static void locate(struct call *c, lua_State *L, const struct pool_event *event) {
+  if (c->is_apply) return; /* there is only one */
+  set_integer(L, "index", (lua_Integer)event->first + 1);
+  if (c->job.source.kind != SOURCE_ITERATOR) {
+    task_push_item(L, &c->job.source, event->first);
+  } else if (!push_written_item(c, L, event)) {
+    return;
+  }
   task_item_text(L, -1);
   lua_setfield(L, -3, "item");
   lua_pop(L, 1);
@@ -201,12 +237,12 @@ static void keep_error(struct call *c, lua_State *L, uint64_t number) {
 /* The error table is on top. Returns 1 if the item runs again; pops the table in any case. */
 static int take_failure(struct call *c, lua_State *L, const struct pool_event *event) {
   int is_crash = event->kind == POOL_LOST && event->reason != INTERRUPT_TIMEOUT;
-  int may_retry = !is_crash || c->crash == CRASH_RETRY;
-  if (may_retry && c->retries && schedule_retry(count_try(L, event->first), c->retries) && pool_repost(c->p, event) == 0) {
+  uint32_t retries = is_crash ? c->crash_retries : c->retries;
+  if (retries && schedule_retry(count_try(L, event->first), retries) && pool_repost(c->p, event) == 0) {
     lua_pop(L, 1);
     return 1;
   }
-  locate(c, L, event->first);
+  locate(c, L, event);
   c->settled++;
   if (is_crash && c->crash == CRASH_SKIP && !c->collects) {
     lua_pop(L, 1);
@@ -217,6 +253,18 @@ static int take_failure(struct call *c, lua_State *L, const struct pool_event *e
 }
 
 /* ---- events ---- */
+
+/* The worker does not know the call's limit, and says only that there was one: put it into words. */
+static void word_timeout(const struct call *c, lua_State *L) {
+  lua_getfield(L, -1, "kind");
+  lua_getfield(L, -2, "value");
+  if (strcmp(lua_tostring(L, -2), "timeout") == 0 && luaL_getmetafield(L, -1, "__name") != LUA_TNIL) {
+    lua_pop(L, 1);
+    lua_pushfstring(L, "the item took longer than %f s", (lua_Number)c->timeout_ns / NS_PER_S);
+    lua_setfield(L, -4, "message");
+  }
+  lua_pop(L, 2);
+}
 
 /* All results of an applied function: their number, then they. Into AT_RESULTS as { n = number, ... }. */
 static int read_all(struct call *c, lua_State *L, struct codec_reader *reader) {
@@ -309,6 +357,7 @@ static void take_event(struct call *c, lua_State *L, const struct pool_event *ev
         (void)pool_done(c->p, event, 0);
         return;
       }
+      word_timeout(c, L);
       (void)take_failure(c, L, event);
       (void)pool_done(c->p, event, 1);
       return;
@@ -450,15 +499,18 @@ static int push_next_item(struct call *c, lua_State *L, uint64_t number) {
   return 0;
 }
 
-/* An item that cannot cross is that item's failure, not the call's. */
+/* An item that cannot cross is that item's failure, not the call's. The item is on top, and is popped. */
 static void refuse_item(struct call *c, lua_State *L, uint64_t number) {
   struct pool_event event;
   memset(&event, 0, sizeof event);
   push_error(L, &event);
   set_string(L, "kind", "serialize");
   set_string(L, "message", codec_message(c->lp->codec));
-  locate(c, L, number);
+  set_integer(L, "index", (lua_Integer)number + 1);
+  task_item_text(L, -2);
+  lua_setfield(L, -2, "item");
   keep_error(c, L, number);
+  lua_pop(L, 1);
   c->settled++;
 }
 
@@ -489,11 +541,11 @@ static void write_block(struct call *c, lua_State *L) {
     if (!push_next_item(c, L, first + count)) break;
     c->written = first + count + 1;
     status = codec_write(lp->codec, L, -1);
-    lua_pop(L, 1);
     if (status < 0) {
       refuse_item(c, L, first + count);
       break;
     }
+    lua_pop(L, 1);
     count++;
     if (!c->chunk && os_now_ns() > until) break;
   }
@@ -628,6 +680,7 @@ static void read_options(struct call *c, lua_State *L) {
   static const char *const policies[] = {"raise", "retry", "skip", NULL};
   c->chunk = option_count(L, "chunk");
   c->retries = option_count(L, "retries");
+  c->crash_retries = option_count(L, "crash_retries");
   c->collects = option_flag(L, "collect");
   c->wants_results = !option_flag(L, "discard");
   lua_getfield(L, ARG_OPTIONS, "on_crash");
@@ -664,6 +717,7 @@ static void begin_call(struct call *c, struct lpool *lp) {
   c->p = lp->pool;
   c->number = c->job.number = ++lp->calls;
   c->failed_at = UINT64_MAX;
+  c->item_reads = ITEM_READS;
   c->job.fn_reference = c->job.source.reference = LUA_NOREF;
   lp->is_busy = 1;
   lp->n_calls++;
@@ -736,7 +790,7 @@ static int run_body(lua_State *L) {
 /*
  * handle:run(fn, kind, a, b, n, options) -> results, n, errors
  *   kind     "range" (a first, b step), "table" (a), "iterator" (a: function() -> item or nil, n nil)
- *   options  { chunk =, timeout = seconds, retries =, on_crash =, collect =, discard = }, checked by the caller
+ *   options  { chunk =, timeout = seconds, retries =, crash_retries =, on_crash =, collect =, discard = }, checked by the caller
  *   errors   nil, or a table of error tables by item; without `collect` the call ended at the first
  * Blocks until the call is over. Raises what the source raises, an interrupt, and what ails the pool itself; nothing of the call is left then.
  */

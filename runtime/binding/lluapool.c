@@ -57,14 +57,15 @@ static int core_item_text(lua_State *L) {
   return 1;
 }
 
-/* core.copy(codec, root, value) -> true, copy | false, message: the value as it would arrive on the other side. Codec: from core.codec(). */
+/* copy(value, "item" | "argument" | "result" | "error") -> true, copy | false, message: the value as it would arrive on the other side. */
 static int core_copy(lua_State *L) {
+  static const char *const roots[] = {"item", "argument", "result", "error", NULL};
   struct codec *codec = lua_touserdata(L, lua_upvalueindex(1));
   struct codec_reader reader;
   struct bytes *out = lua_touserdata(L, lua_upvalueindex(2));
-  luaL_checkany(L, 1);
+  const char *root = roots[luaL_checkoption(L, 2, NULL, roots)];
   bytes_clear(out);
-  codec_begin(codec, out, 0, "result");
+  codec_begin(codec, out, 0, root);
   if (codec_write(codec, L, 1) < 0) {
     lua_pushboolean(L, 0);
     lua_pushstring(L, codec_message(codec));
@@ -95,9 +96,12 @@ static void push_bytes(lua_State *L) {
   lua_setmetatable(L, -2);
 }
 
-/* core.copier() -> function copy(value) with a codec of its own */
+/* core.copier(fn) -> function copy(value, root) with a codec of its own, for what goes into fn and comes out of it */
 static int core_copier(lua_State *L) {
-  struct codec *codec = codec_open(L);
+  struct codec *codec;
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  codec = codec_open(L);
+  codec_name_function(codec, L, 1);
   lua_pushlightuserdata(L, codec);
   push_bytes(L);
   lua_pushvalue(L, -3); /* anchored as the third upvalue */

@@ -93,6 +93,12 @@ uint32_t pool_can_post(const struct pool *p);
  */
 int pool_post(struct pool *p, const struct pool_work *work);
 
+/*
+ * pool_block -- the bytes of the block that holds item `first` of an event that is not done yet, and how many items stand before it there.
+ * Returns 0; -ENOENT: the items were not written into a block; -ENOMEM. The bytes are valid until pool_done.
+ */
+int pool_block(struct pool *p, const struct pool_event *event, const unsigned char **data, size_t *length, uint64_t *before);
+
 /* pool_repost -- publish item `first` of the lost or failed event once more. 0 or -errno. */
 int pool_repost(struct pool *p, const struct pool_event *event);
 

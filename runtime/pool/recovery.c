@@ -475,6 +475,16 @@ void pool_condemn(struct pool *p, const struct pool_event *event) {
   condemn(p, event->worker - 1, event->sequence, event->first);
 }
 
+int pool_block(struct pool *p, const struct pool_event *event, const unsigned char **data, size_t *length, uint64_t *before) {
+  const struct pool_entry *state = pool_entry_of(p, event->sequence);
+  const struct pool_block *block = state ? state->block : NULL;
+  if (block == NULL || event->first < block->first) return -ENOENT;
+  *data = arena_at(&p->arena, block->offset, block->length);
+  *length = (size_t)block->length;
+  *before = event->first - block->first;
+  return *data ? 0 : -ENOMEM;
+}
+
 int pool_repost(struct pool *p, const struct pool_event *event) {
   struct pool_entry *state = pool_entry_of(p, event->sequence);
   struct pool_work work;
