@@ -149,7 +149,6 @@ static int next_header(struct channel *c, struct channel_header *header) {
     uint64_t offset, there = c->limit - c->position;
     if (there == 0) return 0;
     offset = c->position & (c->capacity - 1);
-    if (there > c->capacity || there < CHANNEL_ALIGN || offset % CHANNEL_ALIGN) return -EBADMSG;
     memcpy(header, c->ring + offset, sizeof *header);
     if (header->magic != MAGIC || header->length > (uint64_t)1 << 48) return -EBADMSG;
     if (header->kind == FLAG_SKIP) {
@@ -167,6 +166,7 @@ static int next_header(struct channel *c, struct channel_header *header) {
 int channel_peek(struct channel *c, struct channel_header *header, const unsigned char **data) {
   int status;
   c->limit = atomic_load_explicit(&c->shared->tail, memory_order_acquire);
+  if (c->limit % CHANNEL_ALIGN || c->limit - c->position > c->capacity) return -EBADMSG;
   if (c->pending.kind == 0) {
     status = next_header(c, header);
     if (status <= 0) return status;
@@ -180,7 +180,6 @@ int channel_peek(struct channel *c, struct channel_header *header, const unsigne
     bytes_clear(&c->large);
     release(c, CHANNEL_ALIGN);
   }
-  if (c->limit - c->position > c->capacity) return -EBADMSG;
   status = gather_large(c);
   if (status <= 0) return status;
   *header = c->pending;
