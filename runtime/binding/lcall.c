@@ -338,14 +338,6 @@ static void take_unready(struct call *c, lua_State *L, const struct pool_event *
   lua_error(L);
 }
 
-static void take_notice(struct call *c, lua_State *L, const struct pool_event *event) {
-  lua_pushlstring(L, (const char *)event->data, event->length);
-  (void)pool_done(c->p, event, 0);
-  lua_warning(L, "luapool: on_exit failed: ", 1);
-  lua_warning(L, lua_tostring(L, -1), 0);
-  lua_pop(L, 1);
-}
-
 static void take_event(struct call *c, lua_State *L, const struct pool_event *event) {
   switch (event->kind) {
     case POOL_RESULTS:
@@ -378,7 +370,7 @@ static void take_event(struct call *c, lua_State *L, const struct pool_event *ev
       take_unready(c, L, event);
       return;
     default:
-      take_notice(c, L, event);
+      lpool_take_notice(c->lp, L, event);
   }
 }
 

@@ -116,9 +116,24 @@ static int core_open(lua_State *L) {
 
 /* ---- ending ---- */
 
-static void drain(struct lpool *lp) {
+void lpool_take_notice(struct lpool *lp, lua_State *L, const struct pool_event *event) {
+  lua_pushlstring(L, (const char *)event->data, event->length);
+  (void)pool_done(lp->pool, event, 0);
+  lua_warning(L, "luapool: on_exit failed: ", 1);
+  lua_warning(L, lua_tostring(L, -1), 0);
+  lua_pop(L, 1);
+}
+
+/* Take what the workers say while they leave. */
+static void drain(struct lpool *lp, lua_State *L) {
   struct pool_event event;
-  while (pool_next(lp->pool, &event) != POOL_NOTHING) (void)pool_done(lp->pool, &event, event.count);
+  while (pool_next(lp->pool, &event) != POOL_NOTHING) {
+    if (event.kind == POOL_NOTICE) {
+      lpool_take_notice(lp, L, &event);
+    } else {
+      (void)pool_done(lp->pool, &event, event.count);
+    }
+  }
 }
 
 /* Let workers finish by themselves. 1: all gone; 0: until_ns passed. */
@@ -126,8 +141,9 @@ static int wait_for_leavers(struct lpool *lp, lua_State *L, int64_t until_ns, in
   pool_ask_to_leave(lp->pool);
   while (pool_living(lp->pool) > 0) {
     int64_t now;
-    if (pool_reap(lp->pool, (int64_t)CLOSE_TURN_MS * 1000000) == 0) break;
-    drain(lp);
+    uint32_t living = pool_reap(lp->pool, (int64_t)CLOSE_TURN_MS * 1000000);
+    drain(lp, L);
+    if (living == 0) break;
     now = os_now_ns();
     if (until_ns >= 0 && now >= until_ns) return 0;
     if (can_raise && interrupt_pending()) (void)delivery_checkpoint(L);

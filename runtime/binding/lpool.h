@@ -55,6 +55,9 @@ int lpool_apply(lua_State *L);
  */
 int lpool_end(struct lpool *lp, lua_State *L, int64_t grace_ns, int64_t until_ns, int can_raise);
 
+/* lpool_take_notice -- warn of what a worker said while it left (on_exit failed); the event is done then. */
+void lpool_take_notice(struct lpool *lp, lua_State *L, const struct pool_event *event);
+
 /* lpool_open_library -- push the table of C functions that lua/luapool builds upon ("core"). */
 void lpool_open_library(lua_State *L);
 

@@ -19,6 +19,12 @@ enum crew_state {
   CREW_REPORTING = 3 /* ring empty; its last event waits to be taken (pool_done) */
 };
 
+enum pool_ending {
+  ENDING_NOT = 0,
+  ENDING_LEAVE = 1, /* workers finish, and what they say meanwhile is wanted: on_exit may fail */
+  ENDING_QUIT = 2   /* what they say interests nobody any more */
+};
+
 /* One place for a worker. */
 struct crew {
   enum crew_state state;
@@ -82,7 +88,7 @@ struct pool {
   int must_look;              /* a worker may have died */
   int has_news;               /* an event waits that no descriptor announces */
   int must_recheck;           /* a worker died while claiming: items may have been lost */
-  int is_ending;
+  enum pool_ending is_ending;
   int is_broken;              /* out of memory while accounting: -errno */
   int64_t looked_at_ns;
   uint64_t forks;

@@ -220,7 +220,7 @@ int pool_start(struct pool *p, uint32_t wanted, int all) {
   uint32_t i, living = pool_living(p);
   int status;
   if (wanted > p->n_workers) wanted = p->n_workers;
-  if (living == 0) p->is_ending = 0; /* whoever was told to leave has left */
+  if (living == 0) p->is_ending = ENDING_NOT; /* whoever was told to leave has left */
   if (living >= wanted) return (int)living;
   status = open_input(p); /* now: workers inherit the descriptor, and map what is written later through it */
   if (status < 0) return status;
@@ -511,7 +511,7 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
 void pool_ask_to_leave(struct pool *p) {
   uint32_t i;
   FAULT_POINT("close_begin");
-  p->is_ending = 1;
+  if (p->is_ending == ENDING_NOT) p->is_ending = ENDING_LEAVE;
   for (i = 0; i < p->n_workers; i++) {
     if (p->crew[i].state != CREW_LIVING) continue;
     atomic_store(&p->board->slots[i].must_leave, 1);
@@ -523,7 +523,7 @@ void pool_quit(struct pool *p) {
   uint64_t sequence;
   uint32_t i;
   FAULT_POINT("term_begin");
-  p->is_ending = 1;
+  p->is_ending = ENDING_QUIT;
   for (sequence = p->oldest; sequence < p->published; sequence++) {
     if (!p->entries[sequence % BOARD_ENTRIES].is_active) continue;
     p->entries[sequence % BOARD_ENTRIES].is_cancelled = 1;
@@ -540,7 +540,7 @@ void pool_quit(struct pool *p) {
 
 void pool_kill(struct pool *p) {
   uint32_t i;
-  p->is_ending = 1;
+  p->is_ending = ENDING_QUIT;
   for (i = 0; i < p->n_workers; i++) {
     if (p->crew[i].state != CREW_LIVING) continue;
     p->crew[i].was_killed = 1;
@@ -554,7 +554,7 @@ uint32_t pool_reap(struct pool *p, int64_t timeout_ns) {
   pool_look_for_dead(p);
   living = pool_living(p);
   if (living == 0 || timeout_ns <= 0) return living;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; p->is_ending == ENDING_QUIT && i < p->n_workers; i++) {
     struct channel_header header;
     const unsigned char *data;
     if (p->crew[i].state != CREW_LIVING) continue;

@@ -220,7 +220,7 @@ void pool_look_for_dead(struct pool *p) {
     crew->state = CREW_DEAD;
     crew->has_salvaged = 0;
     p->has_news = 1;
-    if (p->is_ending) close_crew(p, i);
+    if (p->is_ending == ENDING_QUIT) close_crew(p, i);
   }
 }
 
