@@ -464,6 +464,7 @@ static void start_workers(struct call *c, lua_State *L) {
   int status, is_first = pool_living(c->p) == 0;
   if (c->lp->is_terminated) luaL_error(L, "the pool was terminated during the call");
   if (c->total < wanted) wanted = (uint32_t)c->total;
+  if (is_first && !c->lp->is_one_shot) codec_know_globals(c->lp->sender, L); /* what they inherit: functions are sent to them later */
   status = pool_start(c->p, wanted, is_first);
   if (status < 0) luaL_error(L, "cannot start workers: fork: %s", strerror(-status));
 }

@@ -45,8 +45,8 @@ struct codec *codec_open(lua_State *L) {
     lua_setfield(L, -2, "__gc");
   }
   lua_setmetatable(L, -2);
-  lua_createtable(L, ANCHOR_SAVED, 0);
-  for (int i = ANCHOR_NAME_KEYS; i <= ANCHOR_SAVED; i++) {
+  lua_createtable(L, ANCHOR_GLOBALS, 0);
+  for (int i = ANCHOR_NAME_KEYS; i <= ANCHOR_GLOBALS; i++) {
     if (i == ANCHOR_FUNCTION) lua_pushboolean(L, 0);
     else lua_newtable(L);
     lua_rawseti(L, -2, i);
@@ -72,6 +72,21 @@ void codec_renew_anchor(struct codec *c, lua_State *L, int which) {
   lua_pushvalue(L, -1);
   lua_rawseti(L, -3, which);
   lua_remove(L, -2);
+}
+
+void codec_know_globals(struct codec *c, lua_State *L) {
+  luaL_checkstack(L, 6, NULL);
+  codec_renew_anchor(c, L, ANCHOR_GLOBALS);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
+  lua_pushnil(L);
+  while (lua_next(L, -2)) {
+    lua_pop(L, 1);
+    if (lua_type(L, -1) != LUA_TSTRING) continue;
+    lua_pushvalue(L, -1);
+    lua_pushboolean(L, 1);
+    lua_rawset(L, -5);
+  }
+  lua_pop(L, 2);
 }
 
 int codec_grow(void **array, uint32_t n, uint32_t *capacity, size_t size) {

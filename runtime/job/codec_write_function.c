@@ -95,6 +95,22 @@ static int join_upvalue(struct codec *c, lua_State *L, struct write_frame *f, ui
   return 1;
 }
 
+/* is_known_global -- was the other side given the global whose name is at `name`? Notes, with `is_given`, that it is now. */
+static int is_known_global(struct codec *c, lua_State *L, int name, int is_given) {
+  int is_known;
+  codec_push_anchor(c, L, ANCHOR_GLOBALS);
+  lua_pushvalue(L, name);
+  is_known = lua_rawget(L, -2) != LUA_TNIL;
+  lua_pop(L, 1);
+  if (!is_known && is_given) {
+    lua_pushvalue(L, name);
+    lua_pushboolean(L, 1);
+    lua_rawset(L, -3);
+  }
+  lua_pop(L, 1);
+  return is_known;
+}
+
 /* is_wanted_global -- is the global (its name at f->at + 1, its value on top) to be sent, and not yet sent with this value? */
 static int is_wanted_global(struct codec *c, lua_State *L, struct write_frame *f) {
   const char *name = lua_tostring(L, f->at + 1);
@@ -103,6 +119,7 @@ static int is_wanted_global(struct codec *c, lua_State *L, struct write_frame *f
     if (type == LUA_TNIL || lua_iscfunction(L, -1)) return 0;
     if (type == LUA_TTABLE && names_peek(&c->names, lua_topointer(L, -1)) && writer_find_name(c, L) > 0) return 0;
   }
+  if (!is_known_global(c, L, f->at + 1, type != LUA_TNIL) && type == LUA_TNIL) return 0;
   writer_push_sent(c, L);
   lua_pushvalue(L, f->at + 1);
   lua_rawget(L, -2);
