@@ -24,24 +24,11 @@ int reader_varint(struct reading *r, uint64_t *value) {
   return reader_damaged(r->c);
 }
 
-int reader_wide(struct reading *r, int tag) {
+int reader_long_string(struct reading *r) {
   uint64_t length;
-  if (tag == TAG_INT32) {
-    int32_t narrow;
-    if (left(r) < 4) return reader_damaged(r->c);
-    memcpy(&narrow, r->at, 4);
-    r->at += 4;
-    lua_pushinteger(r->L, narrow);
-    return 1;
-  }
-  if (tag != TAG_INTEGER && tag != TAG_FLOAT && tag != TAG_STRING) return 0;
+  r->at++;
   if (left(r) < 8) return reader_damaged(r->c);
   memcpy(&length, r->at, 8);
-  if (tag != TAG_STRING) {
-    push_number_bytes(r->L, r->at, tag == TAG_INTEGER ? TAG_RUN_INTEGER : TAG_RUN_FLOAT);
-    r->at += 8;
-    return 1;
-  }
   r->at += 8;
   if (length > left(r)) return reader_damaged(r->c);
   lua_pushlstring(r->L, (const char *)r->at, (size_t)length);
@@ -51,16 +38,17 @@ int reader_wide(struct reading *r, int tag) {
 
 void reader_remember(struct reading *r, uint64_t place) {
   lua_State *L = r->L;
-  if (lua_isnil(L, r->base + READ_SHARED)) {
+  if (!r->has_shared) {
     lua_newtable(L);
     lua_replace(L, r->base + READ_SHARED);
+    r->has_shared = 1;
   }
   lua_pushvalue(L, -1);
   lua_rawseti(L, r->base + READ_SHARED, (lua_Integer)place);
 }
 
 int reader_push_remembered(struct reading *r, uint64_t place) {
-  if (lua_isnil(r->L, r->base + READ_SHARED)) {
+  if (!r->has_shared) {
     lua_pushnil(r->L);
     return LUA_TNIL;
   }
@@ -94,6 +82,8 @@ int reader_item(struct reading *r) {
   if (status != 0) return status < 0 ? status : 0;
   place = (uint64_t)(r->at - r->start);
   tag = *r->at++;
+  if ((tag & ~7) == TAG_RECORD) return reader_open_record(r, tag & 7, place);
+  if ((tag & ~3) == TAG_TABLE) return reader_open_table(r, tag & 3, place);
   if (tag == TAG_REFERENCE) {
     if (reader_varint(r, &place) < 0) return reader_damaged(r->c);
     if (reader_push_remembered(r, place) == LUA_TNIL && !r->c->is_missing) return reader_damaged(r->c);
@@ -102,8 +92,6 @@ int reader_item(struct reading *r) {
   if (tag == TAG_NAME) return reader_name(r);
   if (tag == TAG_NAMED) return reader_named(r);
   if (tag == TAG_DEFINE) return reader_open_define(r);
-  if ((tag & ~3) == TAG_TABLE) return reader_open_table(r, tag & 3, place);
-  if ((tag & ~7) == TAG_RECORD) return reader_open_record(r, tag & 7, place);
   if ((tag & ~2) == TAG_FUNCTION) return reader_open_function(r, tag & 2, place);
   if ((tag & ~2) == TAG_USERDATA) return reader_open_userdata(r, tag & 2, place);
   return reader_damaged(r->c);
@@ -190,6 +178,7 @@ static void begin_reading(struct reading *r, struct codec *c, lua_State *L, stru
   r->at = place->data;
   r->end = place->end;
   r->start = place->start;
+  r->has_shared = 0;
   r->base = lua_gettop(L);
   luaL_checkstack(L, 20, "too many values");
   codec_push_anchor(c, L, ANCHOR_READ_KEYS);
@@ -307,9 +296,10 @@ static int store_objects(struct codec *c, lua_State *L, struct codec_reader *pla
     if (status != -EBADMSG) place->data = r.at;
     if (status < 0) break;
     lua_rawseti(L, table, first + (lua_Integer)*n);
-    if (!lua_isnil(L, r.base + READ_SHARED)) {
+    if (r.has_shared) {
       lua_pushnil(L);
       lua_replace(L, r.base + READ_SHARED);
+      r.has_shared = 0;
     }
   }
   lua_settop(L, r.base);

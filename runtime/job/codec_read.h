@@ -18,6 +18,7 @@ struct reading {
   struct codec *c;
   lua_State *L;
   const unsigned char *at, *end, *start;
+  int has_shared; /* base + 3 is a table */
   int base;  /* stack: base + 1 keys of shapes, base + 2 resolved names, base + 3 shared objects of this value (or nil) */
 };
 
@@ -31,8 +32,8 @@ int reader_damaged(struct codec *c);
 /* reader_varint -- 0 or -EBADMSG. */
 int reader_varint(struct reading *r, uint64_t *value);
 
-/* reader_wide -- push the scalar of a tag with a body of fixed or given length. 1: pushed; 0: not such a tag; -EBADMSG. */
-int reader_wide(struct reading *r, int tag);
+/* reader_long_string -- push the string that TAG_STRING announced. 1 or -EBADMSG. */
+int reader_long_string(struct reading *r);
 
 static inline size_t left(const struct reading *r) {
   return (size_t)(r->end - r->at);
@@ -52,28 +53,43 @@ static inline void push_number_bytes(lua_State *L, const unsigned char *at, int 
 
 /* read_scalar -- push the next value if it is a scalar. 1: pushed; 0: it is not, nothing consumed; -EBADMSG. */
 static inline int read_scalar(struct reading *r) {
-  int tag, status;
+  const unsigned char *body;
+  size_t length, rest;
+  int32_t narrow;
+  int tag;
   if (r->at == r->end) return reader_damaged(r->c);
-  tag = *r->at++;
+  tag = *r->at;
+  body = r->at + 1;
+  rest = (size_t)(r->end - body);
   if (tag >= TAG_SHORT) {
-    size_t length = (size_t)tag - TAG_SHORT;
-    if (length > left(r)) return reader_damaged(r->c);
-    lua_pushlstring(r->L, (const char *)r->at, length);
-    r->at += length;
+    length = (size_t)tag - TAG_SHORT;
+    if (length > rest) return reader_damaged(r->c);
+    lua_pushlstring(r->L, (const char *)body, length);
+    r->at = body + length;
     return 1;
   }
   if (tag >= TAG_SMALL) {
     lua_pushinteger(r->L, tag - TAG_SMALL);
+    r->at = body;
     return 1;
   }
-  if (tag <= TAG_TRUE) {
-    if (tag == TAG_NIL) lua_pushnil(r->L);
-    else lua_pushboolean(r->L, tag == TAG_TRUE);
+  switch (tag) {
+  case TAG_NIL: lua_pushnil(r->L); r->at = body; return 1;
+  case TAG_FALSE: case TAG_TRUE: lua_pushboolean(r->L, tag == TAG_TRUE); r->at = body; return 1;
+  case TAG_INT32:
+    if (rest < 4) return reader_damaged(r->c);
+    memcpy(&narrow, body, 4);
+    lua_pushinteger(r->L, narrow);
+    r->at = body + 4;
     return 1;
+  case TAG_INTEGER: case TAG_FLOAT:
+    if (rest < 8) return reader_damaged(r->c);
+    push_number_bytes(r->L, body, tag == TAG_INTEGER ? TAG_RUN_INTEGER : TAG_RUN_FLOAT);
+    r->at = body + 8;
+    return 1;
+  case TAG_STRING: return reader_long_string(r);
+  default: return 0;
   }
-  status = reader_wide(r, tag);
-  if (status == 0) r->at--;
-  return status;
 }
 
 /* ---- the loop (codec_read.c) ---- */

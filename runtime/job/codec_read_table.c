@@ -15,8 +15,8 @@ static int small_int(uint64_t n) {
   return n > INT_MAX / 64 ? INT_MAX / 64 : (int)n;
 }
 
-/* read_run -- a run of at most n numbers to table[index], ... Returns how many, or -EBADMSG. */
-static int64_t read_run(struct reading *r, int table, uint32_t index, uint32_t n) {
+/* read_run -- a run of at most n numbers to table[index], ... of the table on top of the stack. Returns how many, or -EBADMSG. */
+static int64_t read_run(struct reading *r, uint32_t index, uint32_t n) {
   lua_State *L = r->L;
   int tag = *r->at++;
   uint32_t count;
@@ -27,25 +27,28 @@ static int64_t read_run(struct reading *r, int table, uint32_t index, uint32_t n
   if (count > n || count > (left(r) - 4) / 8) return reader_damaged(r->c);
   for (uint32_t i = 0; i < count; i++, at += 8) {
     push_number_bytes(L, at, tag);
-    lua_rawseti(L, table, (lua_Integer)index + i);
+    lua_rawseti(L, -2, (lua_Integer)index + i);
   }
   r->at = at;
   return count;
 }
 
-/* fill_sequence -- read runs and scalars to table[index], ... up to n. Returns how many there were before another object, or -EBADMSG. */
-static int64_t fill_sequence(struct reading *r, int table, uint32_t index, uint32_t n) {
+/*
+ * fill_sequence -- read runs and scalars to table[index], ... of the table on top of the stack, up to n.
+ * Returns how many there were before another object, or -EBADMSG.
+ */
+static int64_t fill_sequence(struct reading *r, uint32_t index, uint32_t n) {
   uint32_t done = 0;
   while (done < n && r->at < r->end) {
     if (*r->at == TAG_RUN_INTEGER || *r->at == TAG_RUN_FLOAT) {
-      int64_t count = read_run(r, table, index + done, n - done);
+      int64_t count = read_run(r, index + done, n - done);
       if (count < 0) return count;
       done += (uint32_t)count;
     } else {
       int status = read_scalar(r);
       if (status < 0) return status;
       if (status == 0) break;
-      lua_rawseti(r->L, table, (lua_Integer)index + done++);
+      lua_rawseti(r->L, -2, (lua_Integer)index + done++);
     }
   }
   return done;
@@ -63,7 +66,7 @@ int reader_open_table(struct reading *r, int flags, uint64_t place) {
   is_small = flags == 0 && n_pairs == 0 && n_array <= SMALL_SEQUENCE && n_array <= left(r);
   if (is_small) { /* mostly a few scalars: no frame */
     lua_createtable(r->L, (int)n_array, 0);
-    done = fill_sequence(r, lua_gettop(r->L), 1, n_array);
+    done = fill_sequence(r, 1, n_array);
     if (done < 0 || done == n_array) return done < 0 ? (int)done : 0;
   }
   status = reader_open_frame(r, FRAME_TABLE, n_array - (uint64_t)done + 2 * (uint64_t)n_pairs);
@@ -104,17 +107,16 @@ static int read_shape(struct reading *r) {
 /* fill_record -- read scalars into the record on top of the stack from key i on. Returns how many keys are done, or -EBADMSG. */
 static inline int64_t fill_record(struct reading *r, lua_Integer first_key, uint32_t i, uint32_t n) {
   lua_State *L = r->L;
-  int table = lua_gettop(L);
   for (; i < n; i++) {
     int status;
     lua_rawgeti(L, r->base + READ_KEYS, first_key + i);
     status = read_scalar(r);
     if (status < 0) return status;
     if (status == 0) {
-      lua_settop(L, table);
+      lua_pop(L, 1);
       break;
     }
-    lua_rawset(L, table);
+    lua_rawset(L, -3);
   }
   return i;
 }
@@ -164,7 +166,7 @@ int reader_step_table(struct reading *r, struct read_frame *f) {
   int status;
   while (f->n_array > 0) {
     if (r->at == r->end) return reader_damaged(r->c);
-    done = fill_sequence(r, f->at, f->index, f->n_array);
+    done = fill_sequence(r, f->index, f->n_array);
     if (done < 0) return (int)done;
     f->index += (uint32_t)done;
     f->n_array -= (uint32_t)done;
