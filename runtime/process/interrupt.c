@@ -260,6 +260,7 @@ static void handled_mask(sigset_t *mask) {
   sigemptyset(mask);
   for (size_t i = 0; i < 3; i++) sigaddset(mask, state.caught[i].signo);
   sigaddset(mask, SIGIO);
+  sigaddset(mask, SIGCONT);
 }
 
 static int catch_one(struct caught *c) {
@@ -537,6 +538,7 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
   handle_with_info(SIGTERM, on_worker_signal); /* the host speaks through it, so it cannot stay ignored */
   if (!is_ignored(SIGHUP)) handle_with_info(SIGHUP, on_worker_signal);
   handle(SIGIO, on_lifeline);
+  handle(SIGCONT, on_lifeline); /* the lifeline's signal where it can be chosen: it wakes a stopped process */
   leave_if_host_is_gone(); /* it may have gone before the handler was there */
 }
 

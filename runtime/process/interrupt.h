@@ -97,8 +97,8 @@ _Noreturn void interrupt_die(int signo);
  * (SIG_IGN if it was ignored when the host started), SIGTERM and SIGHUP to the worker's handler, everything else to SIG_DFL unless ignored,
  * no alternate stack. The worker's handler on SIGTERM: *command != 0 is the reason from the host (consumed by exchange with 0);
  * 0: somebody else sent it: reason SIGTERM (interrupt the task, then die of it: see interrupt_external).
- * SIGIO: if the host is gone (lifeline at end of file, or another parent), SIGKILL all descendants and _exit.
- *   lifeline   the child's end, set to send SIGIO;  host  pid of the host
+ * SIGIO, SIGCONT: if the host is gone (lifeline at end of file, or another parent), SIGKILL all descendants and _exit.
+ *   lifeline   the child's end, set to send one of them;  host  pid of the host
  */
 void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host);
 

@@ -225,15 +225,19 @@ static int host_is_gone(pid_t host) {
 }
 
 /*
- * Both signals arrive as SIGIO, whose handler kills what the task has started before it leaves; SIGKILL as the parent-death signal would
- * orphan it. The latter fires when the *thread* that forked ends, so it is only for the main thread.
+ * Both notices arrive as a signal whose handler kills what the task has started before it leaves; SIGKILL as the parent-death signal would
+ * orphan it. On Linux it is SIGCONT, which reaches a stopped process too: whose host was killed between our SIGSTOP and our SIGKILL, or
+ * after a Ctrl-Z. The parent-death signal comes when the *thread* that forked ends, so it is only for the main thread.
  */
 static void hold_lifeline(pid_t host, int is_from_main_thread) {
   int flags = fcntl(self.lifeline, F_GETFL);
   fcntl(self.lifeline, F_SETOWN, getpid());
+#ifdef F_SETSIG
+  fcntl(self.lifeline, F_SETSIG, SIGCONT);
+#endif
   fcntl(self.lifeline, F_SETFL, flags | O_ASYNC);
 #if defined(__linux__) && !defined(LUAPOOL_NO_PRCTL)
-  if (is_from_main_thread) prctl(PR_SET_PDEATHSIG, SIGIO);
+  if (is_from_main_thread) prctl(PR_SET_PDEATHSIG, SIGCONT);
 #else
   (void)is_from_main_thread;
 #endif
