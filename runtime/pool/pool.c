@@ -12,7 +12,7 @@
 #include "pool/schedule.h"
 #include "process/interrupt.h"
 
-enum { DEFAULT_RING_BYTES = 8 << 20, SPIN_NS = 60 * 1000, SPIN_TURNS = 32, REAP_AFTER_KILL_MS = 1000 };
+enum { DEFAULT_RING_BYTES = 8 << 20, SPIN_NS = 60 * 1000, SPIN_TURNS = 32, REAP_AFTER_KILL_MS = 1000, TICK_NS = 100 * 1000 * 1000 };
 
 /* ---- opening and closing ---- */
 
@@ -480,6 +480,35 @@ static size_t fill_polls(struct pool *p, int extra_fd) {
   return n;
 }
 
+/*
+ * We were stopped (Ctrl-Z) for `gap_ns`, and so were the workers: that time counts against no item. The worker's word is moved by
+ * compare-and-swap, so that a new item's start is never overwritten.
+ */
+static void forgive_gap(struct pool *p, int64_t gap_ns) {
+  int64_t now = os_now_ns();
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) {
+    struct board_slot *slot = &p->board->slots[i];
+    int64_t started = atomic_load(&slot->item_started_ns);
+    if (p->crew[i].state != CREW_LIVING) continue;
+    p->crew[i].asked_at_ns += gap_ns;
+    if (started != 0 && now - started >= gap_ns) (void)atomic_compare_exchange_strong(&slot->item_started_ns, &started, started + gap_ns);
+  }
+}
+
+/* One sleep. While items have a time limit it is a short one, so that it shows when it took much longer: then we were stopped. */
+static int sleep_in_poll(struct pool *p, size_t n, int64_t timeout_ns) {
+  int64_t before, gap;
+  int status;
+  if (p->n_timed == 0) return os_poll(p->polls, n, timeout_ns);
+  if (timeout_ns < 0 || timeout_ns > TICK_NS) timeout_ns = TICK_NS;
+  before = os_now_ns();
+  status = os_poll(p->polls, n, timeout_ns);
+  gap = os_now_ns() - before - timeout_ns;
+  if (gap > TICK_NS) forgive_gap(p, gap);
+  return status;
+}
+
 int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   int64_t deadline = pool_next_deadline(p), timeout = -1;
   size_t n, i;
@@ -497,7 +526,7 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
     if (timeout < 0) timeout = 0;
   }
   n = fill_polls(p, extra_fd);
-  status = os_poll(p->polls, n, timeout);
+  status = sleep_in_poll(p, n, timeout);
   atomic_store(&p->board->is_host_parked, 0);
   if (status > 0 && p->polls[0].revents) os_bell_drain(&p->bell);
   for (i = 2; status > 0 && i < n; i++)
