@@ -6,7 +6,6 @@
 #include <lualib.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdio.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -120,14 +119,22 @@ static void push_traceback(lua_State *L, lua_State *of, int level) {
   }
 }
 
-/* The message handler of tasks: error value -> { value, traceback }. */
+/* Where the traceback of the latest error waits: its address is the key in the registry. */
+static char traceback_key;
+
+/* The message handler of tasks. The value stays what it is: `__close` variables see it on its way. */
 static int on_error(lua_State *L) {
-  lua_createtable(L, 2, 0);
-  lua_pushvalue(L, 1);
-  lua_rawseti(L, -2, 1);
   push_traceback(L, L, 1);
-  lua_rawseti(L, -2, 2);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &traceback_key);
+  lua_settop(L, 1);
   return 1;
+}
+
+/* Pushes the traceback and forgets it. */
+static void take_traceback(lua_State *L) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &traceback_key);
+  lua_pushnil(L);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &traceback_key);
 }
 
 static const char *kind_of(lua_State *L, int status, int value) {
@@ -164,20 +171,18 @@ static void push_message(lua_State *L, int value) {
 }
 
 /*
- * (status, error value or { value, traceback }, item text or nil, kind or nil) -> nothing; leaves the record in t->record:
+ * (status, error value, item text or nil, kind or nil) -> nothing; leaves the record in t->record:
  * kind, message, traceback, item, value. Runs protected: a __tostring of the user's may do anything.
  */
 static int make_record(lua_State *L) {
   struct task_context *t = lua_touserdata(L, lua_upvalueindex(1));
   int status = (int)lua_tointeger(L, 1);
-  int value = 2;
+  const int value = 2;
   lua_settop(L, 4);
   lua_pushnil(L); /* 5: traceback */
-  if (status == LUA_ERRRUN && lua_istable(L, 2)) {
-    lua_rawgeti(L, 2, 2);
+  if (status == LUA_ERRRUN) {
+    take_traceback(L);
     lua_replace(L, 5);
-    lua_rawgeti(L, 2, 1);
-    value = lua_gettop(L);
   }
   if (lua_isnil(L, 4)) {
     lua_pushstring(L, kind_of(L, status, value));
@@ -387,9 +392,7 @@ void task_finish(void *context, struct worker *w) {
     lua_remove(T, -2);
   }
   if (call_hook(t, t->on_exit) != LUA_OK) {
-    const char *text;
-    if (lua_istable(T, -1)) lua_rawgeti(T, -1, 1);
-    text = lua_tostring(T, -1);
+    const char *text = lua_tostring(T, -1);
     if (text) worker_send(w, WORKER_NOTICE, 0, 0, text, strlen(text));
   }
 }
@@ -521,10 +524,46 @@ static int write_item(struct task_context *t, lua_State *T) {
   return t->is_refused = status != 0;
 }
 
+/* A range of integers, no seed, no clock, one result: then nothing but the call itself and its result needs a thought. */
+static int is_plain(const struct task_context *t) {
+  const struct worker_claim *claim = &t->worker->claim;
+  return claim->kind == BOARD_INDEXED && t->source.kind == SOURCE_INTEGERS && !t->has_seed &&
+         !(claim->flags & (BOARD_NO_RESULTS | BOARD_ALL_RESULTS | BOARD_HAS_TIMEOUT));
+}
+
 /*
- * (context, fn, randomseed): run items until the claim is done or no longer wanted, or until one fails: then t->next is that item, and either this raises, or
- * t->is_refused says that its result cannot cross. One pcall serves for all items: it would cost more than a small task. What does not change
- * between items stands in locals: for `x * x` every nanosecond here is felt.
+ * run_items for a plain claim, as long as the results are integers: for `x * x` every nanosecond here is felt. Returns 1 if the claim is to be given
+ * up; 0 when it is done, or another kind of result has come (written already): run_items goes on.
+ */
+static int run_integers(struct task_context *t, lua_State *T) {
+  struct worker *w = t->worker;
+  struct codec_integers run = {NULL, NULL, 0};
+  const uint64_t end = w->claim.first + w->claim.count;
+  while (t->next < end && !worker_is_stopped(w)) {
+    int is_integer;
+    if (run.out == NULL || worker_needs_frame(w)) {
+      if (worker_needs_frame(w)) open_frame(t);
+      if (codec_open_integers(t->codec, &run) != 0) return 0;
+    }
+    worker_begin_item(w, t->next);
+    FAULT_POINT("worker_run");
+    lua_pushvalue(T, RUN_FN);
+    lua_pushinteger(T, task_integer(&t->source, t->next));
+    lua_call(T, 1, 1);
+    is_integer = lua_isinteger(T, -1) && codec_put_integer(&run, lua_tointeger(T, -1));
+    if (!is_integer && write_item(t, T)) return 1;
+    worker_end_item(w);
+    t->next++;
+    if (interrupt_pending() && settle_interrupts()) return 1;
+    if (!is_integer) return 0;
+    lua_settop(T, RUN_TOP);
+  }
+  return 0;
+}
+
+/*
+ * (context, fn, randomseed): run items until the claim is done or no longer wanted, or until one fails: then t->next is that item, and either this
+ * raises, or t->is_refused says that its result cannot cross. One pcall serves for all items: it would cost more than a small task.
  */
 static int run_items(lua_State *T) {
   struct task_context *t = lua_touserdata(T, RUN_CONTEXT);
@@ -532,20 +571,15 @@ static int run_items(lua_State *T) {
   const uint64_t end = w->claim.first + w->claim.count;
   const int wants_results = !(w->claim.flags & BOARD_NO_RESULTS);
   const int n_results = w->claim.flags & BOARD_ALL_RESULTS ? LUA_MULTRET : wants_results;
-  const int is_plain = w->claim.kind == BOARD_INDEXED && t->source.kind == SOURCE_INTEGERS;
   luaL_checkstack(T, LUA_MINSTACK, NULL);
+  if (is_plain(t) && run_integers(t, T)) return 0;
   while (t->next < end && !worker_is_stopped(w)) {
     if (worker_needs_frame(w)) open_frame(t);
     worker_begin_item(w, t->next);
     FAULT_POINT("worker_run");
     if (t->has_seed) seed_item(t, T);
     lua_pushvalue(T, RUN_FN);
-    if (is_plain) {
-      lua_pushinteger(T, task_integer(&t->source, t->next));
-      lua_call(T, 1, n_results);
-    } else {
-      lua_call(T, push_arguments(t, T), n_results);
-    }
+    lua_call(T, push_arguments(t, T), n_results);
     if (wants_results && write_item(t, T)) return 0;
     worker_end_item(w);
     t->next++;
