@@ -112,17 +112,22 @@ function methods:terminate(grace)
   self.is_closed = true
 end
 
+--- An interrupt may have come between the end of the workers and our note of it.
+local function is_gone(self)
+  return not self.handle or self.is_closed or self.handle:state() == "closed"
+end
+
 --- Counts since the pool was made: calls, forks, sent (functions), renewed (workers replaced to get one), items, chunks, busy (seconds).
 function methods:stats()
   check_self(self, "stats")
-  if not self.handle or self.is_closed then return { calls = 0, forks = 0, sent = 0, renewed = 0, items = 0, chunks = 0, busy = 0.0 } end
+  if is_gone(self) then return { calls = 0, forks = 0, sent = 0, renewed = 0, items = 0, chunks = 0, busy = 0.0 } end
   return self.handle:stats()
 end
 
 --- The workers that live now: a list of { id, pid, items, chunks, busy }.
 function methods:workers()
   check_self(self, "workers")
-  if not self.handle or self.is_closed then return {} end
+  if is_gone(self) then return {} end
   return self.handle:workers()
 end
 
