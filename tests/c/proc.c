@@ -854,6 +854,14 @@ static int child_close_stdin(lua_State *L) {
   return 0;
 }
 
+/* child_hang_up -- close the terminal, as a user who closes the window: its session gets SIGHUP. */
+static int child_hang_up(lua_State *L) {
+  struct child *c = check_child(L);
+  if (!c->is_pty) return luaL_error(L, "this child has no terminal");
+  close_fd(&c->output.fd);
+  return 0;
+}
+
 /* ---- signals and the rest --------------------------------------------------------------------------------------------- */
 
 static int push_killed(lua_State *L, int result) {
@@ -977,6 +985,7 @@ static const luaL_Reg METHODS[] = {{"wait", child_wait},
                                    {"read_until", child_read_until},
                                    {"write", child_write},
                                    {"close_stdin", child_close_stdin},
+                                   {"hang_up", child_hang_up},
                                    {"kill", child_kill},
                                    {"kill_group", child_kill_group},
                                    {NULL, NULL}};
