@@ -64,11 +64,14 @@ static void forget_bell(struct os_bell *bell) {
 }
 
 static void free_entries(struct pool *p) {
+  size_t k;
   uint32_t i;
   for (i = 0; i < BOARD_ENTRIES; i++) {
     pool_drop_block(p, &p->entries[i]);
     account_free(&p->entries[i].done);
   }
+  for (k = 0; k < p->n_requeue; k++)
+    if (p->requeue[k].block && --p->requeue[k].block->users == 0) free(p->requeue[k].block);
   free(p->requeue);
 }
 

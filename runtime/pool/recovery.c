@@ -224,13 +224,24 @@ void pool_look_for_dead(struct pool *p) {
   }
 }
 
+/* May the loss of this item be reported? */
+static int can_blame(const struct pool_entry *state, uint64_t item) {
+  return state != NULL && !state->is_cancelled && item >= state->work.first && item - state->work.first < state->work.count &&
+         !account_has(&state->done, item);
+}
+
 /* Which item did the dead worker take with it? STALE_ITEM: none. */
-static int64_t blamed_item(struct pool *p, const struct crew *crew, const struct board_slot *slot, struct pool_entry *state) {
+static int64_t blamed_item(const struct board_slot *slot, const struct pool_entry *state) {
   uint64_t first = atomic_load(&slot->first), count = atomic_load(&slot->count), item = atomic_load(&slot->item);
-  (void)p;
-  if (crew->is_condemned && crew->condemned_entry == state->sequence) item = crew->condemned_item;
-  if (item < first || item - first >= count || item < state->work.first || item - state->work.first >= state->work.count) return STALE_ITEM;
-  return account_has(&state->done, item) ? STALE_ITEM : (int64_t)item;
+  return item >= first && item - first < count && can_blame(state, item) ? (int64_t)item : STALE_ITEM;
+}
+
+static void blame(struct crew *crew, const struct pool_entry *state, uint64_t item) {
+  crew->last.kind = POOL_LOST;
+  crew->last.call = state->work.call;
+  crew->last.first = item;
+  crew->last.count = 1;
+  crew->last.sequence = state->sequence;
 }
 
 static int was_expected(const struct pool *p, const struct crew *crew, const struct board_slot *slot) {
@@ -247,14 +258,26 @@ static int settle_claim(struct pool *p, struct crew *crew, struct board_slot *sl
   if (first - state->work.first > state->work.count) return 0;
   if (count > state->work.count - (first - state->work.first)) count = state->work.count - (first - state->work.first);
   sequence = state->sequence;
-  blamed = blamed_item(p, crew, slot, state);
-  crew->last.call = state->work.call;
+  blamed = blamed_item(slot, state);
+  if (blamed != STALE_ITEM) blame(crew, state, (uint64_t)blamed);
   move_gaps(p, sequence, first, first + count, blamed == STALE_ITEM ? UINT64_MAX : (uint64_t)blamed);
-  if (blamed == STALE_ITEM) return 0;
-  crew->last.kind = POOL_LOST;
-  crew->last.first = (uint64_t)blamed;
-  crew->last.count = 1;
-  crew->last.sequence = sequence;
+  return blamed != STALE_ITEM;
+}
+
+/*
+ * A worker was killed for damage: report the item that its bytes were about, else the one it was at, so that a worker that always
+ * sends nonsense cannot go on for ever. What it had sent behind the damage was not read, whichever claims it was of. 1 if there is an event.
+ */
+static int settle_damage(struct pool *p, struct crew *crew, struct board_slot *slot) {
+  struct pool_entry *state = pool_entry_of(p, crew->condemned_entry);
+  uint64_t item = crew->condemned_item;
+  p->must_recheck = 1;
+  if (!can_blame(state, item)) {
+    state = pool_entry_of(p, atomic_load(&slot->entry));
+    item = atomic_load(&slot->item);
+  }
+  if (!can_blame(state, item)) return 0;
+  blame(crew, state, item);
   return 1;
 }
 
@@ -270,7 +293,11 @@ static int report_death(struct pool *p, uint32_t number) {
   crew->last.end = crew->end;
   crew->last.reason = crew->reason;
   if (phase == BOARD_CLAIMING) p->must_recheck = 1;
-  if (phase == BOARD_OWNING) has_event = settle_claim(p, crew, slot);
+  if (crew->is_condemned) {
+    has_event = settle_damage(p, crew, slot);
+  } else if (phase == BOARD_OWNING) {
+    has_event = settle_claim(p, crew, slot);
+  }
   if (phase == BOARD_STARTING && !was_expected(p, crew, slot)) {
     p->failed_starts++;
     crew->last.kind = POOL_UNREADY;
@@ -308,13 +335,14 @@ static int is_owned(struct pool *p, uint64_t sequence, struct account_interval *
   uint32_t i;
   for (i = 0; i < p->n_workers; i++) {
     struct board_slot *slot = &p->board->slots[i];
-    uint32_t phase = atomic_load(&slot->phase);
+    uint32_t claims = atomic_load(&slot->claims), phase = atomic_load(&slot->phase);
     uint64_t first, end;
     if (p->crew[i].state == CREW_EMPTY) continue;
     if (p->crew[i].state != CREW_LIVING || phase == BOARD_CLAIMING) return -1;
     if (phase != BOARD_OWNING || atomic_load(&slot->entry) != sequence) continue;
     first = atomic_load(&slot->first);
     end = first + atomic_load(&slot->count);
+    if (atomic_load(&slot->phase) != BOARD_OWNING || atomic_load(&slot->claims) != claims) return -1; /* parts of two claims */
     if (gap->begin >= first && gap->begin < end) {
       if (gap->end > end) gap->end = end;
       return 1;
@@ -324,12 +352,19 @@ static int is_owned(struct pool *p, uint64_t sequence, struct account_interval *
   return 0;
 }
 
+static int is_unread(struct pool *p) {
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++)
+    if (p->crew[i].state == CREW_LIVING && channel_has_data(&p->crew[i].channel)) return 1;
+  return 0;
+}
+
 static int recheck_entry(struct pool *p, uint64_t sequence, uint64_t begin, uint64_t end) {
   struct account_interval gap;
   struct pool_entry *state;
   while ((state = pool_entry_of(p, sequence)) != NULL && account_gap(&state->done, begin, end, &gap)) {
     int owned = is_owned(p, sequence, &gap);
-    if (owned < 0) return -EAGAIN;
+    if (owned < 0 || (!owned && is_unread(p))) return -EAGAIN; /* read after the owners: whoever was done by then had published */
     begin = gap.end;
     if (!owned) move_items(p, state, gap.begin, gap.end - gap.begin);
     if (p->is_broken) return p->is_broken;
@@ -338,19 +373,17 @@ static int recheck_entry(struct pool *p, uint64_t sequence, uint64_t begin, uint
 }
 
 /*
- * A worker died between moving a cursor and noting what it got. What was claimed, is not done and belongs to no living worker must be it.
- * The order matters: the cursors' state first, then who owns what, and all rings must be empty afterwards (or the answer is for later).
+ * A worker died between moving a cursor and noting what it got, or with frames that nobody will read. What was claimed, is not done and
+ * belongs to no living worker must be it. The order matters: the cursor's state first, then who owns what, and all rings must be empty
+ * afterwards (or the answer is for later).
  */
 static void recheck(struct pool *p) {
   uint64_t sequence, last = p->published;
-  uint32_t i;
   for (sequence = p->oldest; sequence < last; sequence++) {
     struct pool_entry *state = pool_entry_of(p, sequence);
     uint64_t claimed;
     if (state == NULL || state->is_cancelled) continue;
     claimed = atomic_load(&board_entry(p->board, sequence)->cursor) & BOARD_MAX_ITEMS;
-    for (i = 0; i < p->n_workers; i++)
-      if (p->crew[i].state == CREW_LIVING && channel_has_data(&p->crew[i].channel)) return;
     if (recheck_entry(p, sequence, state->work.first, state->work.first + claimed) < 0) return;
   }
   p->must_recheck = 0;
@@ -371,7 +404,7 @@ static int64_t watch_worker(struct pool *p, uint32_t number, int64_t now, int ac
   if (state == NULL || state->is_cancelled || state->work.timeout_ns <= 0) return -1;
   item = atomic_load(&slot->item);
   started = atomic_load(&slot->item_started_ns);
-  if (started == 0 || claims != atomic_load(&slot->claims)) return now + state->work.timeout_ns;
+  if (started == 0 || item != atomic_load(&slot->item) || claims != atomic_load(&slot->claims)) return now + state->work.timeout_ns;
   if (crew->is_asked == INTERRUPT_TIMEOUT && crew->asked_claims == claims && crew->asked_item == item) {
     due = crew->asked_at_ns + p->grace_ns;
     if (act && now >= due && crew->reason == 0) {

@@ -1,0 +1,1129 @@
+/*
+ * Pool, worker and recovery together, with work that knows no Lua: item k is worth k * k, and some items do what items should not.
+ * Every test collects its call to the end and demands each item exactly once, whoever died meanwhile.
+ */
+#include "unit.h"
+
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/fault.h"
+#include "pool/crew.h"
+#include "pool/pool.h"
+#include "process/interrupt.h"
+
+enum { MAX_ITEMS = 1 << 20, SMALL_RING = CHANNEL_MIN_BYTES };
+
+/* What workers and test share. Workers read the orders when they run an item. */
+static struct shared {
+  void (*item)(struct worker *w, uint64_t item); /* instead of squaring; NULL: square */
+  uint64_t bad_item;                             /* for items that do something special at one number */
+  _Atomic uint64_t started, finished, runs, bad_runs, seen;
+  _Atomic int may_go_on;
+} *shared;
+
+static struct pool *the_pool;
+static struct {
+  unsigned char *is_done;
+  uint64_t done, failed, lost, notices, events, unready;
+  struct pool_event last_lost;
+  int forbid_start;      /* no new workers for dead ones */
+  int count_of_retries;  /* lost or failed items are tried again so often */
+} call;
+
+/* ---- the work -------------------------------------------------------------------------------------- */
+
+static void append_square(struct worker *w, uint64_t item) {
+  uint64_t value = item * item;
+  if (bytes_append(&w->frame, &value, sizeof value) < 0) process_exit(9);
+}
+
+static int start_work(void *context, struct worker *w) {
+  (void)context, (void)w;
+  atomic_fetch_add(&shared->started, 1);
+  return 0;
+}
+
+static void finish_work(void *context, struct worker *w) {
+  (void)context, (void)w;
+  atomic_fetch_add(&shared->finished, 1);
+}
+
+/* What a claim does: each item noted, done, and its value in a frame; a stopped claim gives the rest up. */
+static void run_work(void *context, struct worker *w) {
+  uint64_t item, end = w->claim.first + w->claim.count;
+  (void)context;
+  worker_open_frame(w, w->claim.first);
+  for (item = w->claim.first; item < end && !worker_is_stopped(w); item++) {
+    if (worker_needs_frame(w)) {
+      worker_close_frame(w);
+      worker_open_frame(w, item);
+    }
+    worker_begin_item(w, item);
+    atomic_fetch_add_explicit(&shared->runs, 1, memory_order_relaxed);
+    if (shared->item) shared->item(w, item);
+    append_square(w, item);
+    worker_end_item(w);
+  }
+  worker_close_frame(w);
+  if (item < end) worker_send(w, WORKER_DROPPED, item, (uint32_t)(end - item), NULL, 0);
+  (void)interrupt_take();
+}
+
+/* ---- the house ------------------------------------------------------------------------------------- */
+
+static void open_pool_with(uint32_t workers, uint64_t ring_bytes, int64_t grace_ns, struct worker_tasks tasks) {
+  struct pool_options options = {.workers = workers, .ring_bytes = ring_bytes, .grace_ns = grace_ns, .tasks = tasks};
+  assert_int_equal(pool_open(&the_pool, &options), 0);
+  assert_int_equal(pool_start(the_pool, workers, 1), workers);
+}
+
+static void open_pool(uint32_t workers, uint64_t ring_bytes) {
+  struct worker_tasks tasks = {NULL, start_work, run_work, finish_work};
+  open_pool_with(workers, ring_bytes, long_ns(), tasks);
+}
+
+static int set_up(void **state) {
+  memset((void *)shared, 0, sizeof *shared);
+  free(call.is_done);
+  memset(&call, 0, sizeof call);
+  unsetenv("LUAPOOL_FAULT");
+  unsetenv("LUAPOOL_FAIL");
+  fault_reload();
+  return note_the_house(state);
+}
+
+static int tear_down(void **state) {
+  unsetenv("LUAPOOL_FAULT");
+  unsetenv("LUAPOOL_FAIL");
+  fault_reload();
+  pool_close(the_pool);
+  the_pool = NULL;
+  free(call.is_done);
+  call.is_done = NULL;
+  return find_it_clean(state);
+}
+
+/* Until nobody lives; what leaving workers say is read meanwhile, or they would wait for room. */
+static void wait_for_leavers(void) {
+  int64_t deadline = os_now_ns() + long_ns();
+  struct pool_event event;
+  do {
+    while (pool_next(the_pool, &event) != POOL_NOTHING) (void)pool_done(the_pool, &event, event.count);
+    if (pool_living(the_pool) > 0) (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+  } while (pool_reap(the_pool, 0) > 0 && os_now_ns() < deadline);
+  while (pool_next(the_pool, &event) != POOL_NOTHING) (void)pool_done(the_pool, &event, event.count);
+  assert_int_equal(pool_living(the_pool), 0);
+}
+
+static void end_pool(void) {
+  pool_ask_to_leave(the_pool);
+  wait_for_leavers();
+  pool_close(the_pool);
+  the_pool = NULL;
+}
+
+/* ---- the host's side of a call --------------------------------------------------------------------- */
+
+static void take_results(const struct pool_event *event) {
+  uint64_t i, value, count = event->count;
+  assert_true(event->length >= count * sizeof value);
+  assert_true(event->first + count <= MAX_ITEMS);
+  for (i = 0; i < count; i++) {
+    memcpy(&value, event->data + i * sizeof value, sizeof value);
+    if (value != (event->first + i) * (event->first + i)) break;
+  }
+  if (pool_done(the_pool, event, i) != 0) return; /* a liar's */
+  for (count = i, i = 0; i < count; i++) {
+    if (call.is_done[event->first + i]) fail_msg("item %llu came twice", (unsigned long long)(event->first + i));
+    call.is_done[event->first + i] = 1;
+    call.done++;
+  }
+}
+
+static void take_loss(const struct pool_event *event) {
+  assert_int_equal(event->count, 1);
+  assert_true(event->first < MAX_ITEMS);
+  if (event->kind == POOL_LOST) {
+    call.lost++;
+    call.last_lost = *event;
+  } else {
+    call.failed++;
+  }
+  if (call.count_of_retries-- > 0) {
+    assert_int_equal(pool_repost(the_pool, event), 0);
+  } else {
+    assert_false(call.is_done[event->first]);
+    call.is_done[event->first] = 1;
+    call.done++;
+  }
+  assert_int_equal(pool_done(the_pool, event, 1), 0);
+}
+
+static void take_events(void) {
+  struct pool_event event;
+  while (pool_next(the_pool, &event) != POOL_NOTHING) {
+    call.events++;
+    if (event.kind == POOL_RESULTS) {
+      take_results(&event);
+    } else if (event.kind == POOL_FAILED || event.kind == POOL_LOST) {
+      take_loss(&event);
+    } else {
+      call.notices += event.kind == POOL_NOTICE;
+      call.unready += event.kind == POOL_UNREADY;
+      (void)pool_done(the_pool, &event, 0);
+      if (event.kind == POOL_UNREADY) return;
+    }
+  }
+}
+
+static void post_kind(enum board_entry_kind kind, uint64_t number, uint64_t first, uint64_t count, uint32_t chunk, int64_t timeout_ns) {
+  struct pool_work work = {.kind = kind, .chunk = chunk, .call = number, .first = first, .count = count, .job = 1, .timeout_ns = timeout_ns};
+  void *memory;
+  if (kind == BOARD_BLOCK) {
+    work.block_length = 100;
+    assert_int_equal(pool_input(the_pool, 100, &work.block_offset, &memory), 0);
+  }
+  assert_int_equal(pool_post(the_pool, &work), 0);
+}
+
+static void post(uint64_t first, uint64_t count, uint32_t chunk) {
+  post_kind(BOARD_INDEXED, 1, first, count, chunk, 0);
+}
+
+static void begin_call(void) {
+  if (call.is_done == NULL) call.is_done = malloc(MAX_ITEMS);
+  assert_non_null(call.is_done);
+  memset(call.is_done, 0, MAX_ITEMS);
+  call.done = 0;
+}
+
+/* One turn of the host's loop, which lasts at most a moment. */
+static void turn(void) {
+  assert_int_equal(pool_status(the_pool), 0);
+  if (!call.forbid_start) assert_true(pool_start(the_pool, pool_size(the_pool), 0) > 0);
+  (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+  take_events();
+}
+
+/* Until `items` of them are done. */
+static void collect(uint64_t items) {
+  int64_t deadline = os_now_ns() + long_ns();
+  while (call.done < items && os_now_ns() < deadline) turn();
+  assert_int_equal(call.done, items);
+}
+
+/* Nothing is on its way any more, and the pool has nothing left to do. */
+static void assert_quiet(void) {
+  int64_t deadline = os_now_ns() + long_ns();
+  take_events();
+  assert_int_equal(pool_can_post(the_pool), BOARD_ENTRIES);
+  while (!pool_is_quiet(the_pool) && os_now_ns() < deadline) sched_yield(); /* somebody may be looking for work */
+  assert_true(os_now_ns() < deadline);
+  assert_int_equal(the_pool->n_requeue, 0);
+  assert_int_equal(the_pool->n_timed, 0);
+}
+
+static void square(uint64_t count, uint32_t chunk) {
+  begin_call();
+  post(0, count, chunk);
+  collect(count);
+  assert_quiet();
+}
+
+/* ---- what goes well -------------------------------------------------------------------------------- */
+
+static void test_squares(void **state) {
+  static const uint64_t counts[] = {1, 2, 3, 10, 1000, 100000};
+  uint32_t workers;
+  size_t i;
+  (void)state;
+  for (workers = 1; workers <= 4; workers++) {
+    open_pool(workers, 0);
+    for (i = 0; i < sizeof counts / sizeof *counts; i++) square(counts[i], 0);
+    square(1000, 1);
+    square(1000, 999);
+    square(1000, 5000);
+    assert_int_equal(pool_forks(the_pool), workers);
+    end_pool();
+    assert_int_equal(shared->started, shared->finished);
+  }
+  assert_int_equal(call.lost + call.failed + call.notices, 0);
+}
+
+/* The ring holds a sliver of the results: workers wait for room again and again. */
+static void test_results_fill_the_ring(void **state) {
+  (void)state;
+  open_pool(3, SMALL_RING);
+  square(300000, 0);
+  square(100000, 50000);
+  end_pool();
+}
+
+static void test_nobody_reads_for_a_while(void **state) {
+  int64_t deadline = os_now_ns() + long_ns();
+  int waiting = 0;
+  uint32_t i;
+  (void)state;
+  open_pool(2, SMALL_RING);
+  begin_call();
+  post(0, 200000, 1000);
+  while (waiting < 2 && os_now_ns() < deadline) { /* until both sleep for room */
+    for (waiting = 0, i = 0; i < 2; i++) waiting += atomic_load(&the_pool->crew[i].channel.shared->is_waiting) != 0;
+    poll(NULL, 0, 1);
+  }
+  assert_int_equal(waiting, 2);
+  collect(200000);
+  assert_quiet();
+  end_pool();
+}
+
+/* Thousands of entries of a few items: the ring of entries is used many times over. */
+static void test_many_small_entries(void **state) {
+  uint64_t items = 0, posted = 0, entries = (uint64_t)rounds_of(10 * BOARD_ENTRIES);
+  int64_t deadline = os_now_ns() + long_ns();
+  (void)state;
+  open_pool(2, 0);
+  begin_call();
+  while ((posted < entries || call.done < items) && os_now_ns() < deadline) {
+    while (posted < entries && pool_can_post(the_pool) > 0) {
+      uint64_t count = 1 + posted % 5;
+      post_kind(posted % 2 ? BOARD_BLOCK : BOARD_INDEXED, 1, items, count, 0, 0);
+      items += count;
+      posted++;
+    }
+    turn();
+  }
+  assert_int_equal(call.done, items);
+  assert_quiet();
+  assert_int_equal(pool_in_flight(the_pool, 1), 0);
+  end_pool();
+}
+
+static void wait_for_permission(struct worker *w, uint64_t item) {
+  (void)w, (void)item;
+  while (!atomic_load(&shared->may_go_on)) poll(NULL, 0, 1);
+}
+
+static void test_too_many_entries_are_refused(void **state) {
+  struct pool_work work = {.kind = BOARD_INDEXED, .call = 1, .count = 1, .job = 1};
+  uint64_t i;
+  (void)state;
+  shared->item = wait_for_permission;
+  open_pool(2, 0);
+  begin_call();
+  for (i = 0; i < BOARD_ENTRIES; i++) post(i, 1, 0);
+  assert_int_equal(pool_can_post(the_pool), 0);
+  assert_int_equal(pool_post(the_pool, &work), -EAGAIN);
+  assert_true(pool_unclaimed(the_pool, 1) >= BOARD_ENTRIES - 2);
+  assert_int_equal(pool_unclaimed(the_pool, 2), 0);
+  atomic_store(&shared->may_go_on, 1);
+  collect(BOARD_ENTRIES);
+  assert_quiet();
+  assert_int_equal(pool_unclaimed(the_pool, 1), 0);
+  work.count = 0;
+  assert_int_equal(pool_post(the_pool, &work), -EINVAL);
+  work.count = BOARD_MAX_ITEMS + 1;
+  assert_int_equal(pool_post(the_pool, &work), -EINVAL);
+  end_pool();
+}
+
+enum { LARGE_BYTES = 3 << 20 };
+
+static unsigned char large_byte(uint64_t item, uint64_t at) {
+  return (unsigned char)(item * 31 + at * 7 + (at >> 12));
+}
+
+static void run_large(void *context, struct worker *w) {
+  uint64_t item, k;
+  (void)context;
+  for (item = w->claim.first; item < w->claim.first + w->claim.count; item++) {
+    worker_open_frame(w, item);
+    worker_begin_item(w, item);
+    if (bytes_reserve(&w->frame, LARGE_BYTES + item) < 0) process_exit(9);
+    for (k = 0; k < LARGE_BYTES + item; k++) w->frame.data[k] = large_byte(item, k);
+    w->frame.length = LARGE_BYTES + item;
+    worker_end_item(w);
+    worker_close_frame(w);
+  }
+}
+
+static void test_items_far_larger_than_the_ring(void **state) {
+  enum { COUNT = 12 };
+  struct worker_tasks tasks = {NULL, start_work, run_large, finish_work};
+  int64_t deadline = os_now_ns() + long_ns();
+  struct pool_event event;
+  uint64_t seen = 0, k;
+  (void)state;
+  open_pool_with(2, SMALL_RING, long_ns(), tasks);
+  post(0, COUNT, 0);
+  while (seen < COUNT && os_now_ns() < deadline) {
+    (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+    while (pool_next(the_pool, &event) != POOL_NOTHING) {
+      assert_int_equal(event.kind, POOL_RESULTS);
+      assert_int_equal(event.count, 1);
+      assert_int_equal(event.length, LARGE_BYTES + event.first);
+      for (k = 0; k < event.length; k += 97) assert_int_equal(event.data[k], large_byte(event.first, k));
+      assert_int_equal(pool_done(the_pool, &event, 1), 0);
+      seen++;
+    }
+  }
+  assert_int_equal(seen, COUNT);
+  assert_quiet();
+  end_pool();
+}
+
+static void test_blocks_are_given_back(void **state) {
+  uint64_t size = 0, i;
+  (void)state;
+  open_pool(2, 0);
+  for (i = 0; i < 200; i++) {
+    struct pool_work work = {.kind = BOARD_BLOCK, .call = 1, .count = 10, .job = 1, .block_length = 100000};
+    void *memory;
+    begin_call();
+    assert_int_equal(pool_input(the_pool, work.block_length, &work.block_offset, &memory), 0);
+    memset(memory, (int)i, 100000);
+    assert_ptr_equal(pool_input_at(the_pool, work.block_offset, 100000), memory);
+    assert_int_equal(pool_post(the_pool, &work), 0);
+    assert_int_equal(pool_in_flight(the_pool, 1), 100000);
+    collect(10);
+    assert_int_equal(pool_in_flight(the_pool, 1), 0);
+    if (i == 0) size = the_pool->arena.size;
+  }
+  assert_int_equal(the_pool->arena.size, size);
+  end_pool();
+}
+
+static void test_options_are_checked(void **state) {
+  struct pool_options options = {.workers = 0, .tasks = {NULL, start_work, run_work, finish_work}};
+  struct pool *p = NULL;
+  (void)state;
+  assert_int_equal(pool_open(&p, &options), -EINVAL);
+  options.workers = BOARD_MAX_WORKERS + 1;
+  assert_int_equal(pool_open(&p, &options), -EINVAL);
+  options.workers = 1;
+  options.ring_bytes = CHANNEL_MIN_BYTES / 2;
+  assert_int_equal(pool_open(&p, &options), -EINVAL);
+  options.ring_bytes = CHANNEL_MIN_BYTES + 64;
+  assert_int_equal(pool_open(&p, &options), -EINVAL);
+  options.ring_bytes = (uint64_t)CHANNEL_MAX_BYTES * 2;
+  assert_int_equal(pool_open(&p, &options), -EINVAL);
+  assert_null(p);
+  pool_close(NULL);
+}
+
+/* ---- items that end their worker ------------------------------------------------------------------- */
+
+static void die_at_the_bad_item(struct worker *w, uint64_t item) {
+  (void)w;
+  if (item != shared->bad_item) return;
+  atomic_fetch_add(&shared->bad_runs, 1);
+  raise(SIGKILL);
+}
+
+static void test_deaths_are_blamed_on_their_items(void **state) {
+  static const uint64_t items[] = {0, 1, 499, 998, 999};
+  static const uint32_t chunks[] = {0, 1, 7, 1000};
+  size_t i, c;
+  (void)state;
+  shared->item = die_at_the_bad_item;
+  open_pool(2, 0);
+  for (i = 0; i < sizeof items / sizeof *items; i++)
+    for (c = 0; c < sizeof chunks / sizeof *chunks; c++) {
+      shared->bad_item = items[i];
+      atomic_store(&shared->runs, 0);
+      call.lost = 0;
+      square(1000, chunks[c]);
+      assert_int_equal(call.lost, 1);
+      assert_int_equal(call.last_lost.first, items[i]);
+      assert_int_equal(call.last_lost.end.signal, SIGKILL);
+      assert_int_equal(call.last_lost.reason, 0);
+      assert_true(call.last_lost.pid > 0);
+      assert_int_equal(shared->runs, 1000); /* what was done before the death was not done again */
+    }
+  end_pool();
+}
+
+static void exit_at_every_third(struct worker *w, uint64_t item) {
+  (void)w;
+  if (item % 3 == 0) _exit(7);
+}
+
+static void test_ends_tell_how(void **state) {
+  (void)state;
+  shared->item = exit_at_every_third;
+  open_pool(2, 0);
+  square(90, 0);
+  assert_int_equal(call.lost, 30);
+  assert_int_equal(call.last_lost.end.signal, 0);
+  assert_int_equal(call.last_lost.end.exit_code, 7);
+  end_pool();
+}
+
+static void test_lost_items_are_tried_again(void **state) {
+  int kind;
+  (void)state;
+  shared->item = die_at_the_bad_item;
+  shared->bad_item = 37;
+  open_pool(2, 0);
+  for (kind = BOARD_INDEXED; kind <= BOARD_BLOCK; kind++) {
+    begin_call();
+    call.lost = 0;
+    call.count_of_retries = 4;
+    atomic_store(&shared->bad_runs, 0);
+    post_kind((enum board_entry_kind)kind, 1, 30, 20, 0, 0);
+    collect(20);
+    assert_quiet();
+    assert_int_equal(call.lost, 5);
+    assert_int_equal(shared->bad_runs, 5);
+    assert_int_equal(pool_in_flight(the_pool, 1), 0);
+  }
+  end_pool();
+}
+
+/* The pool is closed while a retry waits for its turn. */
+static void test_closing_with_retries_in_hand(void **state) {
+  int64_t deadline = os_now_ns() + long_ns();
+  struct pool_event event = {.kind = POOL_NOTHING};
+  (void)state;
+  shared->item = die_at_the_bad_item;
+  shared->bad_item = 3;
+  open_pool(1, 0);
+  post_kind(BOARD_BLOCK, 1, 3, 1, 0, 0);
+  while (pool_next(the_pool, &event) != POOL_LOST && os_now_ns() < deadline) (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+  assert_int_equal(event.kind, POOL_LOST);
+  assert_int_equal(pool_repost(the_pool, &event), 0);
+  assert_int_equal(pool_done(the_pool, &event, 1), 0);
+  assert_int_equal(the_pool->n_requeue, 1);
+  pool_close(the_pool);
+  the_pool = NULL;
+}
+
+static void fail_at_every_tenth(struct worker *w, uint64_t item) {
+  if (item % 10) return;
+  worker_close_frame(w);
+  worker_send(w, WORKER_FAILED, item, 1, "no", 2);
+}
+
+static void run_failing(void *context, struct worker *w) {
+  uint64_t item, end = w->claim.first + w->claim.count;
+  (void)context;
+  for (item = w->claim.first; item < end; item++) {
+    worker_begin_item(w, item);
+    if (item % 10 == 0) {
+      fail_at_every_tenth(w, item);
+      continue;
+    }
+    worker_open_frame(w, item);
+    append_square(w, item);
+    worker_end_item(w);
+    worker_close_frame(w);
+  }
+}
+
+static void test_failed_items_are_reported(void **state) {
+  struct worker_tasks tasks = {NULL, start_work, run_failing, finish_work};
+  (void)state;
+  open_pool_with(2, 0, long_ns(), tasks);
+  square(1000, 0);
+  assert_int_equal(call.failed, 100);
+  call.count_of_retries = 50;
+  call.failed = 0;
+  square(1000, 0);
+  assert_int_equal(call.failed, 150);
+  end_pool();
+}
+
+/* ---- kills at any moment --------------------------------------------------------------------------- */
+
+static void kill_somebody(uint64_t *seed) {
+  struct pool_worker_info info;
+  pool_info(the_pool, (uint32_t)random_below(seed, pool_size(the_pool)), &info);
+  if (info.pid > 0) (void)kill(info.pid, SIGKILL);
+}
+
+static void killed_round(uint64_t count, uint32_t chunk, uint64_t *seed) {
+  int64_t deadline = os_now_ns() + long_ns();
+  int kills = 1 + (int)random_below(seed, 3);
+  begin_call();
+  post(0, count, chunk);
+  while (call.done < count && os_now_ns() < deadline) {
+    uint64_t turns = random_below(seed, 30000);
+    while (turns-- > 0) os_relax();
+    if (kills-- > 0) kill_somebody(seed);
+    turn();
+  }
+  assert_int_equal(call.done, count);
+}
+
+static void test_killed_at_random_moments(void **state) {
+  uint64_t seed = 7;
+  int round, rounds = rounds_of(400);
+  (void)state;
+  open_pool(3, SMALL_RING);
+  for (round = 0; round < rounds; round++) killed_round(200 + random_below(&seed, 3000), (uint32_t)(round % 4 ? 0 : 1 + round % 3), &seed);
+  assert_quiet();
+  assert_true(pool_forks(the_pool) > 3);
+  end_pool();
+}
+
+#ifdef LUAPOOL_FAULTS
+static void with_fault(const char *rule) {
+  setenv("LUAPOOL_FAULT", rule, 1);
+  fault_reload();
+}
+
+/* Every worker dies at its n-th passage of the point, and so does whoever comes in its place: nothing is lost, and what it was blamed for is in hand. */
+static void die_at(const char *point, int n, uint32_t workers, uint64_t ring_bytes, uint64_t count, uint32_t chunk) {
+  char rule[64];
+  snprintf(rule, sizeof rule, "%s#%d:kill", point, n);
+  with_fault(rule);
+  open_pool(workers, ring_bytes);
+  call.count_of_retries = 1 << 30;
+  square(count, chunk);
+  assert_true(pool_forks(the_pool) > workers || strcmp(point, "worker_idle") == 0); /* the busy need not come to that */
+  with_fault("");
+  end_pool();
+}
+
+static void test_killed_between_claim_and_note(void **state) {
+  (void)state;
+  die_at("worker_claimed", 2, 1, 0, 100, 1);
+  assert_int_equal(call.lost, 0); /* no item ran: none is to blame */
+  die_at("worker_claimed", 2, 3, 0, 100, 1);
+  die_at("worker_claimed", 3, 2, 0, 3000, 20);
+  die_at("worker_claimed", 5, 3, 0, 20000, 0);
+  assert_int_equal(call.lost, 0);
+}
+
+static void test_killed_around_publishing(void **state) {
+  (void)state;
+  die_at("worker_result_before", 3, 2, 0, 100, 1);
+  die_at("worker_result_before", 3, 2, 0, 10000, 0);
+  die_at("worker_result_after", 3, 2, 0, 100, 1);
+  die_at("worker_result_after", 3, 3, SMALL_RING, 20000, 0);
+  die_at("worker_idle", 1, 2, 0, 3000, 10);
+}
+
+/* One worker dies with a claim that it never noted, the others never stop claiming and finishing around it. */
+static void test_recheck_while_others_work(void **state) {
+  int round, rounds = rounds_of(60);
+  (void)state;
+  for (round = 0; round < rounds; round++) {
+    char rule[64];
+    snprintf(rule, sizeof rule, "worker_claimed#%d@1:kill", 2 + round);
+    with_fault(rule);
+    open_pool(3, 0);
+    square(2000, 1);
+    assert_int_equal(call.lost, 0);
+    with_fault("");
+    end_pool();
+  }
+}
+
+static void test_no_memory_for_a_pool(void **state) {
+  struct pool_options options = {.workers = 2, .tasks = {NULL, start_work, run_work, finish_work}};
+  static const char *const rules[] = {"malloc#1:ENOMEM", "mmap#0:ENOMEM", "bell#1:EMFILE"};
+  struct pool *p = NULL;
+  size_t i;
+  (void)state;
+  for (i = 0; i < sizeof rules / sizeof *rules; i++) {
+    setenv("LUAPOOL_FAIL", rules[i], 1);
+    fault_reload();
+    assert_true(pool_open(&p, &options) < 0);
+    assert_null(p);
+  }
+}
+
+static void test_fork_fails_half_way(void **state) {
+  struct pool_options options = {.workers = 4, .tasks = {NULL, start_work, run_work, finish_work}};
+  (void)state;
+  setenv("LUAPOOL_FAIL", "fork#3:EAGAIN", 1);
+  fault_reload();
+  assert_int_equal(pool_open(&the_pool, &options), 0);
+  assert_int_equal(pool_start(the_pool, 4, 1), -EAGAIN);
+  assert_int_equal(pool_living(the_pool), 0);
+  fault_reload();
+  assert_int_equal(pool_start(the_pool, 4, 0), 2);
+  square(1000, 0); /* turn() starts the rest */
+  assert_int_equal(pool_living(the_pool), 4);
+}
+#endif
+
+/* ---- damage ---------------------------------------------------------------------------------------- */
+
+/* Frames that make no sense, sent once instead of the bad item's value. */
+static enum damage { WRONG_ITEM, WRONG_COUNT, FOREIGN_ITEM, WRONG_KIND, NO_ITEMS, TOO_FEW, TWICE, BAD_HEADER, BAD_POSITION, N_DAMAGES } damage;
+
+static void send_damage(struct worker *w, uint64_t item) {
+  uint64_t value = item * item;
+  switch (damage) {
+    case WRONG_ITEM: worker_send(w, WORKER_RESULTS, item + 1000000, 1, &value, sizeof value); break;
+    case WRONG_COUNT: worker_send(w, WORKER_RESULTS, item, 1000, NULL, 0); break;
+    case FOREIGN_ITEM: worker_send(w, WORKER_DROPPED, 0, UINT32_MAX, NULL, 0); break;
+    case WRONG_KIND: worker_send(w, (enum worker_frame)77, item, 1, &value, sizeof value); break;
+    case NO_ITEMS: worker_send(w, WORKER_RESULTS, item, 0, NULL, 0); break;
+    case TOO_FEW: worker_send(w, WORKER_RESULTS, item, 1, "abcdefgh", 8); break;
+    case TWICE:
+      worker_send(w, WORKER_RESULTS, item, 1, &value, sizeof value);
+      worker_send(w, WORKER_RESULTS, item, 1, &value, sizeof value);
+      break;
+    case BAD_HEADER:
+      memset(w->channel.ring + (w->channel.position & (w->channel.capacity - 1)), 0x33, CHANNEL_ALIGN);
+      atomic_store(&w->channel.shared->tail, w->channel.position += CHANNEL_ALIGN);
+      break;
+    default: atomic_store(&w->channel.shared->tail, w->channel.position + 3 * w->channel.capacity);
+  }
+}
+
+static int is_first_run(uint64_t item) {
+  return item == shared->bad_item && atomic_fetch_add(&shared->bad_runs, 1) == 0;
+}
+
+static void damage_at_the_bad_item(struct worker *w, uint64_t item) {
+  if (!is_first_run(item)) return;
+  worker_close_frame(w);
+  send_damage(w, item);
+  if (w->board->is_host_parked) os_bell_ring(&w->host_bell);
+  for (;;) poll(NULL, 0, -1); /* the host ends this */
+}
+
+static void damaged_take(const struct pool_event *event) {
+  uint64_t value;
+  if (event->kind == POOL_RESULTS && event->first + event->count <= MAX_ITEMS && event->length >= event->count * sizeof value) {
+    take_results(event);
+  } else if (event->kind == POOL_RESULTS) {
+    pool_condemn(the_pool, event);
+    (void)pool_done(the_pool, event, 0);
+  } else {
+    take_loss(event);
+  }
+}
+
+/* As collect, for a host that reads what cannot be right. */
+static void collect_damaged(uint64_t items) {
+  int64_t deadline = os_now_ns() + long_ns();
+  struct pool_event event;
+  while (call.done < items && os_now_ns() < deadline) {
+    assert_true(pool_start(the_pool, pool_size(the_pool), 0) > 0);
+    (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+    while (pool_next(the_pool, &event) != POOL_NOTHING) damaged_take(&event);
+  }
+  assert_int_equal(call.done, items);
+}
+
+static void test_damage_costs_its_worker_alone(void **state) {
+  (void)state;
+  shared->item = damage_at_the_bad_item;
+  for (damage = WRONG_ITEM; damage < N_DAMAGES; damage++) {
+    uint32_t chunk = damage % 2 ? 0 : 13;
+    atomic_store(&shared->bad_runs, 0);
+    shared->bad_item = 137;
+    call.lost = 0;
+    open_pool(2, SMALL_RING);
+    begin_call();
+    post(0, 1000, chunk);
+    collect_damaged(1000);
+    assert_quiet();
+    assert_int_equal(pool_forks(the_pool), 3);
+    assert_true(call.lost <= 1);
+    if (call.lost) assert_int_equal(call.last_lost.reason, POOL_DAMAGED);
+    end_pool();
+  }
+}
+
+/* It sends nonsense and goes on: what it did in later claims is behind the damage, and nobody may wait for it. */
+static void run_damaged_and_on(void *context, struct worker *w) {
+  if (w->claim.first <= shared->bad_item && shared->bad_item < w->claim.first + w->claim.count && is_first_run(shared->bad_item)) {
+    worker_begin_item(w, shared->bad_item);
+    send_damage(w, shared->bad_item);
+    return;
+  }
+  run_work(context, w);
+}
+
+static void test_claims_behind_the_damage_are_not_lost(void **state) {
+  struct worker_tasks tasks = {NULL, start_work, run_damaged_and_on, finish_work};
+  (void)state;
+  for (damage = WRONG_ITEM; damage < BAD_POSITION; damage++) {
+    int64_t deadline = os_now_ns() + long_ns();
+    atomic_store(&shared->bad_runs, 0);
+    shared->bad_item = 3;
+    call.lost = 0;
+    open_pool_with(1, 0, long_ns(), tasks);
+    begin_call();
+    post(0, 50, 1);
+    while (atomic_load(&the_pool->board->slots[0].claims_done) < 50 && os_now_ns() < deadline) poll(NULL, 0, 1);
+    collect_damaged(50);
+    assert_quiet();
+    assert_int_equal(pool_forks(the_pool), damage == TOO_FEW || damage == WRONG_ITEM ? pool_forks(the_pool) : 2);
+    end_pool();
+  }
+}
+
+/* ---- cancelling ------------------------------------------------------------------------------------ */
+
+static void wait_for_interrupt(struct worker *w, uint64_t item) {
+  (void)w, (void)item;
+  atomic_fetch_add(&shared->seen, 1);
+  while (!interrupt_pending()) poll(NULL, 0, 1);
+}
+
+static void ignore_everything(struct worker *w, uint64_t item) {
+  (void)w, (void)item;
+  atomic_fetch_add(&shared->seen, 1);
+  for (;;) poll(NULL, 0, 100);
+}
+
+static int wait_until_seen(uint64_t many) {
+  int64_t deadline = os_now_ns() + long_ns();
+  while (atomic_load(&shared->seen) < many && os_now_ns() < deadline) poll(NULL, 0, 1);
+  return atomic_load(&shared->seen) >= many;
+}
+
+static void cancel_and_wait(int is_killing) {
+  int64_t deadline = os_now_ns() + long_ns();
+  struct pool_event event;
+  pool_cancel(the_pool, 1);
+  if (is_killing) pool_kill_stragglers(the_pool);
+  for (;;) {
+    while (pool_next(the_pool, &event) != POOL_NOTHING) {
+      assert_true(event.call != 1); /* nothing of a cancelled call is shown */
+      (void)pool_done(the_pool, &event, event.count);
+    }
+    if (pool_is_quiet(the_pool)) return;
+    assert_true(os_now_ns() < deadline);
+    (void)pool_wait(the_pool, -1, os_now_ns() + MS);
+  }
+}
+
+static void test_cancel_stops_the_busy(void **state) {
+  int round;
+  (void)state;
+  shared->item = wait_for_interrupt;
+  open_pool(2, 0);
+  for (round = 0; round < 10; round++) {
+    begin_call();
+    atomic_store(&shared->seen, 0);
+    post(0, 1000, round % 2 ? 0 : 10);
+    assert_true(wait_until_seen(2));
+    cancel_and_wait(0);
+    assert_int_equal(pool_can_post(the_pool), BOARD_ENTRIES);
+  }
+  shared->item = NULL;
+  square(1000, 0);
+  assert_int_equal(pool_forks(the_pool), 2);
+  end_pool();
+}
+
+static void test_cancel_of_the_idle_and_the_unknown(void **state) {
+  (void)state;
+  open_pool(2, 0);
+  cancel_and_wait(0);
+  square(100, 0);
+  cancel_and_wait(0);
+  pool_cancel(the_pool, 4711);
+  square(100, 0);
+  end_pool();
+}
+
+/* Cancelled at once, at any moment, thousands of times: the next call gets its own results and no others. */
+static void test_cancel_at_any_moment(void **state) {
+  uint64_t seed = 9;
+  int round, rounds = rounds_of(1000);
+  (void)state;
+  open_pool(2, SMALL_RING);
+  for (round = 0; round < rounds; round++) {
+    uint64_t turns = random_below(&seed, 2000);
+    post(0, 10000, round % 3 ? 0 : 5);
+    while (turns-- > 0) os_relax();
+    cancel_and_wait(0);
+    begin_call();
+    post_kind(BOARD_INDEXED, 2, 0, 20, 0, 0);
+    collect(20);
+  }
+  assert_quiet();
+  assert_int_equal(pool_forks(the_pool), 2);
+  end_pool();
+}
+
+static void test_stragglers_are_killed(void **state) {
+  (void)state;
+  shared->item = ignore_everything;
+  open_pool(2, 0);
+  post(0, 2, 1);
+  assert_true(wait_until_seen(2));
+  cancel_and_wait(1);
+  shared->item = NULL;
+  square(100, 0);
+  assert_int_equal(pool_forks(the_pool), 4);
+  end_pool();
+}
+
+static void test_cancel_frees_what_waits_for_a_retry(void **state) {
+  int64_t deadline = os_now_ns() + long_ns();
+  struct pool_event event = {.kind = POOL_NOTHING};
+  (void)state;
+  shared->item = die_at_the_bad_item;
+  shared->bad_item = 3;
+  open_pool(1, 0);
+  post_kind(BOARD_BLOCK, 1, 3, 1, 0, 0);
+  while (pool_next(the_pool, &event) != POOL_LOST && os_now_ns() < deadline) (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+  assert_int_equal(pool_repost(the_pool, &event), 0);
+  assert_int_equal(pool_done(the_pool, &event, 1), 0);
+  cancel_and_wait(0);
+  assert_quiet();
+  assert_int_equal(the_pool->arena.n_free, 1);
+  square(100, 0);
+  assert_int_equal(call.lost, 1);
+  assert_int_equal(call.last_lost.first, 3);
+  end_pool();
+}
+
+/* ---- time ------------------------------------------------------------------------------------------ */
+
+static void overstay_at_the_bad_item(struct worker *w, uint64_t item) {
+  if (item == shared->bad_item) ignore_everything(w, item);
+}
+
+static void test_timeout_kills_who_does_not_listen(void **state) {
+  struct worker_tasks tasks = {NULL, start_work, run_work, finish_work};
+  (void)state;
+  shared->item = overstay_at_the_bad_item;
+  shared->bad_item = 11;
+  open_pool_with(2, 0, 20 * MS, tasks);
+  begin_call();
+  post_kind(BOARD_INDEXED, 1, 0, 100, 0, 500 * MS * slowness());
+  collect(100);
+  assert_int_equal(call.lost, 1);
+  assert_int_equal(call.last_lost.first, 11);
+  assert_int_equal(call.last_lost.reason, INTERRUPT_TIMEOUT);
+  assert_quiet();
+  end_pool();
+}
+
+static void listen_at_the_bad_item(struct worker *w, uint64_t item) {
+  if (item != shared->bad_item) return;
+  wait_for_interrupt(w, item);
+  atomic_store(&shared->finished, (uint64_t)interrupt_take());
+}
+
+static void test_timeout_is_a_request_first(void **state) {
+  (void)state;
+  shared->item = listen_at_the_bad_item;
+  shared->bad_item = 11;
+  open_pool(2, 0);
+  begin_call();
+  post_kind(BOARD_INDEXED, 1, 0, 100, 0, 30 * MS * slowness());
+  collect(100);
+  assert_int_equal(call.lost, 0);
+  assert_int_equal(shared->finished, INTERRUPT_TIMEOUT);
+  assert_int_equal(pool_forks(the_pool), 2);
+  assert_quiet();
+  end_pool();
+}
+
+/* ---- ends ------------------------------------------------------------------------------------------ */
+
+static void test_leaving_finishes_what_is_claimed(void **state) {
+  (void)state;
+  shared->item = wait_for_permission;
+  open_pool(2, 0);
+  begin_call();
+  post(0, 2, 1);
+  while (atomic_load(&shared->runs) < 2) poll(NULL, 0, 1);
+  pool_ask_to_leave(the_pool);
+  assert_int_equal(pool_reap(the_pool, 10 * MS), 2);
+  atomic_store(&shared->may_go_on, 1);
+  call.forbid_start = 1;
+  collect(2);
+  end_pool();
+  assert_int_equal(shared->finished, 2);
+}
+
+static void test_quitting_interrupts(void **state) {
+  int64_t deadline = os_now_ns() + long_ns();
+  (void)state;
+  shared->item = wait_for_interrupt;
+  open_pool(3, 0);
+  begin_call();
+  post(0, 1000, 10);
+  assert_true(wait_until_seen(3));
+  pool_quit(the_pool);
+  while (pool_reap(the_pool, 50 * MS) > 0) assert_true(os_now_ns() < deadline);
+  assert_int_equal(shared->finished, 3);
+}
+
+static void test_leaving_with_a_full_ring(void **state) {
+  int64_t deadline = os_now_ns() + long_ns();
+  (void)state;
+  open_pool(2, SMALL_RING);
+  begin_call();
+  post(0, 1000000, 100000);
+  while (!atomic_load(&the_pool->crew[0].channel.shared->is_waiting) && os_now_ns() < deadline) poll(NULL, 0, 1);
+  pool_ask_to_leave(the_pool);
+  wait_for_leavers();
+  assert_int_equal(shared->finished, 2);
+}
+
+static void test_quitting_with_a_full_ring(void **state) {
+  int64_t deadline = os_now_ns() + long_ns();
+  (void)state;
+  open_pool(2, SMALL_RING);
+  post(0, 1000000, 100000);
+  while (!atomic_load(&the_pool->crew[0].channel.shared->is_waiting) && os_now_ns() < deadline) poll(NULL, 0, 1);
+  pool_quit(the_pool);
+  while (pool_reap(the_pool, 5 * MS) > 0) assert_true(os_now_ns() < deadline);
+  assert_int_equal(shared->finished, 2);
+}
+
+static void test_closing_kills(void **state) {
+  (void)state;
+  shared->item = ignore_everything;
+  open_pool(3, 0);
+  post(0, 1000, 0);
+  assert_true(wait_until_seen(3));
+  pool_close(the_pool); /* the leak guard looks for processes */
+  the_pool = NULL;
+}
+
+static void test_pool_starts_again_after_its_end(void **state) {
+  int round;
+  (void)state;
+  open_pool(2, 0);
+  for (round = 0; round < 5; round++) {
+    square(1000, 0);
+    pool_ask_to_leave(the_pool);
+    wait_for_leavers();
+    assert_int_equal(pool_start(the_pool, 2, 1), 2);
+  }
+  square(1000, 0);
+  assert_int_equal(pool_forks(the_pool), 12);
+  end_pool();
+}
+
+static int refuse_to_start(void *context, struct worker *w) {
+  (void)context;
+  worker_send(w, WORKER_UNREADY, 0, 0, "why", 3);
+  return 1;
+}
+
+static int die_at_start(void *context, struct worker *w) {
+  (void)context, (void)w;
+  _exit(5);
+}
+
+static void test_workers_that_cannot_start(void **state) {
+  static int (*const starts[])(void *, struct worker *) = {refuse_to_start, die_at_start};
+  size_t i;
+  (void)state;
+  for (i = 0; i < 2; i++) {
+    struct worker_tasks tasks = {NULL, starts[i], run_work, finish_work};
+    int64_t deadline = os_now_ns() + long_ns();
+    call.unready = 0;
+    open_pool_with(2, 0, long_ns(), tasks);
+    begin_call();
+    post(0, 10, 0);
+    while (call.unready == 0 && os_now_ns() < deadline) turn();
+    assert_true(call.unready > 0);
+    assert_true(pool_forks(the_pool) < 20);
+    assert_int_equal(call.done, 0);
+    pool_close(the_pool);
+    the_pool = NULL;
+  }
+}
+
+static void finish_with_a_word(void *context, struct worker *w) {
+  (void)context;
+  worker_send(w, WORKER_NOTICE, 0, 0, "a word", 6);
+}
+
+static void test_notices_arrive(void **state) {
+  struct worker_tasks tasks = {NULL, start_work, run_work, finish_with_a_word};
+  int64_t deadline = os_now_ns() + long_ns();
+  struct pool_event event;
+  (void)state;
+  open_pool_with(1, 0, long_ns(), tasks);
+  square(10, 0);
+  pool_ask_to_leave(the_pool);
+  while (pool_next(the_pool, &event) == POOL_NOTHING && os_now_ns() < deadline) (void)pool_wait(the_pool, -1, os_now_ns() + 5 * MS);
+  assert_int_equal(event.kind, POOL_NOTICE);
+  assert_int_equal(event.length, 6);
+  assert_memory_equal(event.data, "a word", 6);
+  assert_int_equal(pool_done(the_pool, &event, 0), 0);
+  end_pool();
+}
+
+/* A forked copy of the host lets go of the pool and harms nobody. */
+static void test_copies_let_go(void **state) {
+  int status;
+  pid_t pid;
+  (void)state;
+  open_pool(2, 0);
+  square(100, 0);
+  fflush(stdout);
+  pid = fork();
+  assert_true(pid >= 0);
+  if (pid == 0) {
+    pool_abandon(the_pool);
+    _exit(0);
+  }
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  assert_int_equal(status, 0);
+  square(100, 0);
+  assert_int_equal(pool_forks(the_pool), 2);
+  end_pool();
+}
+
+#define CASE(function) cmocka_unit_test_setup_teardown(function, set_up, tear_down)
+
+int main(void) {
+  const struct CMUnitTest tests[] = {
+    CASE(test_squares),
+    CASE(test_results_fill_the_ring),
+    CASE(test_nobody_reads_for_a_while),
+    CASE(test_many_small_entries),
+    CASE(test_too_many_entries_are_refused),
+    CASE(test_items_far_larger_than_the_ring),
+    CASE(test_blocks_are_given_back),
+    CASE(test_options_are_checked),
+    CASE(test_deaths_are_blamed_on_their_items),
+    CASE(test_ends_tell_how),
+    CASE(test_lost_items_are_tried_again),
+    CASE(test_closing_with_retries_in_hand),
+    CASE(test_failed_items_are_reported),
+    CASE(test_killed_at_random_moments),
+#ifdef LUAPOOL_FAULTS
+    CASE(test_killed_between_claim_and_note),
+    CASE(test_killed_around_publishing),
+    CASE(test_recheck_while_others_work),
+    CASE(test_no_memory_for_a_pool),
+    CASE(test_fork_fails_half_way),
+#endif
+    CASE(test_damage_costs_its_worker_alone),
+    CASE(test_claims_behind_the_damage_are_not_lost),
+    CASE(test_cancel_stops_the_busy),
+    CASE(test_cancel_of_the_idle_and_the_unknown),
+    CASE(test_cancel_at_any_moment),
+    CASE(test_stragglers_are_killed),
+    CASE(test_cancel_frees_what_waits_for_a_retry),
+    CASE(test_timeout_kills_who_does_not_listen),
+    CASE(test_timeout_is_a_request_first),
+    CASE(test_leaving_finishes_what_is_claimed),
+    CASE(test_quitting_interrupts),
+    CASE(test_leaving_with_a_full_ring),
+    CASE(test_quitting_with_a_full_ring),
+    CASE(test_closing_kills),
+    CASE(test_pool_starts_again_after_its_end),
+    CASE(test_workers_that_cannot_start),
+    CASE(test_notices_arrive),
+    CASE(test_copies_let_go),
+  };
+  void *memory;
+  if (os_map_shared(sizeof *shared, &memory) < 0) return 1;
+  shared = memory;
+  return cmocka_run_group_tests_name("pool", tests, NULL, NULL);
+}
