@@ -5,6 +5,8 @@ local proc = require "proc"
 local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
 
 local KNOWN_TO_POOLS = "chunk errors grace memory name on_crash on_exit on_start retries seed timeout workers"
+local CHUNK, TIMEOUT = 'integer from 1 or "auto"', "positive number of seconds"
+local MEMORY = 'bytes, or a string such as "512M", at least 64K,'
 local KNOWN_TO_CALLS = "chunk errors memory on_crash retries timeout"
 
 -- The message, which has to name the line of the code that was called: code is loaded as a chunk "call" whose second line does it.
@@ -88,11 +90,9 @@ end
 
 function TestArguments.test_values_of_options()
   local cases = {
-    { "chunk", "0", 'integer from 1 or "auto"' }, { "chunk", "1.5", 'integer from 1 or "auto"' }, { "chunk", "'big'", 'integer from 1 or "auto"' },
-    { "timeout", "0", "positive number of seconds" }, { "timeout", "-1", "positive number of seconds" }, { "timeout", "'1'", "positive number of seconds" },
-    { "timeout", "0/0", "positive number of seconds" },
-    { "memory", "10", 'bytes, or a string such as "512M", at least 64K,' }, { "memory", "'1X'", 'bytes, or a string such as "512M", at least 64K,' },
-    { "memory", "'M'", 'bytes, or a string such as "512M", at least 64K,' }, { "memory", "{}", 'bytes, or a string such as "512M", at least 64K,' },
+    { "chunk", "0", CHUNK }, { "chunk", "1.5", CHUNK }, { "chunk", "'big'", CHUNK },
+    { "timeout", "0", TIMEOUT }, { "timeout", "-1", TIMEOUT }, { "timeout", "'1'", TIMEOUT }, { "timeout", "0/0", TIMEOUT },
+    { "memory", "10", MEMORY }, { "memory", "'1X'", MEMORY }, { "memory", "'M'", MEMORY }, { "memory", "{}", MEMORY },
     { "on_crash", "'ignore'", '"raise" or "retry" or "skip"' }, { "on_crash", "true", '"raise" or "retry" or "skip"' },
     { "retries", "-1", "integer from 0" }, { "retries", "0.5", "integer from 0" }, { "retries", "'2'", "integer from 0" },
     { "errors", "'gather'", '"raise" or "collect"' },
@@ -134,7 +134,8 @@ end
 function TestArguments.test_close_and_terminate()
   for _, method in ipairs { "close", "terminate" } do
     for given, text in pairs { ["'x'"] = '"x"', ["-1"] = "-1", ["{}"] = "table", ["0/0"] = tostring(0 / 0) } do
-      refused(("p:%s(%s)"):format(method, given), ("bad argument #1 to '%s' (number of seconds, 0 or more, expected, got %s)"):format(method, text))
+      refused(("p:%s(%s)"):format(method, given),
+        ("bad argument #1 to '%s' (number of seconds, 0 or more, expected, got %s)"):format(method, text))
     end
   end
 end

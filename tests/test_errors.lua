@@ -173,8 +173,7 @@ function TestErrors.test_the_lowest_failure_seen_is_raised()
   end
 end
 
--- Item 2 fails only after item 1 has begun and item 1 fails only after item 2's failure is out: the host has seen both, and raises the lower.
-function TestErrors.test_a_lower_failure_that_came_later_does_not_hide()
+function TestErrors.test_every_failure_is_collected()
   local p <close> = pool.new(2)
   local r, n, errors = p:map(function(x) error("item " .. x, 0) end, 40, { errors = "collect", chunk = 1 })
   lu.assertEquals(r, {})

@@ -40,6 +40,7 @@ struct call {
   uint64_t number;
   struct job job;
   struct pool_work work; /* what is common to all entries of the call */
+  int is_stateless;        /* fn as it was written: loading it once is as good as loading it again (the numbers of a range are no state) */
   int is_apply;          /* one task with arguments, all of its results wanted */
   int owns_input;        /* that memory is given back at the end of the call */
   /* options */
@@ -394,6 +395,7 @@ static int write_job(struct call *c, lua_State *L) {
   bytes_clear(&lp->out);
   codec_begin(lp->sender, &lp->out, CODEC_WITH_GLOBALS, "function");
   status = codec_write(lp->sender, L, ARG_FN);
+  c->is_stateless = codec_is_stateless(lp->sender);
   if (status < 0 || c->work.kind != BOARD_INDEXED) return status;
   lua_pushvalue(L, ARG_A);
   status = codec_write(lp->sender, L, -1);
@@ -414,8 +416,8 @@ static void forget_sent(struct lpool *lp) {
 static void place_job(struct call *c, lua_State *L) {
   struct lpool *lp = c->lp;
   void *memory;
-  int status, is_stateless = codec_is_stateless(lp->sender);
-  if (is_stateless && lp->sent_job && lp->sent_length == lp->out.length && memcmp(lp->sent.data, lp->out.data, lp->out.length) == 0) {
+  int status;
+  if (c->is_stateless && lp->sent_job && lp->sent_length == lp->out.length && memcmp(lp->sent.data, lp->out.data, lp->out.length) == 0) {
     c->job.number = lp->sent_job;
   } else {
     forget_sent(lp);
@@ -425,7 +427,7 @@ static void place_job(struct call *c, lua_State *L) {
     lp->sent_length = lp->out.length;
     lp->sent_job = c->job.number;
     bytes_clear(&lp->sent);
-    if (!is_stateless || bytes_append(&lp->sent, lp->out.data, lp->out.length) < 0) c->owns_input = 1;
+    if (!c->is_stateless || bytes_append(&lp->sent, lp->out.data, lp->out.length) < 0) c->owns_input = 1;
     lp->n_sent++;
   }
   c->work.job = c->job.number;
