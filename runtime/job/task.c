@@ -524,43 +524,6 @@ static int write_item(struct task_context *t, lua_State *T) {
   return t->is_refused = status != 0;
 }
 
-/* A range of integers, no seed, no clock, one result: then nothing but the call itself and its result needs a thought. */
-static int is_plain(const struct task_context *t) {
-  const struct worker_claim *claim = &t->worker->claim;
-  return claim->kind == BOARD_INDEXED && t->source.kind == SOURCE_INTEGERS && !t->has_seed &&
-         !(claim->flags & (BOARD_NO_RESULTS | BOARD_ALL_RESULTS | BOARD_HAS_TIMEOUT));
-}
-
-/*
- * run_items for a plain claim, as long as the results are integers: for `x * x` every nanosecond here is felt. Returns 1 if the claim is to be given
- * up; 0 when it is done, or another kind of result has come (written already): run_items goes on.
- */
-static int run_integers(struct task_context *t, lua_State *T) {
-  struct worker *w = t->worker;
-  struct codec_integers run = {NULL, NULL, 0};
-  const uint64_t end = w->claim.first + w->claim.count;
-  while (t->next < end && !worker_is_stopped(w)) {
-    int is_integer;
-    if (run.out == NULL || worker_needs_frame(w)) {
-      if (worker_needs_frame(w)) open_frame(t);
-      if (codec_open_integers(t->codec, &run) != 0) return 0;
-    }
-    worker_begin_item(w, t->next);
-    FAULT_POINT("worker_run");
-    lua_pushvalue(T, RUN_FN);
-    lua_pushinteger(T, task_integer(&t->source, t->next));
-    lua_call(T, 1, 1);
-    is_integer = lua_isinteger(T, -1) && codec_put_integer(&run, lua_tointeger(T, -1));
-    if (!is_integer && write_item(t, T)) return 1;
-    worker_end_item(w);
-    t->next++;
-    if (interrupt_pending() && settle_interrupts()) return 1;
-    if (!is_integer) return 0;
-    lua_settop(T, RUN_TOP);
-  }
-  return 0;
-}
-
 /*
  * (context, fn, randomseed): run items until the claim is done or no longer wanted, or until one fails: then t->next is that item, and either this
  * raises, or t->is_refused says that its result cannot cross. One pcall serves for all items: it would cost more than a small task.
@@ -572,7 +535,6 @@ static int run_items(lua_State *T) {
   const int wants_results = !(w->claim.flags & BOARD_NO_RESULTS);
   const int n_results = w->claim.flags & BOARD_ALL_RESULTS ? LUA_MULTRET : wants_results;
   luaL_checkstack(T, LUA_MINSTACK, NULL);
-  if (is_plain(t) && run_integers(t, T)) return 0;
   while (t->next < end && !worker_is_stopped(w)) {
     if (worker_needs_frame(w)) open_frame(t);
     worker_begin_item(w, t->next);
