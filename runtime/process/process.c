@@ -225,17 +225,24 @@ static int host_is_gone(pid_t host) {
 }
 
 /*
- * Both notices arrive as a signal whose handler kills what the task has started before it leaves; SIGKILL as the parent-death signal would
- * orphan it. On Linux it is SIGCONT, which reaches a stopped process too: whose host was killed between our SIGSTOP and our SIGKILL, or
- * after a Ctrl-Z. The parent-death signal comes when the *thread* that forked ends, so it is only for the main thread.
+ * When the other end closes, `pid` gets a signal. On Linux it is SIGCONT, which reaches a stopped process too: one whose host was killed
+ * between our SIGSTOP and our SIGKILL, or after a Ctrl-Z.
  */
-static void hold_lifeline(pid_t host, int is_from_main_thread) {
-  int flags = fcntl(self.lifeline, F_GETFL);
-  fcntl(self.lifeline, F_SETOWN, getpid());
+static void arm_lifeline(int lifeline, pid_t pid) {
+  fcntl(lifeline, F_SETOWN, pid);
 #ifdef F_SETSIG
-  fcntl(self.lifeline, F_SETSIG, SIGCONT);
+  fcntl(lifeline, F_SETSIG, SIGCONT);
 #endif
-  fcntl(self.lifeline, F_SETFL, flags | O_ASYNC);
+  fcntl(lifeline, F_SETFL, fcntl(lifeline, F_GETFL) | O_ASYNC);
+}
+
+/*
+ * Both notices arrive as a signal whose handler kills what the task has started before it leaves; SIGKILL as the parent-death signal would
+ * orphan it. The latter comes when the *thread* that forked ends, so it is only for the main thread.
+ */
+static void hold_lifeline(pid_t host, int is_from_main_thread, _Atomic uint32_t *command) {
+  uint32_t starting = PROCESS_STARTING;
+  arm_lifeline(self.lifeline, getpid());
 #if defined(__linux__) && !defined(LUAPOOL_NO_PRCTL)
   if (is_from_main_thread) prctl(PR_SET_PDEATHSIG, SIGCONT);
 #else
@@ -243,6 +250,7 @@ static void hold_lifeline(pid_t host, int is_from_main_thread) {
 #endif
   /* It may have gone before all this was in place: then no signal comes any more. */
   if (host_is_gone(host)) _exit(SETUP_FAILED_STATUS);
+  if (command) (void)atomic_compare_exchange_strong(command, &starting, 0);
 }
 
 /* Closes every pool's descriptors but those this child needs, which stay registered: they are not for its own children. */
@@ -315,7 +323,7 @@ static void become_child(const struct process_child *child, pid_t host, int life
   /* Handlers of the host must never run here: they are gone before any signal is let through. */
   interrupt_become_worker(child->command, self.lifeline, host);
   /* From here on the child cannot be left alone; everything later may take its time. */
-  hold_lifeline(host, is_from_main_thread);
+  hold_lifeline(host, is_from_main_thread, child->command);
   /* Before anything is opened: a host at its limit of descriptors left none for us. */
   close_foreign(child);
   replace_stdin();
@@ -335,6 +343,7 @@ void process_init(struct process *p) {
   p->owner = 0;
   p->pidfd = -1;
   p->lifeline = -1;
+  p->command = NULL;
 }
 
 static int is_main_thread(void) {
@@ -371,18 +380,21 @@ static int fork_locked(struct process *p, const struct process_child *child) {
   int status = registry_reserve(3); /* before the fork: afterwards nothing may fail */
   if (status == 0) status = registered_socket_pair(lifeline);
   if (status < 0) return status;
+  if (child->command) atomic_store(child->command, PROCESS_STARTING);
   pid = try_fork();
   if (pid == 0) {
     become_child(child, host, lifeline, is_from_main_thread);
     return 0;
   }
   status = pid < 0 ? -errno : 1;
+  if (pid > 0) arm_lifeline(lifeline[1], pid); /* the child does so itself, unless it is stopped before */
   close_registered(&lifeline[1]);
   if (pid < 0) {
     close_registered(&lifeline[0]);
     return status;
   }
   FAULT_POINT("after_fork_parent");
+  p->command = child->command;
   record(p, pid, host, lifeline[0]);
   return 1;
 }
@@ -587,7 +599,10 @@ static void kill_descendants(pid_t pid) {
 #endif
 
 int process_kill_tree(const struct process *p) {
-  int status = process_signal(p, SIGSTOP); /* so that it cannot start more while we look */
+  int status;
+  /* It has started nothing yet. Stopped so early it would hold its own lifeline open: nobody could wake it if we died now. */
+  if (p->command && atomic_load(p->command) == PROCESS_STARTING) return process_signal(p, SIGKILL);
+  status = process_signal(p, SIGSTOP); /* so that it cannot start more while we look */
   if (status < 0) return status;
   if (p->pid != 0 && !is_reaped(p)) kill_descendants(p->pid);
   return process_signal(p, SIGKILL); /* works on the stopped, too */

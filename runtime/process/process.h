@@ -19,6 +19,7 @@ struct process {
   pid_t owner;  /* the process that forked it */
   int pidfd;    /* -1: the kernel has none */
   int lifeline; /* the host's end; readable (end of file) when the child is gone; -1: closed */
+  _Atomic uint32_t *command; /* as in struct process_child */
 };
 
 /* How a process ended. */
@@ -35,6 +36,9 @@ struct process_child {
   size_t n_keep;
   _Atomic uint32_t *command;          /* in shared memory: what the host asks of the child when it sends SIGTERM */
 };
+
+/* What *command holds from the fork until the child's end follows the host's, or until the host asks something of it. */
+#define PROCESS_STARTING UINT32_MAX
 
 /* process_init -- a handle that holds nothing. */
 void process_init(struct process *p);
