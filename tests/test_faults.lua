@@ -1,5 +1,5 @@
--- Faults at named points: signals to the host, to its group, deaths of workers and of the host, and system calls that fail, each exactly where
--- a race could be (runtime/base/fault.h), in the build that has these points.
+-- Faults at named points: signals to the host, to its group, deaths of workers and of the host, and system calls that fail, each exactly
+-- where a race could be (runtime/base/fault.h), in the build that has these points.
 local lu = require "luaunit"
 local proc = require "proc"
 local post = require "post"
@@ -66,10 +66,10 @@ until ok
 print("interrupts", interrupts)
 ]]
 
-local HOST_POINTS = { "before_fork", "after_fork_parent", "dispatch_before", "dispatch_mid", "gather_mid", "gather_stored", "close_begin",
-  "term_begin", "term_after_sigterm", "term_reap", "gc" }
-local WORKER_POINTS = { "child_start", "child_ready", "worker_idle", "worker_claimed", "worker_run", "worker_result_before", "worker_result_mid",
-  "worker_result_after" }
+local HOST_POINTS = { "before_fork", "after_fork_parent", "dispatch_before", "dispatch_mid", "gather_mid", "gather_stored",
+  "close_begin", "term_begin", "term_after_sigterm", "term_reap", "gc" }
+local WORKER_POINTS = { "child_start", "child_ready", "worker_idle", "worker_claimed", "worker_run", "worker_result_before",
+  "worker_result_mid", "worker_result_after" }
 
 -- Start, and every time that one of its processes has stopped itself at the point: do `act` (the first time only) and let it go on.
 local function stop_at(code, point, act)

@@ -1,4 +1,4 @@
--- Ctrl-C, SIGTERM and SIGHUP while pools work: sent to the host alone, to the whole group, and by a terminal; what is left afterwards is nothing.
+-- Ctrl-C, SIGTERM and SIGHUP while pools work: sent to the host alone, to the whole group, and by a terminal.
 local lu = require "luaunit"
 local proc = require "proc"
 local post = require "post"
@@ -280,7 +280,9 @@ function TestAgain:test_random_moments()
     local caught, owes, round = 0, false, 0
     local function answer() caught = caught + 1 io.stdout:write("!") io.stdout:flush() end
     local keep = pool.new { workers = 2, grace = 0.2 }
+    local is_ready = false
     local function work()
+      if not is_ready then is_ready = true say "ready" end
       if owes then owes = false answer() end
       while caught < COUNT do
         round = round + 1
@@ -300,7 +302,6 @@ function TestAgain:test_random_moments()
         end
       end
     end
-    say "ready"
     warn "@off"
     while caught < COUNT do
       local ok, e = pcall(work)
@@ -320,7 +321,7 @@ function TestAgain:test_random_moments()
     while proc.now() < wait do end
     s:send(i % 2 == 0 and "host" or "group", "INT")
     local found, _, after = s.child:read_until("!", 10, at)
-    if not found then lu.fail(("signal %d was not delivered\nstdout: %s\nstderr: %s"):format(i, s.child.stdout:sub(-200), s.child.stderr)) end
+    if not found then lu.fail(("signal %d was not delivered\n%s\n%s"):format(i, s.child.stdout:sub(-200), s.child.stderr)) end
     at = after
   end
   s:relieve()
