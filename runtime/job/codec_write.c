@@ -76,18 +76,7 @@ int writer_put_scalar(struct bytes *out, lua_State *L, int index, int type) {
   }
 }
 
-static uint64_t place_of_end(const struct codec *c) {
-  return c->out->length - c->start;
-}
-
-int writer_reference(struct codec *c, lua_State *L) {
-  struct seen *entry;
-  int is_known = seen_enter(c, lua_topointer(L, -1), &entry);
-  if (is_known < 0) return codec_out_of_memory(c);
-  if (!is_known) {
-    entry->place = place_of_end(c);
-    return 0;
-  }
+int writer_refer_to(struct codec *c, lua_State *L, const struct seen *entry) {
   if (entry->is_open) return writer_refuse(c, L, -EINVAL, "userdata that its own saved value contains cannot be sent", NULL);
   c->out->data[c->start + entry->place] |= IS_SHARED;
   if (put_tag(c->out, TAG_REFERENCE) < 0 || writer_put_varint(c->out, entry->place) < 0) return codec_out_of_memory(c);
@@ -110,11 +99,6 @@ int writer_push_frame(struct codec *c, lua_State *L, int kind, size_t tag_at) {
   f->at = lua_gettop(L);
   f->tag_at = tag_at;
   return 1;
-}
-
-int writer_pop_frame(struct codec *c, lua_State *L) {
-  lua_settop(L, c->frames[--c->n_frames].at - 1);
-  return 0;
 }
 
 int writer_value(struct codec *c, lua_State *L) {

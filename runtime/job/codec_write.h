@@ -21,17 +21,17 @@
  */
 int writer_value(struct codec *c, lua_State *L);
 
-/*
- * writer_reference -- if the object on top of the stack was met before, refer to it.
- * Returns 1: done; 0: it is new and stands at the present end of the stream; negative: failed.
- */
-int writer_reference(struct codec *c, lua_State *L);
+/* writer_refer_to -- write a reference to an object that was met before. Returns 1, or negative. */
+int writer_refer_to(struct codec *c, lua_State *L, const struct seen *entry);
 
 /* writer_push_frame -- begin the object on top of the stack, whose tag is at tag_at. Returns 1 (a frame was pushed) or a failure. */
 int writer_push_frame(struct codec *c, lua_State *L, int kind, size_t tag_at);
 
 /* writer_pop_frame -- the object is written: take it off the stack. Returns 0. */
-int writer_pop_frame(struct codec *c, lua_State *L);
+static inline int writer_pop_frame(struct codec *c, lua_State *L) {
+  lua_settop(L, c->frames[--c->n_frames].at - 1);
+  return 0;
+}
 
 /* ---- bytes (codec_write.c): each returns 0 or -ENOMEM, without a message ---- */
 
@@ -80,6 +80,19 @@ int seen_has(const struct codec *c, const void *pointer);
 /* seen_clear -- forget all; keeps the memory unless one huge value made it huge. */
 void seen_clear(struct codec *c);
 
+/*
+ * writer_reference -- if the object on top of the stack, whose address is `pointer`, was met before, refer to it.
+ * Returns 1: done; 0: it is new and stands at the present end of the stream; negative: failed.
+ */
+static inline int writer_reference(struct codec *c, lua_State *L, const void *pointer) {
+  struct seen *entry;
+  int is_known = seen_enter(c, pointer, &entry);
+  if (is_known < 0) return codec_out_of_memory(c);
+  if (is_known) return writer_refer_to(c, L, entry);
+  entry->place = c->out->length - c->start;
+  return 0;
+}
+
 /* ---- failures (codec_write_error.c) ---- */
 
 /* writer_refuse -- the message "PATH: WHAT" for the place where the writer is; detail may be NULL. Returns status. */
@@ -98,6 +111,11 @@ int writer_put_name(struct codec *c, lua_State *L, uint32_t number);
 
 /* writer_named_table -- 1: the table on top of the stack was sent by name; 0: it is to be sent by value; negative: failed. */
 int writer_named_table(struct codec *c, lua_State *L);
+
+/* writer_has_name -- 0: the object at `pointer` certainly has no name, which is what most tables are; else ask writer_named_table. */
+static inline int writer_has_name(const struct codec *c, const void *pointer) {
+  return c->names.n_slots == 0 || names_peek(&c->names, pointer) != 0;
+}
 
 /* writer_metatable -- write the metatable on top of the stack. As writer_value. */
 int writer_metatable(struct codec *c, lua_State *L);

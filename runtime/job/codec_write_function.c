@@ -42,7 +42,7 @@ static void scan_code(struct codec *c, lua_State *L, int at, size_t dump) {
 }
 
 static int begin_lua_function(struct codec *c, lua_State *L) {
-  int at = lua_gettop(L), n = 0, status = writer_reference(c, L);
+  int at = lua_gettop(L), n = 0, status = writer_reference(c, L, lua_topointer(L, -1));
   size_t tag_at = c->out->length;
   lua_Debug about;
   if (status < 0) return status;

@@ -150,10 +150,12 @@ static int begin_record(struct codec *c, lua_State *L, int has_metatable, int *r
 int writer_begin_table(struct codec *c, lua_State *L) {
   static const unsigned char no_counts[8];
   int status, has_metatable = lua_getmetatable(L, -1);
+  const void *pointer;
   size_t tag_at;
   if (has_metatable) lua_pop(L, 1);
-  status = writer_named_table(c, L);
-  if (status == 0) status = writer_reference(c, L);
+  pointer = lua_topointer(L, -1);
+  status = writer_has_name(c, pointer) ? writer_named_table(c, L) : 0;
+  if (status == 0) status = writer_reference(c, L, pointer);
   if (status < 0) return status;
   if (status == 1) {
     lua_pop(L, 1);

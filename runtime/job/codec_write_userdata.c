@@ -42,7 +42,7 @@ int writer_begin_userdata(struct codec *c, lua_State *L) {
   int status = 0, at = lua_gettop(L);
   struct seen *entry;
   if (found < 0) return (int)found;
-  status = found > 0 ? writer_put_name(c, L, (uint32_t)found) : writer_reference(c, L);
+  status = found > 0 ? writer_put_name(c, L, (uint32_t)found) : writer_reference(c, L, lua_topointer(L, -1));
   if (status < 0) return status;
   if (found > 0 || status == 1) {
     lua_pop(L, 1);
