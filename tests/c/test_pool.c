@@ -583,7 +583,7 @@ static void die_at(const char *point, int n, uint32_t workers, uint64_t ring_byt
   with_fault(rule);
   open_pool(workers, ring_bytes);
   call.count_of_retries = 1 << 30;
-  square(count, chunk);
+  square((uint64_t)rounds_of((int)count), chunk);
   assert_true(pool_forks(the_pool) > workers || strcmp(point, "worker_idle") == 0); /* the busy need not come to that */
   with_fault("");
   end_pool();
