@@ -584,7 +584,8 @@ static void die_at(const char *point, int n, uint32_t workers, uint64_t ring_byt
   open_pool(workers, ring_bytes);
   call.count_of_retries = 1 << 30;
   square((uint64_t)rounds_of((int)count), chunk);
-  assert_true(pool_forks(the_pool) > workers || strcmp(point, "worker_idle") == 0); /* the busy need not come to that */
+  if (slowness() == 1 && strcmp(point, "worker_idle") != 0) /* the busy need not come to that, nor the last to be replaced */
+    assert_true(pool_forks(the_pool) > workers);
   with_fault("");
   end_pool();
 }
