@@ -235,9 +235,18 @@ static void keep_error(struct call *c, lua_State *L, uint64_t number) {
   if (number < c->failed_at) c->failed_at = number;
 }
 
+/* Is the error table on top of that kind? */
+static int is_of_kind(lua_State *L, const char *kind) {
+  int result;
+  lua_getfield(L, -1, "kind");
+  result = lua_type(L, -1) == LUA_TSTRING && strcmp(lua_tostring(L, -1), kind) == 0;
+  lua_pop(L, 1);
+  return result;
+}
+
 /* The error table is on top. Returns 1 if the item runs again; pops the table in any case. */
 static int take_failure(struct call *c, lua_State *L, const struct pool_event *event) {
-  int is_crash = event->kind == POOL_LOST && event->reason != INTERRUPT_TIMEOUT;
+  int is_crash = is_of_kind(L, "crash"); /* a worker that was told to end by others says so itself: no POOL_LOST */
   uint32_t retries = is_crash ? c->crash_retries : c->retries;
   if (retries && schedule_retry(count_try(L, event->first), retries) && pool_repost(c->p, event) == 0) {
     lua_pop(L, 1);
