@@ -56,17 +56,15 @@ end
 --- Start a scenario: `args` (a program), or `code` (a script for `program`, by default luapool) with `arg`.
 function post.start(options)
   local spawn = { env = {} }
-  for key, value in pairs(options) do spawn[key] = value end
+  for _, key in ipairs { "args", "stdin", "stdout", "stderr", "pty", "cwd", "ignore", "deadline" } do spawn[key] = options[key] end
   for key, value in pairs(options.env or {}) do spawn.env[key] = value end
   local self = setmetatable({ names = shared_memory(), directory = make_directory(), is_pty = options.pty }, Scenario)
   spawn.env.TMPDIR = self.directory
   spawn.env.SCRATCH = self.directory .. ".scratch"
-  spawn.args = options.args
   if options.code then
     spawn.args = table.move(options.before or {}, 1, #(options.before or {}), 1, {})
     table.move({ options.program or post.LUAPOOL, "-e", PRELUDE .. options.code }, 1, 3, #spawn.args + 1, spawn.args)
   end
-  spawn.code, spawn.program, spawn.before, spawn.ready, spawn.after = nil, nil, nil, nil, nil
   self.child = proc.spawn(spawn)
   self.pid, self.mark = self.child.pid, self.child.mark
   if options.pty then self.terminal = proc.tty_settings(self.child) end
