@@ -96,6 +96,7 @@ struct pool {
 
 /* In pool.c, for recovery.c. */
 int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_block *block, uint64_t skip);
+void pool_wake_all(struct pool *p);
 void pool_command(struct pool *p, uint32_t number, int reason);
 
 /* In recovery.c, for pool.c. */

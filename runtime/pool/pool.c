@@ -262,6 +262,13 @@ static void ring_sleepers(struct pool *p, uint64_t needed) {
   }
 }
 
+/* A worker that died may have been counted upon by ring_sleepers: let the others see what there is to do. */
+void pool_wake_all(struct pool *p) {
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++)
+    if (p->crew[i].state == CREW_LIVING && atomic_load(&p->board->slots[i].phase) == BOARD_PARKED) os_bell_ring(&p->crew[i].bell);
+}
+
 /* How many workers have something to do: one for each block that waits, all of them for an open range. */
 static uint64_t wanted_workers(const struct pool *p, const struct pool_work *work) {
   uint64_t waiting = p->published - atomic_load(&p->board->front);

@@ -210,6 +210,7 @@ static void close_crew(struct pool *p, uint32_t number) {
 
 void pool_look_for_dead(struct pool *p) {
   uint32_t i;
+  int has_died = 0;
   p->must_look = 0;
   for (i = 0; i < p->n_workers; i++) {
     struct crew *crew = &p->crew[i];
@@ -219,9 +220,10 @@ void pool_look_for_dead(struct pool *p) {
     crew->last.pid = pid;
     crew->state = CREW_DEAD;
     crew->has_salvaged = 0;
-    p->has_news = 1;
+    p->has_news = has_died = 1;
     if (p->is_ending == ENDING_QUIT) close_crew(p, i);
   }
+  if (has_died && p->oldest < p->published && p->is_ending == ENDING_NOT) pool_wake_all(p);
 }
 
 /* May the loss of this item be reported? */
