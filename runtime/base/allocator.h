@@ -2,7 +2,8 @@
  * base/allocator -- memory for a Lua state of ours: small blocks from malloc, large ones in pages of their own.
  *
  * Room: base.  Owns: nothing (stateless: the size that Lua passes tells where a block lives).
- * A table of a million elements lies in one block. In pages of its own it can ask for huge ones (a fault for 2 MiB instead of 512), grows by moving
+ * A table of a million elements lies in one block. In pages of its own it can ask for huge ones (a fault for 2 MiB instead of
+ * 512), grows by moving
  * page tables instead of bytes, and leaves no freed pages in the heap that every fork would have to share and copy again.
  * Fork: plain memory.  Signals: not from a handler.  Never blocks or raises.
  */

@@ -1,7 +1,8 @@
 /*
  * binding/lcall -- one call: from a function and a source to published work, and from frames back to a table of results.
  *
- * Room: binding (may include binding/lpool.h).  Owns: the call's registry references and input memory, given back in end_call however the call ends.
+ * Room: binding (may include binding/lpool.h).  Owns: the call's registry references and input memory, given back in end_call
+ * however the call ends.
  * The body runs under a pcall of ours: an interrupt, an error of the source or of memory first cancels what runs, then goes on its way.
  */
 #include <errno.h>
@@ -25,14 +26,17 @@ enum {
   FILL_NS = 1000 * 1000,           /* and when the source took this long: workers wait for it */
   IN_FLIGHT_BYTES = 32 << 20,      /* written and not yet done, unless a single item is larger */
   ATTENTION_NS = 500 * 1000,       /* while cancelling: look again this often */
-  ITEM_READS = 1 << 20,            /* items of an iterator read again to say in errors what they were: a call whose every item fails must end, too */
+  ITEM_READS = 1 << 20,            /* items of an iterator read again to word errors: a call whose every item fails must end, too */
   FIRST_TABLE_ITEMS = 1 << 26      /* a results table is made this large at most in advance */
 };
 
 enum crash_policy { CRASH_RAISE, CRASH_RETRY, CRASH_SKIP };
 
 /* Where a call keeps its Lua values: arguments of lpool_run, then its own. */
-enum { ARG_HANDLE = 1, ARG_FN = 2, ARG_A = 4, ARG_B = 5, ARG_N = 6, ARG_OPTIONS = 7, AT_RESULTS = 8, AT_ERRORS = 9, AT_TRIES = 10, AT_TOP = 10 };
+enum {
+  ARG_HANDLE = 1, ARG_FN = 2, ARG_A = 4, ARG_B = 5, ARG_N = 6, ARG_OPTIONS = 7,
+  AT_RESULTS = 8, AT_ERRORS = 9, AT_TRIES = 10, AT_TOP = 10
+};
 
 struct call {
   struct lpool *lp;
@@ -317,7 +321,8 @@ static void take_results(struct call *c, lua_State *L, const struct pool_event *
       status = read_all(c, L, &reader);
       some = status == 0;
     } else {
-      status = codec_read_array(c->lp->codec, L, &reader, AT_RESULTS, (lua_Integer)(event->first + done) + 1, (size_t)(event->count - done), &some);
+      lua_Integer first = (lua_Integer)(event->first + done) + 1;
+      status = codec_read_array(c->lp->codec, L, &reader, AT_RESULTS, first, (size_t)(event->count - done), &some);
     }
     done += some;
     settled += some;
@@ -796,7 +801,8 @@ static int run_body(lua_State *L) {
  *   kind     "range" (a first, b step), "table" (a), "iterator" (a: function() -> item or nil, n nil)
  *   options  { chunk =, timeout = seconds, retries =, crash_retries =, on_crash =, collect =, discard = }, checked by the caller
  *   errors   nil, or a table of error tables by item; without `collect` the call ended at the first
- * Blocks until the call is over. Raises what the source raises, an interrupt, and what ails the pool itself; nothing of the call is left then.
+ * Blocks until the call is over. Raises what the source raises, an interrupt, and what ails the pool itself; nothing of the
+ * call is left then.
  */
 int lpool_run(lua_State *L) {
   struct lpool *lp = lpool_check(L, "map");

@@ -1,7 +1,8 @@
 /*
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
- * Room: binding (may include binding/lpool.h and binding/embedded.h).  Owns: the registry fields luapool.module, luapool.Error, luapool.default_workers, and the run scope of pool.catch_interrupts.
+ * Room: binding (may include binding/lpool.h and binding/embedded.h).  Owns: the registry fields luapool.module, luapool.Error,
+ * luapool.default_workers, and the run scope of pool.catch_interrupts.
  */
 #include "binding/lluapool.h"
 
@@ -119,7 +120,8 @@ static int core_register(lua_State *L) {
 }
 
 /*
- * core.catch_interrupts(): SIGINT, SIGTERM and SIGHUP become Lua errors in this state from now on. The scope lives as long as the state: its frame
+ * core.catch_interrupts(): SIGINT, SIGTERM and SIGHUP become Lua errors in this state from now on. The scope lives as long as
+ * the state: its frame
  * is a userdata in the registry.
  */
 static int core_catch(lua_State *L) {
@@ -172,8 +174,8 @@ static int part(lua_State *L) {
 static void push_core(lua_State *L) {
   static const luaL_Reg functions[] = {
     {"cpus", core_cpus}, {"default_workers", core_default_workers}, {"is_worker", core_is_worker}, {"is_interrupt", core_is_interrupt},
-    {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"register", core_register}, {"catch_interrupts", core_catch},
-    {"shield", core_shield}, {NULL, NULL}};
+    {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"register", core_register},
+    {"catch_interrupts", core_catch}, {"shield", core_shield}, {NULL, NULL}};
   lpool_open_library(L);
   luaL_setfuncs(L, functions, 0);
   luaL_newmetatable(L, "luapool.Error");

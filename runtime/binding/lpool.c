@@ -110,7 +110,8 @@ static int core_open(lua_State *L) {
   options.tasks = (struct worker_tasks){&lp->tasks, task_start, task_run, task_finish};
   status = pool_open(&lp->pool, &options);
   if (status == 0) return 1;
-  lua_pushfstring(L, "cannot make a pool of %d workers: %s", (int)lp->n_workers, strerror(-status)); /* our caller's line tells nobody anything */
+  /* Without a position: our caller's line tells nobody anything. */
+  lua_pushfstring(L, "cannot make a pool of %d workers: %s", (int)lp->n_workers, strerror(-status));
   return lua_error(L);
 }
 

@@ -51,7 +51,8 @@ int lpool_apply(lua_State *L);
  * lpool_end -- end all workers and wait for it.
  *   grace_ns   how long tasks may take to clean up (terminate), or -1: let them finish first (leave)
  *   until_ns   when leaving: CLOCK_MONOTONIC after which to give up; -1: never
- * Returns 1: all are gone; 0: gave up (they still live). With `can_raise`, an interrupt is raised (the workers may live on); else waits it out.
+ * Returns 1: all are gone; 0: gave up (they still live). With `can_raise`, an interrupt is raised (the workers may live on);
+ * else waits it out.
  */
 int lpool_end(struct lpool *lp, lua_State *L, int64_t grace_ns, int64_t until_ns, int can_raise);
 

@@ -1,7 +1,8 @@
 /*
  * job/chain -- the resume chain of this thread, inlined where coroutines are switched.
  *
- * Room: job (may include job/delivery.h); private to delivery.c, libraries.c and input.c.  A function call more per resume is measurable: every C frame between the yield's longjmp
+ * Room: job (may include job/delivery.h); private to delivery.c, libraries.c and input.c.  A function call more per resume is
+ * measurable: every C frame between the yield's longjmp
  * and the script's call is one mispredicted return.
  */
 #ifndef LUAPOOL_JOB_CHAIN_H

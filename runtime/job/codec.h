@@ -99,7 +99,8 @@ int codec_read_array(struct codec *c, lua_State *L, struct codec_reader *r, int 
 void codec_name_function(struct codec *c, lua_State *L, int index);
 
 /*
- * codec_know_globals -- the other side is a copy of this one as it is now: note the names of its globals. A function that names a global that is
+ * codec_know_globals -- the other side is a copy of this one as it is now: note the names of its globals. A function that names
+ * a global that is
  * nil here takes that nil along only if the other side was given a value before (by the copy, or in a stream): what it has under
  * the name otherwise is its own. May raise (memory).
  */

@@ -52,7 +52,10 @@ enum {
 };
 
 /* What the registry keeps for a codec, in a table. */
-enum anchor { ANCHOR_NAME_KEYS = 1, ANCHOR_SHAPE_KEYS, ANCHOR_READ_KEYS, ANCHOR_READ_NAMES, ANCHOR_FUNCTION, ANCHOR_SENT, ANCHOR_SAVED, ANCHOR_GLOBALS };
+enum anchor {
+  ANCHOR_NAME_KEYS = 1, ANCHOR_SHAPE_KEYS, ANCHOR_READ_KEYS, ANCHOR_READ_NAMES, ANCHOR_FUNCTION, ANCHOR_SENT, ANCHOR_SAVED,
+  ANCHOR_GLOBALS
+};
 
 struct shape {
   uint32_t first_key; /* in codec.shape_keys (writer), in the table ANCHOR_READ_KEYS (reader) */

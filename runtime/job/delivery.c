@@ -1,7 +1,8 @@
 /*
  * job/delivery -- the resume chain, the hook that raises, and the run scopes.
  *
- * Room: job (touches lua_State; may include job/chain.h and job/input.h).  Owns: the chain of frames of each operating-system thread; the frames themselves are on C stacks.
+ * Room: job (touches lua_State; may include job/chain.h and job/input.h).  Owns: the chain of frames of each operating-system
+ * thread; the frames themselves are on C stacks.
  * Exactly once: interrupt_take, called in raise_pending alone, clears the flag; hooks only wake Lua up. Un-arm first, then take: a signal
  * between leaves at worst a stale hook, which removes itself. The handler arms from the middle of anything this thread does; `busy` keeps
  * it out while hooks or the chain change here, and whoever clears `busy` arms in its place.

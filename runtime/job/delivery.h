@@ -25,14 +25,18 @@ struct delivery_frame {
 };
 
 /*
- * delivery_open -- once per Lua state, before anything else here: makes the error objects for SIGINT, SIGTERM and SIGHUP and anchors them in the
+ * delivery_open -- once per Lua state, before anything else here: makes the error objects for SIGINT, SIGTERM and SIGHUP and
+ * anchors them in the
  * registry. May raise (memory). Idempotent.
  * An interrupt object is a table { kind = "interrupt", signal = "SIGINT", message = "interrupted!" } whose metatable
  * (registry name "luapool.interrupt") has __tostring and __name.
  */
 void delivery_open(lua_State *L);
 
-/* delivery_define -- pops a value: the object raised for `reason` from now on (workers: INTERRUPT_TIMEOUT, INTERRUPT_CANCEL, ...). May raise. */
+/*
+ * delivery_define -- pops a value: the object raised for `reason` from now on (workers: INTERRUPT_TIMEOUT, INTERRUPT_CANCEL,
+ * ...). May raise.
+ */
 void delivery_define(lua_State *L, int reason);
 
 /* delivery_push -- push the object of `reason` (nil if there is none). Does not raise. */
@@ -45,7 +49,8 @@ int delivery_signal(lua_State *L, int index);
 int delivery_is_interrupt(lua_State *L, int index);
 
 /*
- * delivery_enter / delivery_leave -- a run scope: between them interrupts may be raised in `L` and in coroutines that it resumes. The code between must be
+ * delivery_enter / delivery_leave -- a run scope: between them interrupts may be raised in `L` and in coroutines that it
+ * resumes. The code between must be
  * under a pcall that lies inside the scope. enter clears nothing that is pending (a signal that came just before is delivered at once);
  * leave disarms. Scopes nest. They do not raise.
  */
@@ -53,7 +58,8 @@ void delivery_enter(struct delivery_frame *scope, lua_State *L);
 void delivery_leave(struct delivery_frame *scope);
 
 /*
- * delivery_checkpoint -- a safe point of C code that waits. Raises the interrupt if one is pending and may be raised here; returns 1 if one is
+ * delivery_checkpoint -- a safe point of C code that waits. Raises the interrupt if one is pending and may be raised here;
+ * returns 1 if one is
  * pending but may not (inside __gc, or shielded): the caller stops waiting with a plain "cancelled" error; 0 if there is none.
  */
 int delivery_checkpoint(lua_State *L);
@@ -75,7 +81,8 @@ int delivery_reset(lua_State *co, lua_State *from);
 void delivery_sethook(lua_State *L, lua_Hook hook, int mask, int count);
 
 /*
- * delivery_wrap_libraries -- replace, in the globals of L, coroutine.resume, wrap, close (tracked), debug.sethook (never loses an armed hook), and, with
+ * delivery_wrap_libraries -- replace, in the globals of L, coroutine.resume, wrap, close (tracked), debug.sethook (never loses
+ * an armed hook), and, with
  * with_os, os.execute, io.popen's close (a child that died of SIGINT or reports 130 counts as our interrupt) and standard input
  * (reads wait in poll together with interrupt_fd). Before any script code. Libraries that are absent are left out. May raise (memory).
  */

@@ -1,7 +1,8 @@
 /*
  * job/input -- stdin as a stream with functions of our own: the read waits for data and for an interrupt at once.
  *
- * Room: job (may include job/chain.h and job/delivery.h).  Owns: the replacement FILE. Everything but reading behaves as the plain descriptor 0 does.
+ * Room: job (may include job/chain.h and job/delivery.h).  Owns: the replacement FILE. Everything but reading behaves as the
+ * plain descriptor 0 does.
  */
 #include "job/input.h"
 

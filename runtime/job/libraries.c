@@ -1,7 +1,8 @@
 /*
  * job/libraries -- the library functions that are replaced so that interrupts reach every state a program can be in.
  *
- * Room: job (may include job/chain.h, job/delivery.h and job/input.h).  Owns: nothing. Each replacement does what the original does, message for message, and one thing more:
+ * Room: job (may include job/chain.h, job/delivery.h and job/input.h).  Owns: nothing. Each replacement does what the original
+ * does, message for message, and one thing more:
  *   coroutine.resume, wrap, close   keep the resume chain known
  *   debug.sethook                   cannot drop an armed hook
  *   os.execute, io.popen            a child that died of SIGINT is our SIGINT (system() hides it from us)

@@ -139,7 +139,8 @@ static void take_traceback(lua_State *L) {
 
 static const char *kind_of(lua_State *L, int status, int value) {
   static const struct { int reason; const char *kind; } ours[] = {
-    {INTERRUPT_TIMEOUT, "timeout"}, {INTERRUPT_CANCEL, "cancelled"}, {INTERRUPT_QUIT, "cancelled"}, {SIGTERM, "interrupt"}, {SIGHUP, "interrupt"}};
+    {INTERRUPT_TIMEOUT, "timeout"}, {INTERRUPT_CANCEL, "cancelled"}, {INTERRUPT_QUIT, "cancelled"},
+    {SIGTERM, "interrupt"}, {SIGHUP, "interrupt"}};
   size_t i;
   if (status == LUA_ERRMEM) return "memory";
   for (i = 0; i < sizeof ours / sizeof *ours; i++) {
@@ -418,7 +419,8 @@ static int load_job(lua_State *T) {
     if (codec_read(t->codec, T, &reader) != 0) return luaL_error(T, "%s", codec_message(t->codec));
     memset(&t->source, 0, sizeof t->source);
     if (claim->kind == BOARD_INDEXED) {
-      if (codec_read(t->codec, T, &reader) != 0 || codec_read(t->codec, T, &reader) != 0) return luaL_error(T, "%s", codec_message(t->codec));
+      if (codec_read(t->codec, T, &reader) != 0 || codec_read(t->codec, T, &reader) != 0)
+        return luaL_error(T, "%s", codec_message(t->codec));
       is_float = !lua_isinteger(T, -1);
       t->source.kind = is_float ? SOURCE_FLOATS : SOURCE_INTEGERS;
       t->source.first = lua_tointeger(T, -2);
@@ -525,7 +527,8 @@ static int write_item(struct task_context *t, lua_State *T) {
 }
 
 /*
- * (context, fn, randomseed): run items until the claim is done or no longer wanted, or until one fails: then t->next is that item, and either this
+ * (context, fn, randomseed): run items until the claim is done or no longer wanted, or until one fails: then t->next is that
+ * item, and either this
  * raises, or t->is_refused says that its result cannot cross. One pcall serves for all items: it would cost more than a small task.
  */
 static int run_items(lua_State *T) {

@@ -1,7 +1,8 @@
 /*
  * job/task -- what a worker does with a claim: run fn on each item, write the results, turn errors into records.
  *
- * Room: job (may include job/codec.h and job/delivery.h).  Owns, in the child: the thread that tasks run on, the codec, the function last loaded.
+ * Room: job (may include job/codec.h and job/delivery.h).  Owns, in the child: the thread that tasks run on, the codec, the
+ * function last loaded.
  * The host fills struct task_context before it forks; the child finds it as it was at the fork, with the jobs that were under way (they are
  * inherited: nothing of them is sent). Jobs that came later are read from input memory.
  * Fork: task_* functions run in the child only, but for task_push_item.  Lua errors never leave them.
@@ -86,7 +87,8 @@ static inline lua_Integer task_integer(const struct source *source, uint64_t num
 void task_push_item(lua_State *L, const struct source *source, uint64_t number);
 
 /*
- * task_item_text -- push a short text for the value at index: what it is, in at most 60 bytes ("42", "\"some text...\"", "table"). May raise (memory).
+ * task_item_text -- push a short text for the value at index: what it is, in at most 60 bytes ("42", "\"some text...\"",
+ * "table"). May raise (memory).
  */
 void task_item_text(lua_State *L, int index);
 

@@ -2,11 +2,13 @@
  * memory/board -- the shared memory of a pool: what there is to do, what each worker is doing, and the result rings.
  *
  * Room: memory (may include memory/channel.h).  Owns: the mapping.  One board per pool, made by the host before its workers are forked.
- * No lock: each word says who writes it. Only `front` and an entry's `cursor` have several writers; these change by compare-and-swap alone, so a
+ * No lock: each word says who writes it. Only `front` and an entry's `cursor` have several writers; these change by
+ * compare-and-swap alone, so a
  * worker may die between any two instructions and nobody waits for it.
  *
  * Work is a ring of *entries*. The host publishes entry number S in place S % BOARD_ENTRIES; workers claim runs of its items by moving its
- * cursor. A cursor carries the entry's lap as a tag, so that a worker that slept through a whole lap cannot claim from the place's new tenant.
+ * cursor. A cursor carries the entry's lap as a tag, so that a worker that slept through a whole lap cannot claim from the
+ * place's new tenant.
  */
 #ifndef LUAPOOL_MEMORY_BOARD_H
 #define LUAPOOL_MEMORY_BOARD_H
@@ -29,7 +31,7 @@ enum board_entry_kind {
 
 enum board_entry_flags {
   BOARD_NO_RESULTS = 1,    /* only failures and counts travel back */
-  BOARD_GO_ON = 2,         /* after a failed item the claim goes on (otherwise the rest of it is given up: the host cancels the call anyway) */
+  BOARD_GO_ON = 2,         /* after a failed item the claim goes on (else the rest is given up: the host cancels the call) */
   BOARD_HAS_TIMEOUT = 4,   /* workers note when each item started */
   BOARD_ALL_RESULTS = 8,   /* an item's value is the sequence of all results of fn */
   BOARD_ARGUMENTS = 16     /* an item is a sequence of arguments */

@@ -1,4 +1,7 @@
-/* memory/channel -- see channel.h. The layout follows the single-producer single-consumer ring of Lamport (1983): two counters that only grow. */
+/*
+ * memory/channel -- see channel.h. The layout follows the single-producer single-consumer ring of Lamport (1983): two counters
+ * that only grow.
+ */
 #include "memory/channel.h"
 
 #include <errno.h>
@@ -68,7 +71,8 @@ static void skip_to_front(struct channel *c) {
 
 void *channel_begin(struct channel *c, const struct channel_header *header, size_t *room) {
   uint64_t want = c->capacity / CHANNEL_SHARE, offset = c->position & (c->capacity - 1), to_end = c->capacity - offset, available;
-  if (c->capacity - (c->position - c->limit) < want + to_end || offset >= REWIND_BYTES) c->limit = atomic_load_explicit(&c->shared->head, memory_order_acquire);
+  if (c->capacity - (c->position - c->limit) < want + to_end || offset >= REWIND_BYTES)
+    c->limit = atomic_load_explicit(&c->shared->head, memory_order_acquire);
   available = c->capacity - (c->position - c->limit);
   if (offset >= REWIND_BYTES && available >= to_end + c->capacity / REWIND_SHARE) {
     want = c->capacity / REWIND_SHARE;

@@ -39,7 +39,7 @@ struct channel_shared {
   _Atomic uint64_t head; /* written by the consumer: bytes it is done with, since the beginning */
   unsigned char gap1[CHANNEL_ALIGN - 8];
   _Atomic uint64_t tail; /* written by the producer: bytes published, since the beginning */
-  _Atomic uint64_t staged_at;     /* written by the producer: where the frame begins that the next two speak of; stale unless equal to tail */
+  _Atomic uint64_t staged_at;     /* written by the producer: where the frame of the next two begins; stale unless equal to tail */
   _Atomic uint64_t staged_length; /* written by the producer: payload bytes of whole items in it */
   _Atomic uint32_t staged_count;  /* written by the producer, after staged_length: whole items in it; 0: nothing to salvage */
   _Atomic uint32_t is_waiting;    /* written by the producer before it sleeps for room; cleared by the consumer, who rings */

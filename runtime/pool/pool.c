@@ -1,4 +1,7 @@
-/* pool/pool -- see pool.h (may include pool/crew.h and pool/schedule.h). This file: opening, starting, posting, waiting, ending. The dead and what they leave: pool/recovery.c. */
+/*
+ * pool/pool -- see pool.h (may include pool/crew.h and pool/schedule.h). This file: opening, starting, posting, waiting,
+ * ending. The dead and what they leave: pool/recovery.c.
+ */
 #include "pool/pool.h"
 
 #include <errno.h>

@@ -78,7 +78,10 @@ int pool_open(struct pool **out, const struct pool_options *options);
  */
 int pool_start(struct pool *p, uint32_t wanted, int all);
 
-/* pool_input -- room in input memory: 0, *offset and *memory (valid until the next pool_input), or -errno. pool_input_free gives it back. */
+/*
+ * pool_input -- room in input memory: 0, *offset and *memory (valid until the next pool_input), or -errno. pool_input_free
+ * gives it back.
+ */
 int pool_input(struct pool *p, uint64_t length, uint64_t *offset, void **memory);
 void pool_input_free(struct pool *p, uint64_t offset, uint64_t length);
 /* pool_input_at -- the bytes again, NULL if they cannot be mapped. */
@@ -136,12 +139,16 @@ int pool_is_quiet(struct pool *p);
 void pool_kill_stragglers(struct pool *p);
 
 /*
- * pool_wait -- sleep until something happens: a worker rings or dies, extra_fd (-1: none) becomes readable, until_ns (CLOCK_MONOTONIC; -1: none)
+ * pool_wait -- sleep until something happens: a worker rings or dies, extra_fd (-1: none) becomes readable, until_ns
+ * (CLOCK_MONOTONIC; -1: none)
  * or an item's deadline is reached, or a signal comes. Spins a little first where there is a processor for it. Returns 0 or -EINTR.
  */
 int pool_wait(struct pool *p, int extra_fd, int64_t until_ns);
 
-/* Ending. leave: finish what is claimed, on_exit, go. quit: interrupt what runs, go. kill: SIGKILL, with descendants. Each returns at once; never blocks. */
+/*
+ * Ending. leave: finish what is claimed, on_exit, go. quit: interrupt what runs, go. kill: SIGKILL, with descendants. Each
+ * returns at once; never blocks.
+ */
 void pool_ask_to_leave(struct pool *p);
 void pool_quit(struct pool *p);
 void pool_kill(struct pool *p);

@@ -268,7 +268,8 @@ static int settle_claim(struct pool *p, struct crew *crew, struct board_slot *sl
 
 /*
  * A worker was killed for damage: report the item that its bytes were about, else the one it was at, so that a worker that always
- * sends nonsense cannot go on for ever. What it had sent behind the damage was not read, whichever claims it was of. 1 if there is an event.
+ * sends nonsense cannot go on for ever. What it had sent behind the damage was not read, whichever claims it was of. 1 if there
+ * is an event.
  */
 static int settle_damage(struct pool *p, struct crew *crew, struct board_slot *slot) {
   struct pool_entry *state = pool_entry_of(p, crew->condemned_entry);
@@ -332,7 +333,10 @@ static int read_dead(struct pool *p, struct pool_event *event) {
   return 0;
 }
 
-/* Is [gap.begin, gap.end) of the entry in a living worker's hands? Cuts the gap to its first part with one answer; -1: cannot be told now. */
+/*
+ * Is [gap.begin, gap.end) of the entry in a living worker's hands? Cuts the gap to its first part with one answer; -1: cannot
+ * be told now.
+ */
 static int is_owned(struct pool *p, uint64_t sequence, struct account_interval *gap) {
   uint32_t i;
   for (i = 0; i < p->n_workers; i++) {

@@ -30,7 +30,10 @@ uint64_t schedule_item_ns(uint64_t before, uint64_t items, int64_t elapsed_ns) {
   if (items == 0) return before;
   now = at_least_one((uint64_t)(elapsed_ns > 0 ? elapsed_ns : 0) / items);
   if (before == 0) return now;
-  /* Believe a slower item at once (its like may follow), a faster one by and by, unless it is far off: the first item of a run pays for cold caches. */
+  /*
+   * Believe a slower item at once (its like may follow), a faster one by and by, unless it is far off: the first item of a run
+   * pays for cold caches.
+   */
   if (now >= before || now < before / 8) return now;
   return at_least_one((before + now) / 2);
 }

@@ -14,7 +14,8 @@
  *   workers   workers that share them (> 0)
  *   item_ns   how long an item takes lately; 0: nobody knows yet
  *   chunk     the user's wish, 0: none
- * Returns 1 .. left. Guided self-scheduling (Polychronopoulos and Kuck, 1987: a share of what is left, so that claims shrink towards the end),
+ * Returns 1 .. left. Guided self-scheduling (Polychronopoulos and Kuck, 1987: a share of what is left, so that claims shrink
+ * towards the end),
  * bounded by a time target, because costs may be uneven; one item while nothing is known.
  */
 uint64_t schedule_claim(uint64_t left, uint32_t workers, uint64_t item_ns, uint32_t chunk);

@@ -2,7 +2,8 @@
  * pool/worker -- the child's side: claim work, have it done, publish what came of it, sleep when there is none.
  *
  * Room: pool.  Owns: nothing that outlives the process. Ignorant of Lua: the job floor does the work through struct worker_tasks.
- * Fork: runs in the child only.  Blocks: in worker_main and where it waits for room in its ring; a dead host ends the process (SIGIO, and the
+ * Fork: runs in the child only.  Blocks: in worker_main and where it waits for room in its ring; a dead host ends the process
+ * (SIGIO, and the
  * lifeline is in every poll set).
  */
 #ifndef LUAPOOL_POOL_WORKER_H

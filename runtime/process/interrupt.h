@@ -3,7 +3,8 @@
  *
  * Room: process.  Owns: the dispositions it changed, one wake-up bell.  Process-wide by nature (signals are); one Lua
  * thread at a time is its owner.
- * The handler only: sets the flag, rings the bell, calls the arm function (which sets hooks), and on escalation restores the terminal and dies.
+ * The handler only: sets the flag, rings the bell, calls the arm function (which sets hooks), and on escalation restores the
+ * terminal and dies.
  * The flag is set by handlers and interrupt_request, and cleared only by interrupt_take. Signals: only what says so is async-signal-safe.
  */
 #ifndef LUAPOOL_PROCESS_INTERRUPT_H
@@ -28,7 +29,8 @@ enum interrupt_reason {
 int interrupt_catch(void);
 
 /*
- * interrupt_own -- the calling thread runs Lua inside a run scope from now on (1) or no longer (0; nothing if another thread has taken over).
+ * interrupt_own -- the calling thread runs Lua inside a run scope from now on (1) or no longer (0; nothing if another thread
+ * has taken over).
  * Handlers that find themselves on another thread pass the signal on to it, because hooks are safe on that thread alone.
  */
 void interrupt_own(int is_running);
@@ -93,7 +95,8 @@ void interrupt_starting_program(int is_starting);
 _Noreturn void interrupt_die(int signo);
 
 /*
- * interrupt_become_worker -- in a forked child, with all signals blocked: pending and urgency cleared, a bell of its own, SIGINT to a no-op handler
+ * interrupt_become_worker -- in a forked child, with all signals blocked: pending and urgency cleared, a bell of its own,
+ * SIGINT to a no-op handler
  * (SIG_IGN if it was ignored when the host started), SIGTERM and SIGHUP to the worker's handler, everything else to SIG_DFL unless ignored,
  * no alternate stack. The worker's handler on SIGTERM: *command != 0 is the reason from the host (consumed by exchange with 0);
  * 0: somebody else sent it: reason SIGTERM (interrupt the task, then die of it: see interrupt_external).
@@ -103,7 +106,8 @@ _Noreturn void interrupt_die(int signo);
 void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host);
 
 /*
- * interrupt_set_filter -- in a worker: asked in the handler whether a request of the host is meant for what runs right now (it was sent a moment
+ * interrupt_set_filter -- in a worker: asked in the handler whether a request of the host is meant for what runs right now (it
+ * was sent a moment
  * ago); 0 drops it. Async-signal-safe; NULL: all are.
  */
 void interrupt_set_filter(int (*accept)(int reason));
