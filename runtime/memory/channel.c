@@ -8,8 +8,11 @@
 
 enum { FLAG_SKIP = 1u << 30, FLAG_LARGE = 1u << 29, KIND_MASK = 0xffff, MAGIC = 0x4c50f7a3 };
 
-/* With this many bytes used and the consumer ahead of the front, start again there: pages and cache lines that are warm serve best. */
-enum { REWIND_BYTES = 512 * 1024, REWIND_SHARE = 32 };
+/*
+ * With REWIND_BYTES used and no more than LAG_BYTES unread, start again at the front: pages and cache lines that are warm serve best. Behind a
+ * consumer that lags further, all of the ring is used.
+ */
+enum { REWIND_BYTES = 512 * 1024, LAG_BYTES = 256 * 1024, REWIND_SHARE = 32 };
 
 _Static_assert(sizeof(struct channel_header) == CHANNEL_ALIGN, "a header is one unit");
 
@@ -74,7 +77,7 @@ void *channel_begin(struct channel *c, const struct channel_header *header, size
   if (c->capacity - (c->position - c->limit) < want + to_end || offset >= REWIND_BYTES)
     c->limit = atomic_load_explicit(&c->shared->head, memory_order_acquire);
   available = c->capacity - (c->position - c->limit);
-  if (offset >= REWIND_BYTES && available >= to_end + c->capacity / REWIND_SHARE) {
+  if (offset >= REWIND_BYTES && c->capacity - available <= LAG_BYTES && available >= to_end + c->capacity / REWIND_SHARE) {
     want = c->capacity / REWIND_SHARE;
     skip_to_front(c);
     available -= to_end;

@@ -73,8 +73,8 @@ int pool_open(struct pool **out, const struct pool_options *options);
 
 /*
  * pool_start -- fork workers until `wanted` of them live (at most options.workers).
- * In the children it never returns. Returns the number that live now; -errno if none does, or if `all` is set and not all could be started
- * (those started in this call are ended and reaped).
+ * In the children it never returns. Returns the number that live now (0: only while the dead still have something to say:
+ * pool_next); -errno if none could be started, or if `all` is set and not all could be (those started in this call are ended and reaped).
  */
 int pool_start(struct pool *p, uint32_t wanted, int all);
 
@@ -147,7 +147,7 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns);
 
 /*
  * Ending. leave: finish what is claimed, on_exit, go. quit: interrupt what runs, go. kill: SIGKILL, with descendants. Each
- * returns at once; never blocks.
+ * returns at once; never blocks. Go on calling pool_next while they leave: one that has something to say may wait for room in its ring.
  */
 void pool_ask_to_leave(struct pool *p);
 void pool_quit(struct pool *p);
