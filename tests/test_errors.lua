@@ -525,6 +525,54 @@ function TestCrash.test_idle_workers_that_die_cost_nothing()
   lu.assertTrue(p:close())
 end
 
+-- A worker that answers and leaves (somebody sent it SIGTERM) still looks awake when it is already gone: nobody may count upon it.
+function TestCrash.test_workers_that_die_between_two_calls()
+  local p <close> = pool.new { workers = 3, errors = "collect" }
+  for _ = 1, 200 do
+    p:map(function(x)
+      if x == 1 then os.execute("kill -TERM " .. pool.worker.pid) end
+      return x
+    end, 3, { chunk = 1 })
+    local results, n = p:map(function(x) return x + 1 end, { 1, 2 })
+    lu.assertEquals({ results, n }, { { 2, 3 }, 2 })
+  end
+end
+
+-- Deaths of every sort at random moments, from inside and from outside: each item has its result or its error, and the next call works.
+function TestCrash.test_random_deaths()
+  local p <close> = pool.new { workers = 3, errors = "collect", grace = 0.2 }
+  for round = 1, 300 do
+    local n, signal = math.random(1, 400), ({ "KILL", "TERM", "HUP" })[math.random(3)]
+    local victim, from_outside, i, source = math.random(n), round % 3 == 0, 0, n
+    if round % 3 == 1 then
+      source = {}
+      for k = 1, n do source[k] = k end
+    elseif from_outside then
+      source = function()
+        i = i + 1
+        local workers = p:workers()
+        if i == victim and #workers > 0 then proc.kill(workers[math.random(#workers)].pid, signal) end
+        return i <= n and i or nil
+      end
+    end
+    local results, count, errors = p:map(function(x)
+      if x == victim and not from_outside then os.execute(("kill -%s %d"):format(signal, pool.worker.pid)) end
+      if x == victim // 2 and x % 3 == 0 then os.exit(x % 5) end
+      return x % 7 == 0 and ("x"):rep(x * 100) or { x }
+    end, source, { chunk = ({ "auto", 1, 5, 50 })[math.random(4)] })
+    lu.assertEquals(count, n)
+    for k = 1, n do
+      if errors[k] then
+        lu.assertEquals({ errors[k].kind, errors[k].index, results[k] }, { "crash", k })
+      elseif k % 7 == 0 then
+        lu.assertTrue(results[k] == ("x"):rep(k * 100))
+      else
+        lu.assertEquals(results[k][1], k)
+      end
+    end
+  end
+end
+
 function TestCrash.test_terminate_with_dead_workers()
   local p = pool.new(2)
   is_usable(p)
