@@ -43,7 +43,7 @@ PROBES    := $(filter-out $(C_TESTS),$(wildcard tests/c/*.c))
 TEST_BIN  := $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test check bench asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
+.PHONY: all demo test soak check bench asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
 .SECONDARY:
 
 all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a ## build the command, the library and the module
@@ -116,6 +116,9 @@ demo: ## install what is missing, build, run the main job on real input
 test: ## install what is missing, build, run every test (TESTS="codec -p pattern": some)
 	@sh scripts/install-dependencies test
 	@$(MAKE) --no-print-directory run-tests
+
+soak: ## signals and deaths at random moments, thousands of them (about ten minutes)
+	@SOAK=1 FILE_SECONDS=1200 $(MAKE) --no-print-directory TESTS="signals crash" run-tests
 
 check: ## layer rules, luacheck, and no warning from gcc and from clang
 	@sh scripts/install-dependencies test
