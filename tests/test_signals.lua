@@ -231,8 +231,10 @@ function TestAgain:test_a_key_held_down_leaves_the_grace()
     s:send("group", "INT")
     proc.sleep(0.005)
   end
+  local pace = proc.now() - sent
   s:finish { exit = 0, stdout = "true\t10\n" }
-  lu.assertTrue(proc.now() - sent > 0.8, "a key repeat took the tasks their grace")
+  if pace > 0.15 then lu.skip "the machine was too slow for the pace of a key" end
+  lu.assertTrue(proc.now() - sent > 0.8, ("a key repeat took the tasks their grace: %.3f s after %.3f s"):format(proc.now() - sent, pace))
 end
 
 -- The host sits in C code that never returns; its workers go with it.
