@@ -846,3 +846,26 @@ function TestHooks.test_on_exit_that_fails_is_a_warning_and_no_more()
   lu.assertStrContains(err, "on_exit failed: ")
   lu.assertStrContains(err, "cannot tidy")
 end
+
+TestInlineHooks = {}
+
+function TestInlineHooks.test_the_host_is_worker_0_while_the_call_lasts()
+  local seen = {}
+  local p = pool.new{ workers = 0, on_start = function(w) seen[#seen + 1] = "start " .. w.id end,
+    on_exit = function(w) seen[#seen + 1] = "exit " .. w.id end }
+  lu.assertEquals(p:map(function() return pool.worker.id end, 2), { 0, 0 })
+  lu.assertNil(pool.worker)
+  lu.assertEquals(p:apply(function() return pool.worker.id end), 0)
+  lu.assertEquals(seen, { "start 0" })
+  p:close()
+  lu.assertEquals(seen, { "start 0", "exit 0" })
+end
+
+function TestInlineHooks.test_errors_in_them()
+  local p = pool.new{ workers = 0, on_start = function() error("not today", 0) end }
+  local ok, err = pcall(p.map, p, tostring, 1)
+  lu.assertFalse(ok)
+  lu.assertEquals(err.message, "on_start failed: not today")
+  lu.assertEquals(getmetatable(err), pool.Error)
+  lu.assertNil(pool.worker)
+end

@@ -174,6 +174,18 @@ function TestSent.test_what_cannot_be_sent_renews_the_workers()
   lu.assertEquals(p:stats().renewed, 2)
 end
 
+function TestSent.test_a_library_function_replaced_and_put_back()
+  local p <close> = living()
+  local text = function(x) return tostring(x) end
+  test_original = tostring -- luacheck: ignore
+  tostring = function(x) return "mine " .. test_original(x) end -- luacheck: ignore
+  local during = p:map(text, 1)[1]
+  tostring = test_original -- luacheck: ignore
+  test_original = nil -- luacheck: ignore
+  lu.assertEquals(during, "mine 1")
+  lu.assertEquals(p:map(text, 1), { "1" })
+end
+
 function TestSent.test_the_same_function_again_is_sent_once()
   local p <close> = living()
   local sent = p:stats().sent

@@ -477,3 +477,36 @@ function TestOutside:test_workers_stop_with_their_host()
   s.child:finish(5)
   s:check_leftovers(post.SLACK / 2)
 end
+
+-- ---- key repeat, and a closed output ----
+
+TestRepeats = {}
+
+-- The first is delivered at once and the call is being cancelled (a worker resists until its grace is over): the others are the
+-- same key press.
+function TestRepeats.test_ten_signals_within_50_ms_are_one_error()
+  local s <close> = post.start { code = [[
+local p <close> = pool.new{ workers = 2, grace = 0.4 }
+local ok, e = pcall(p.map, p, function(x)
+  say "ready"
+  while true do pcall(spin, 60) end
+end, 2)
+print(ok, is_interrupt(e))
+print(pcall(function() for _ = 1, 1e6 do end end))]] }
+  s:await("ready", 2)
+  for _ = 1, 10 do
+    s:send("host", "INT")
+    proc.sleep(0.005)
+  end
+  s:finish { exit = 0, stdout = "false\ttrue\ntrue\n" }
+end
+
+function TestRepeats.test_a_closed_output_is_noticed_between_calls()
+  local line = ('trap "" PIPE; "%s" -e \'local p <close> = pool.new(2) ' ..
+    'while true do p:map(math.abs, 10) if not io.write(("z"):rep(1000), "\\n") then os.exit(7, true) end end\' | head -1 >/dev/null; ' ..
+    'echo ${PIPESTATUS[0]}'):format(os.getenv("LUAPOOL") or "build/luapool")
+  local p = proc.spawn { args = { "bash", "-c", line } }
+  local status, out = p:finish(20)
+  lu.assertEquals(status.exit, 0)
+  lu.assertEquals(out, "7\n")
+end

@@ -16,11 +16,18 @@ local function item_at(kind, a, b)
   return function() return a() end
 end
 
-local function on_error(value)
-  local traceback = debug and debug.traceback(nil, 2)
-  -- what called the task is ours, not the user's
-  traceback = traceback and traceback:gsub("\n\t%[C%]: in function 'xpcall'.*$", "")
-  return { value = value, traceback = traceback }
+-- xpcall that remembers the traceback: ok, results ... | false, value, traceback. The handler leaves the value alone: __close sees it.
+-- Without a traceback the handler was not asked: no memory, or an error in it.
+local function call(fn, ...)
+  local traceback
+  local function on_error(value)
+    traceback = debug and debug.traceback(nil, 2) or ""
+    traceback = traceback:gsub("\n\t%[C%]: in function 'xpcall'.*$", "") -- what called the task is ours, not the user's
+    return value
+  end
+  local results = table.pack(xpcall(fn, on_error, ...))
+  if results[1] then return table.unpack(results, 1, results.n) end
+  return false, results[2], traceback
 end
 
 -- As text if it is, or can be made into one; else by its type. The value itself crosses, or is not there: as from a worker.
@@ -48,17 +55,11 @@ local function refusal(message, index, item)
 end
 
 -- What fn raised; an interrupt stays what it is.
-local function failure(problem, copy, index, item)
-  if core.is_interrupt(problem) then return problem end
-  if type(problem) ~= "table" or getmetatable(problem) ~= nil then -- the handler was not asked: no memory, or an error in it
-    local e = new_error("memory", index, item)
-    set_value(e, problem, copy)
-    return e
-  end
-  if core.is_interrupt(problem.value) then return problem.value end
-  local e = new_error("error", index, item)
-  e.traceback = problem.traceback
-  set_value(e, problem.value, copy)
+local function failure(value, traceback, copy, index, item)
+  if core.is_interrupt(value) then return value end
+  local e = new_error(traceback and "error" or "memory", index, item)
+  e.traceback = traceback ~= "" and traceback or nil
+  set_value(e, value, copy)
   return e
 end
 
@@ -67,8 +68,8 @@ local function try(fn, copy, index, item, options)
   local ok, sent = copy(item, "item")
   if not ok then return false, refusal(sent, index, item) end
   if options.seed then math.randomseed(options.seed, index) end
-  local done, result = xpcall(fn, on_error, sent)
-  if not done then return false, failure(result, copy, index, item) end
+  local done, result, traceback = call(fn, sent)
+  if not done then return false, failure(result, traceback, copy, index, item) end
   if options.discard then return true end
   ok, result = copy(result, "result")
   if not ok then return false, refusal(result, index, item) end
@@ -83,6 +84,23 @@ local function try_often(fn, copy, index, item, options)
     if core.is_interrupt(result) then error(result, 0) end
   end
   return false, result
+end
+
+--- on_start of an inline pool; an error in it is worded as that of a worker.
+function inline.start(on_start, worker)
+  local ok, problem, traceback = call(on_start, worker)
+  if ok then return end
+  local e = failure(problem, traceback, core.copier(on_start))
+  if not core.is_interrupt(e) then e.message = "on_start failed: " .. e.message end
+  error(e, 0)
+end
+
+--- on_exit of an inline pool: nobody waits for its errors, so they are a warning.
+function inline.finish(on_exit, worker)
+  local ok, problem = pcall(on_exit, worker)
+  if ok then return end
+  if core.is_interrupt(problem) then error(problem, 0) end
+  warn("luapool: on_exit failed: ", tostring(problem))
 end
 
 --- As handle:run: results, n, errors.
@@ -116,9 +134,9 @@ function inline.apply(_, fn, ...)
     if not ok then error(("argument #%d of the task: %s"):format(i, value), 0) end
     arguments[i] = value
   end
-  local results = table.pack(xpcall(fn, on_error, table.unpack(arguments, 1, arguments.n)))
+  local results = table.pack(call(fn, table.unpack(arguments, 1, arguments.n)))
   if not results[1] then
-    local e = failure(results[2], copy)
+    local e = failure(results[2], results[3], copy)
     if core.is_interrupt(e) then error(e, 0) end
     return nil, e
   end

@@ -37,8 +37,24 @@ local function check_usable(self, name)
   end
 end
 
+-- An inline pool has one worker, number 0: this process, while the call lasts. (Inside a task it is the task's own.)
+local function run_inline(self, method, ...)
+  local before = core.worker()
+  local worker = before or { id = 0 }
+  local _ <close> = setmetatable({}, { __close = function() core.worker(before) end })
+  core.worker(worker)
+  if not self.has_started and self.options.on_start then part("inline").start(self.options.on_start, worker) end
+  self.has_started = true
+  return part("inline")[method](...)
+end
+
+local function end_inline(self)
+  if self.has_started and self.options.on_exit then part("inline").finish(self.options.on_exit, core.worker() or { id = 0 }) end
+  self.has_started = nil
+end
+
 local function run(self, fn, kind, a, b, n, options)
-  if is_inline(self) then return part("inline").run(fn, kind, a, b, n, options, self.options.seed) end
+  if is_inline(self) then return run_inline(self, "run", fn, kind, a, b, n, options, self.options.seed) end
   return self.handle:run(fn, kind, a, b, n, options)
 end
 
@@ -82,7 +98,7 @@ function methods:apply(fn, ...)
   fn = check.fn(fn, 1, "apply")
   local results, err
   if is_inline(self) then
-    results, err = part("inline").apply(self.call_options, fn, ...)
+    results, err = run_inline(self, "apply", self.call_options, fn, ...)
   else
     results, err = self.handle:apply(self.call_options, fn, ...)
   end
@@ -98,7 +114,11 @@ function methods:close(timeout)
   timeout = check.duration(timeout, 1, "close")
   if self.is_closed then return true end
   check_usable(self, "close")
-  if self.handle and not core.is_worker() and not self.handle:close(timeout) then return false end
+  if is_inline(self) then
+    end_inline(self)
+  elseif not self.handle:close(timeout) then
+    return false
+  end
   self.is_closed = true
   return true
 end
@@ -108,7 +128,11 @@ end
 function methods:terminate(grace)
   check_self(self, "terminate")
   grace = check.duration(grace, 1, "terminate")
-  if self.handle and not core.is_worker() then self.handle:terminate(grace) end
+  if is_inline(self) then
+    end_inline(self)
+  else
+    self.handle:terminate(grace)
+  end
   self.is_closed = true
 end
 

@@ -638,6 +638,7 @@ static void cancel_call(struct call *c) {
   int64_t until = os_now_ns() + lp->grace_ns;
   int is_killed = 0;
   interrupt_ending(1);
+  interrupt_obeying(1);
   pool_cancel(c->p, c->number);
   for (;;) {
     int64_t now;
@@ -653,6 +654,7 @@ static void cancel_call(struct call *c) {
     }
     (void)pool_wait(c->p, -1, now + ATTENTION_NS < until ? now + ATTENTION_NS : until);
   }
+  interrupt_obeying(-1);
   interrupt_ending(-1);
 }
 
@@ -754,7 +756,8 @@ static void plan_work(struct call *c) {
 
 /* From the arguments to a plan. From here on end_call has something to give back. */
 static void prepare_call(struct call *c, lua_State *L) {
-  fflush(stdout); /* what the host printed comes before what its tasks print */
+  /* What the host printed comes before what its tasks print. Once that failed, leave it to the script's own writes to notice. */
+  if (!ferror(stdout)) fflush(stdout);
   lua_pushvalue(L, ARG_FN);
   c->job.fn_reference = luaL_ref(L, LUA_REGISTRYINDEX);
   codec_name_function(c->lp->codec, L, ARG_FN);

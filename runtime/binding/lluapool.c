@@ -58,6 +58,18 @@ static int core_item_text(lua_State *L) {
   return 1;
 }
 
+/* core.worker([table or nil]) -> table or nil: pool.worker, set first if there is an argument: an inline pool's worker is this process */
+static int core_worker(lua_State *L) {
+  lua_settop(L, lua_gettop(L) > 1 ? 1 : lua_gettop(L));
+  if (lua_getfield(L, LUA_REGISTRYINDEX, "luapool.module") != LUA_TTABLE) return 0;
+  if (lua_gettop(L) == 2) {
+    lua_pushvalue(L, 1);
+    lua_setfield(L, 2, "worker");
+  }
+  lua_getfield(L, -1, "worker");
+  return 1;
+}
+
 /* copy(value, "item" | "argument" | "result" | "error") -> true, copy | false, message: the value as it would arrive on the other side. */
 static int core_copy(lua_State *L) {
   static const char *const roots[] = {"item", "argument", "result", "error", NULL};
@@ -174,7 +186,7 @@ static int part(lua_State *L) {
 static void push_core(lua_State *L) {
   static const luaL_Reg functions[] = {
     {"cpus", core_cpus}, {"default_workers", core_default_workers}, {"is_worker", core_is_worker}, {"is_interrupt", core_is_interrupt},
-    {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"register", core_register},
+    {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"worker", core_worker}, {"register", core_register},
     {"catch_interrupts", core_catch}, {"shield", core_shield}, {NULL, NULL}};
   lpool_open_library(L);
   luaL_setfuncs(L, functions, 0);

@@ -72,7 +72,6 @@ static lua_Number option_number(lua_State *L, int options, const char *name, lua
 static void read_options(lua_State *L, int options, struct lpool *lp) {
   lp->n_workers = (uint32_t)option_number(L, options, "workers", 1);
   lp->grace_ns = (int64_t)(option_number(L, options, "grace", 1) * NS_PER_S);
-  lp->tasks.timeout = option_number(L, options, "timeout", 0);
   lp->tasks.on_start = option_function(L, options, "on_start");
   lp->tasks.on_exit = option_function(L, options, "on_exit");
   lp->tasks.has_seed = lua_getfield(L, options, "seed") == LUA_TNUMBER;

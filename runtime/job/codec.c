@@ -80,10 +80,11 @@ void codec_know_globals(struct codec *c, lua_State *L) {
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
   lua_pushnil(L);
   while (lua_next(L, -2)) {
+    int is_code = lua_isfunction(L, -1) && !lua_iscfunction(L, -1);
     lua_pop(L, 1);
     if (lua_type(L, -1) != LUA_TSTRING) continue;
     lua_pushvalue(L, -1);
-    lua_pushboolean(L, 1);
+    lua_pushboolean(L, !(is_code && names_is_library(lua_tostring(L, -2)))); /* false: the library's own is not what they have */
     lua_rawset(L, -5);
   }
   lua_pop(L, 2);

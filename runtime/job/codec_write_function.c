@@ -63,11 +63,24 @@ static int begin_lua_function(struct codec *c, lua_State *L) {
   return 1;
 }
 
+/* is_script_name -- is it one of the script's own globals? To a side that has other globals such a name says nothing. */
+static int is_script_name(struct codec *c, lua_State *L, uint32_t number) {
+  int is_it;
+  if (c->names.list[number].space != NAMES_GLOBAL) return 0;
+  while (c->names.list[number].parent) number = c->names.list[number].parent;
+  codec_push_anchor(c, L, ANCHOR_NAME_KEYS);
+  lua_rawgeti(L, -1, (lua_Integer)c->names.list[number].key);
+  is_it = !names_is_library(lua_tostring(L, -1));
+  lua_pop(L, 2);
+  return is_it;
+}
+
 int writer_begin_function(struct codec *c, lua_State *L) {
   int64_t found = 0;
   /* Lua functions that were not known by name before are sent as code: building the index costs more. */
   if (lua_iscfunction(L, -1) || c->names.n_slots == 0 || names_peek(&c->names, lua_topointer(L, -1))) found = writer_find_name(c, L);
   if (found < 0) return (int)found;
+  if (found > 0 && lua_iscfunction(L, -1) && (c->flags & CODEC_WITH_GLOBALS) && is_script_name(c, L, (uint32_t)found)) found = 0;
   if (found == 0 && lua_iscfunction(L, -1)) return writer_refuse_value(c, L);
   if (found == 0) return begin_lua_function(c, L);
   found = writer_put_name(c, L, (uint32_t)found);
@@ -111,12 +124,35 @@ static int is_known_global(struct codec *c, lua_State *L, int name, int is_given
   return is_known;
 }
 
-/* is_wanted_global -- is the global (its name at f->at + 1, its value on top) to be sent, and not yet sent with this value? */
+/* note_replaced -- the other side gets, under the library's name at `name`, something else. */
+static void note_replaced(struct codec *c, lua_State *L, int name) {
+  codec_push_anchor(c, L, ANCHOR_GLOBALS);
+  lua_pushvalue(L, name);
+  lua_pushboolean(L, 0);
+  lua_rawset(L, -3);
+  lua_pop(L, 1);
+}
+
+/* is_replaced -- did the other side get something else under the library's name? Then the library's own cannot be sent by name any more. */
+static int is_replaced(struct codec *c, lua_State *L, int name) {
+  int is_it;
+  codec_push_anchor(c, L, ANCHOR_GLOBALS);
+  lua_pushvalue(L, name);
+  is_it = lua_rawget(L, -2) == LUA_TBOOLEAN && !lua_toboolean(L, -1);
+  lua_pop(L, 2);
+  if (is_it) (void)codec_fail(c, -EINVAL, "a library function that was replaced by another cannot be sent by name");
+  return is_it;
+}
+
+/*
+ * is_wanted_global -- is the global (its name at f->at + 1, its value on top) to be sent, and not yet sent with this value? -EINVAL: it
+ * should be and cannot.
+ */
 static int is_wanted_global(struct codec *c, lua_State *L, struct write_frame *f) {
   const char *name = lua_tostring(L, f->at + 1);
   int type = lua_type(L, -1), wanted;
   if (names_is_library(name)) {
-    if (type == LUA_TNIL || lua_iscfunction(L, -1)) return 0;
+    if (type == LUA_TNIL || lua_iscfunction(L, -1)) return is_replaced(c, L, f->at + 1) ? -EINVAL : 0;
     if (type == LUA_TTABLE && names_peek(&c->names, lua_topointer(L, -1)) && writer_find_name(c, L) > 0) return 0;
   }
   if (!is_known_global(c, L, f->at + 1, type != LUA_TNIL) && type == LUA_TNIL) return 0;
@@ -126,6 +162,7 @@ static int is_wanted_global(struct codec *c, lua_State *L, struct write_frame *f
   if (type == LUA_TNIL) wanted = lua_touserdata(L, -1) != c;
   else wanted = !lua_rawequal(L, -1, -3);
   lua_pop(L, 1);
+  if (wanted && names_is_library(name)) note_replaced(c, L, f->at + 1);
   if (wanted) {
     lua_pushvalue(L, f->at + 1);
     if (type == LUA_TNIL) lua_pushlightuserdata(L, c); /* "nil was sent" */
@@ -158,7 +195,9 @@ static int step_globals(struct codec *c, lua_State *L, struct write_frame *f) {
     lua_pushvalue(L, f->at + 1);
     lua_rawget(L, -2);
     lua_remove(L, -2);
-    if (!is_wanted_global(c, L, f)) {
+    status = is_wanted_global(c, L, f);
+    if (status < 0) return status;
+    if (status == 0) {
       lua_pop(L, 1);
       continue;
     }

@@ -323,12 +323,7 @@ static int prepare(lua_State *L) {
   lua_sethook(T, NULL, 0, 0); /* a new thread copies its creator's hook, armed or not */
   t->codec = codec_open(L);
   luaL_ref(L, LUA_REGISTRYINDEX);
-  if (t->timeout > 0) {
-    lua_pushfstring(L, "the item took longer than %f s", (lua_Number)t->timeout);
-    define_reason(L, INTERRUPT_TIMEOUT, "timeout", lua_tostring(L, -1));
-  } else {
-    define_reason(L, INTERRUPT_TIMEOUT, "timeout", "the item took too long");
-  }
+  define_reason(L, INTERRUPT_TIMEOUT, "timeout", "the item took too long"); /* how long it may, the host knows */
   define_reason(L, INTERRUPT_CANCEL, "cancelled", "the call was cancelled");
   define_reason(L, INTERRUPT_QUIT, "cancelled", "the pool was terminated");
   replace_exit(L);

@@ -55,7 +55,6 @@ struct task_context {
   int on_start, on_exit; /* registry references or LUA_NOREF */
   int has_seed;
   lua_Integer seed;
-  double timeout;       /* seconds, for the text of the error */
   /* the child's: */
   lua_State *thread;
   struct codec *codec;

@@ -9,8 +9,8 @@
 enum { FLAG_SKIP = 1u << 30, FLAG_LARGE = 1u << 29, KIND_MASK = 0xffff, MAGIC = 0x4c50f7a3 };
 
 /*
- * With REWIND_BYTES used and no more than LAG_BYTES unread, start again at the front: pages and cache lines that are warm serve best. Behind a
- * consumer that lags further, all of the ring is used.
+ * With REWIND_BYTES used and no more than LAG_BYTES unread, start again at the front: pages and cache lines that are warm serve best.
+ * Behind a consumer that lags further, all of the ring is used.
  */
 enum { REWIND_BYTES = 512 * 1024, LAG_BYTES = 256 * 1024, REWIND_SHARE = 32 };
 

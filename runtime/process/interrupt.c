@@ -43,7 +43,9 @@ _Atomic int interrupt_flag; /* the truth: the undelivered reason, or 0 */
 static struct {
   _Atomic int level;            /* escalation: 0 nothing undelivered, 1 one signal, 2 urgent */
   _Atomic int64_t last_ns;      /* when the last signal that counted came */
+  _Atomic int last_signo;       /* and which it was */
   _Atomic int ending;           /* > 0: a pool or the program is being ended */
+  _Atomic int obeying;          /* > 0: what a delivered signal interrupted is being cancelled */
   _Atomic unsigned received;    /* signals that our handler accepted */
   _Atomic int external;         /* worker: a signal that was not the host's */
   _Atomic int has_owner;        /* `owner` is valid */
@@ -148,15 +150,15 @@ static void arm_hooks(void) {
 
 /*
  * Undelivered signals escalate, delivered ones never: the second makes everything urgent, the third ends the process here and now.
- * Signals that follow at the pace of a key held down are one.
+ * Signals that follow at the pace of a key held down are one; returns 0 for such a one when the first was delivered and is being obeyed.
  */
-static void escalate(int signo) {
+static int escalate(int signo) {
   int64_t now = os_now_ns();
   int is_first = !atomic_load(&interrupt_flag) && !atomic_load(&state.ending);
   if (is_first) {
     atomic_store(&state.level, 1);
   } else if (now - atomic_load(&state.last_ns) < KEY_REPEAT_NS) {
-    return;
+    return !(atomic_load(&state.obeying) && signo == atomic_load(&state.last_signo));
   } else {
     int level = atomic_load(&state.level) + 1;
     if (level < 2) level = 2; /* the first signal while something is being ended */
@@ -164,6 +166,8 @@ static void escalate(int signo) {
     atomic_store(&state.level, level);
   }
   atomic_store(&state.last_ns, now);
+  atomic_store(&state.last_signo, signo);
+  return 1;
 }
 
 /* SIGTERM and SIGHUP end the process in any case: from the first one on the time runs. */
@@ -179,7 +183,7 @@ static void start_deadline(int signo) {
 
 static void receive(int signo) {
   atomic_fetch_add(&state.received, 1);
-  escalate(signo);
+  if (!escalate(signo)) return;
   start_deadline(signo);
   set_pending(signo);
   arm_hooks();
@@ -231,6 +235,10 @@ void interrupt_own(int is_running) {
 void interrupt_ending(int change) {
   int ending = atomic_fetch_add(&state.ending, change) + change;
   if (ending <= 0 && !atomic_load(&interrupt_flag)) atomic_store(&state.level, 0);
+}
+
+void interrupt_obeying(int change) {
+  atomic_fetch_add(&state.obeying, change);
 }
 
 int interrupt_is_urgent(void) {
@@ -522,6 +530,7 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
   atomic_store(&interrupt_flag, 0);
   atomic_store(&state.level, 0);
   atomic_store(&state.ending, 0);
+  atomic_store(&state.obeying, 0);
   atomic_store(&state.external, 0);
   atomic_store(&state.has_owner, 0);
   state.has_deadline = 0; /* timers do not survive a fork */

@@ -74,6 +74,12 @@ void interrupt_set_arm(void (*arm)(void));
  * SIGTERM and SIGHUP end the process 5 s after the first of them in any case, by that signal.
  */
 void interrupt_ending(int change);
+
+/*
+ * interrupt_obeying -- what a signal interrupted is being cancelled from now on (+1), or no longer (-1): the same signal at the pace of a key held
+ * down is part of it, and no second error.
+ */
+void interrupt_obeying(int change);
 int interrupt_is_urgent(void);
 
 /* interrupt_received -- how many signals were accepted so far (to tell whether one of two reports of the same Ctrl-C is old). */

@@ -185,8 +185,9 @@ int process_fds_are_gone(pid_t owner) {
 
 static void flush_output(void) {
   /* Never fflush(NULL): it waits for every stream that a thread happens to read. */
-  fflush(stdout);
-  fflush(stderr);
+  /* A stream that failed once is left alone: what is flushed away behind the script's back, its own writes would never notice. */
+  if (!ferror(stdout)) fflush(stdout);
+  if (!ferror(stderr)) fflush(stderr);
 }
 
 _Noreturn void process_exit(int code) {
