@@ -28,6 +28,9 @@ enum worker_frame {
   WORKER_NOTICE = 5   /* a warning to be issued in the host; payload: text */
 };
 
+/* A frame is published when it holds this much: the host decodes it while it is still in the cache, and the ring goes round in few pages. */
+enum { WORKER_FRAME_BYTES = 64 * 1024 };
+
 struct worker;
 
 /* What the job floor gives the worker: how things are done. Called in the child only; none may return twice or jump out. */
@@ -97,7 +100,7 @@ static inline void worker_end_item(struct worker *w) {
 
 /* worker_needs_frame -- 1 if the next item should go into a new frame. */
 static inline int worker_needs_frame(const struct worker *w) {
-  return !w->frame.is_borrowed || w->frame.capacity - w->frame.length < w->frame_low;
+  return !w->frame.is_borrowed || w->frame.length >= WORKER_FRAME_BYTES || w->frame.capacity - w->frame.length < w->frame_low;
 }
 
 /* worker_is_stopped -- 1 if the rest of the claim is not wanted any more. */
