@@ -668,6 +668,7 @@ static void end_call(struct call *c, lua_State *L) {
   luaL_unref(L, LUA_REGISTRYINDEX, c->job.fn_reference);
   luaL_unref(L, LUA_REGISTRYINDEX, c->job.source.reference);
   if (c->owns_input) forget_sent(c->lp);
+  pool_trim(c->p);
   c->lp->is_busy = 0;
 }
 

@@ -7,7 +7,7 @@
 
 #include "base/os.h"
 
-enum { UNIT_BYTES = 64, FIRST_SIZE_BYTES = 1 << 20, RELEASE_BYTES = 1 << 20 };
+enum { UNIT_BYTES = 64, FIRST_SIZE_BYTES = 1 << 20, RELEASE_BYTES = 32 << 20, KEEP_BYTES = 4 << 20 };
 
 void arena_init(struct arena *a) {
   memset(a, 0, sizeof *a);
@@ -123,6 +123,15 @@ void arena_free(struct arena *a, uint64_t offset, uint64_t length) {
     os_memory_release(a->fd, offset, length);
   }
   (void)insert_free(a, offset, length);
+}
+
+void arena_trim(struct arena *a) {
+  size_t i;
+  for (i = 0; i < a->n_free && a->size > KEEP_BYTES; i++) {
+    uint64_t begin = a->free_list[i].offset, end = begin + a->free_list[i].length;
+    if (begin < KEEP_BYTES) begin = KEEP_BYTES;
+    if (end > begin && end - begin >= UNIT_BYTES * 1024) os_memory_release(a->fd, begin, end - begin);
+  }
 }
 
 void *arena_at(struct arena *a, uint64_t offset, uint64_t length) {

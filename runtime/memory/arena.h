@@ -32,8 +32,14 @@ int arena_open(struct arena *a);
 /* arena_allocate -- room for `length` bytes, growing the file when needed: 0 and *offset, or -ENOMEM, -ENOSPC ... (nothing changed). */
 int arena_allocate(struct arena *a, uint64_t length, uint64_t *offset);
 
-/* arena_free -- give an extent back; large ones give their pages back to the system. Never fails (a lost extent is only not used again). */
+/*
+ * arena_free -- give an extent back; very large ones give their pages back to the system at once (others are used again soon: faulting them in
+ * anew would cost more than their contents). Never fails (a lost extent is only not used again).
+ * arena_trim -- give the pages of what is free back, but for a few MiB at the front. For when a call is over.
+ */
 void arena_free(struct arena *a, uint64_t offset, uint64_t length);
+
+void arena_trim(struct arena *a);
 
 /* arena_at -- where [offset, offset + length) lies in this process, mapping more of the file if it grew; NULL: it cannot be mapped. */
 void *arena_at(struct arena *a, uint64_t offset, uint64_t length);

@@ -139,6 +139,10 @@ void pool_input_free(struct pool *p, uint64_t offset, uint64_t length) {
   arena_free(&p->arena, offset, length);
 }
 
+void pool_trim(struct pool *p) {
+  arena_trim(&p->arena);
+}
+
 const void *pool_input_at(struct pool *p, uint64_t offset, uint64_t length) {
   return arena_at(&p->arena, offset, length);
 }

@@ -84,6 +84,8 @@ int pool_start(struct pool *p, uint32_t wanted, int all);
  */
 int pool_input(struct pool *p, uint64_t length, uint64_t *offset, void **memory);
 void pool_input_free(struct pool *p, uint64_t offset, uint64_t length);
+/* pool_trim -- a call is over: input memory that is not used goes back to the system. */
+void pool_trim(struct pool *p);
 /* pool_input_at -- the bytes again, NULL if they cannot be mapped. */
 const void *pool_input_at(struct pool *p, uint64_t offset, uint64_t length);
 

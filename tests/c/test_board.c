@@ -28,7 +28,7 @@ static void test_new_board_is_empty(void **state) {
     struct channel_header header;
     const unsigned char *data;
     board_channel(b, i, &c);
-    assert_int_equal(b->slots[i].phase, BOARD_STARTING);
+    assert_int_equal(b->slots[i].phase, BOARD_PARKED); /* nobody is there: nobody keeps a processor busy */
     assert_false(channel_has_data(&c));
     assert_int_equal(channel_peek(&c, &header, &data), 0);
     assert_int_equal(channel_salvage(&c, &header, &data), 0);
