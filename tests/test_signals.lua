@@ -443,7 +443,7 @@ function TestOutside:test_stop_and_fg()
   local file = assert(io.open(script, "w"))
   file:write([[
     local p <close> = pool.new { workers = 2, timeout = 1.2, grace = 0.3 }
-    local r = p:map(function(x) if x < 3 then io.stderr:write("#rea", "dy\n") end os.execute("sleep 0.8") return x end, 2)
+    local r = p:map(function(x) if x < 3 then io.stderr:write("#rea" .. "dy\n") end os.execute("sleep 0.8") return x end, 2)
     print("results " .. #r, r[1], r[2])]])
   file:close()
   s.child:write(("stty -echo; '%s' '%s'; echo status $?\n"):format(post.LUAPOOL, script))
