@@ -160,10 +160,14 @@ local HOST_ENDS = {
   exit_in_a_coroutine = { "coroutine.wrap(function() os.exit(8, true) end)()", { exit = 8 } },
 }
 
+-- A sanitizer would catch the signal and exit; here the program itself is to die of it.
+local UNCAUGHT = {}
+for _, name in ipairs { "ASAN_OPTIONS", "UBSAN_OPTIONS" } do UNCAUGHT[name] = (os.getenv(name) or "") .. ":handle_segv=0" end
+
 -- Idle workers, busy ones and ones in programs: none is there when their host has gone, and neither are the programs.
 for name, ending in pairs(HOST_ENDS) do
   TestHosts["test_" .. name] = function()
-    local s <close> = post.start { code = OCCUPIED:gsub("HOST_ENDS", function() return ending[1] end, 1) }
+    local s <close> = post.start { code = OCCUPIED:gsub("HOST_ENDS", function() return ending[1] end, 1), env = UNCAUGHT }
     s:await("ready")
     s:await("task", 3)
     assert(io.open(s.directory .. ".scratch", "w")):close()

@@ -123,7 +123,10 @@ static void test_refused_growth_changes_nothing(void **state) {
       struct bytes before = b;
       assert_int_equal(bytes_grow(&b, too_much[i]), -ENOMEM);
       assert_int_equal(bytes_append(&b, "x", too_much[i]), -ENOMEM);
-      assert_memory_equal(&b, &before, sizeof b);
+      assert_ptr_equal(b.data, before.data); /* member by member: the padding is nobody's */
+      assert_int_equal(b.length, before.length);
+      assert_int_equal(b.capacity, before.capacity);
+      assert_int_equal(b.is_borrowed, before.is_borrowed);
     }
     assert_memory_equal(b.data, "abc", 3);
     bytes_free(&b);
