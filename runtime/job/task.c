@@ -17,7 +17,7 @@
 /* The task thread's stack: these stay, what a claim needs stands above. */
 enum { HANDLER = 1, SEEDER = 2, FN = 3, TOP = 3 };
 
-enum { ITEM_TEXT_BYTES = 60, KILOBYTE = 1024 };
+enum { ITEM_TEXT_BYTES = 60 };
 
 /* ---- items ---- */
 
@@ -84,12 +84,11 @@ static void *budget_allocate(void *context, void *block, size_t old_size, size_t
 
 /*
  * A full collection marks every object and so copies the whole heap that was shared at the fork. Let the collector rest until as much again
- * was allocated as was inherited; LUA_GCSTEP with a negative size moves its debt away by so many kilobytes.
+ * was allocated as was inherited (no longer: fresh pages cost more than collecting in warm ones); LUA_GCSTEP with a negative size moves its
+ * debt away by so many kilobytes.
  */
 static void postpone_collection(lua_State *L) {
-  int kilobytes = lua_gc(L, LUA_GCCOUNT);
-  if (kilobytes < 4 * KILOBYTE) kilobytes = 4 * KILOBYTE;
-  lua_gc(L, LUA_GCSTEP, -kilobytes);
+  lua_gc(L, LUA_GCSTEP, -lua_gc(L, LUA_GCCOUNT));
 }
 
 /* The budget is laid over the allocator when the first claim asks for one; without a limit it stays, with one that nobody reaches. */
