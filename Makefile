@@ -43,7 +43,7 @@ PROBES    := $(filter-out $(C_TESTS),$(wildcard tests/c/*.c))
 TEST_BIN  := $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test soak check bench asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
+.PHONY: all demo test soak check bench portable asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
 .SECONDARY:
 
 all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a ## build the command, the library and the module
@@ -133,6 +133,10 @@ bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other
 	@BUILD=$(BUILD) $(BUILD)/luapool tests/bench/run.lua
 
 # Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.
+portable: ## every test with the paths for systems without pidfd, eventfd, memfd and prctl
+	@CPPFLAGS="-DLUAPOOL_NO_PIDFD -DLUAPOOL_NO_EVENTFD -DLUAPOOL_NO_MEMFD -DLUAPOOL_NO_PRCTL" \
+	  $(MAKE) --no-print-directory BUILD=$(BUILD)/portable run-tests
+
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 	@ASAN_OPTIONS=$$ASAN_OPTIONS:verify_asan_link_order=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=4 \
 	  $(MAKE) --no-print-directory BUILD=$(BUILD)/asan SANITIZE=address,undefined OPTIMIZE="-O1 -g" run-tests

@@ -400,14 +400,19 @@ function TestDescriptors:test_each_worker_has_its_own_only()
   local sockets, workers = {}, s:workers()
   lu.assertEquals(#workers, 5)
   for _, worker in ipairs(workers) do
-    local counts = {}
+    local counts, pipes = {}, {}
     for _, text in ipairs(proc.fds(worker.pid)) do
       local number, target = text:match("^(%d+) %-> (.*)$")
       if tonumber(number) == 0 then
         lu.assertEquals(target, "/dev/null")
       elseif tonumber(number) > 2 then
         local kind = target:match("^socket") or target:match("eventfd") or target:match("memfd") or target
-        counts[kind] = (counts[kind] or 0) + 1
+        if target:find "^/dev/shm/.*%(deleted%)$" then kind = "memfd" end -- where the system has no memfd
+        if target:find "^pipe:" then -- nor eventfd: a bell is both ends of a pipe
+          kind = not pipes[target] and "eventfd" or nil
+          pipes[target] = true
+        end
+        if kind then counts[kind] = (counts[kind] or 0) + 1 end
         if kind == "socket" then
           lu.assertNil(sockets[target], "two workers hold " .. target)
           sockets[target] = true

@@ -188,9 +188,15 @@ static void publish_large(struct worker *w, const void *data, size_t length, uin
   }
 }
 
+/* Before they are published: who has seen their results finds them counted. */
+static void count_items(struct worker *w, uint32_t count) {
+  atomic_fetch_add_explicit(&w->slot->items_done, count, memory_order_relaxed);
+}
+
 void worker_close_frame(struct worker *w) {
   FAULT_POINT("worker_result_before");
   if (w->frame_count > 0) {
+    count_items(w, w->frame_count);
     if (w->frame.is_borrowed) {
       channel_publish(&w->channel, w->frame.length, w->frame_count);
     } else {
@@ -206,6 +212,7 @@ void worker_close_frame(struct worker *w) {
 void worker_send(struct worker *w, enum worker_frame kind, uint64_t first, uint32_t count, const void *data, size_t length) {
   size_t room;
   void *memory = begin_frame(w, kind, first, &room);
+  if (kind == WORKER_FAILED) count_items(w, count);
   if (length <= room) {
     if (length) memcpy(memory, data, length);
     channel_publish(&w->channel, length, count);
@@ -227,7 +234,6 @@ static void do_claim(struct worker *w) {
     uint64_t before = atomic_load_explicit(&w->claim.shared->item_ns, memory_order_relaxed);
     atomic_store_explicit(&w->claim.shared->item_ns, schedule_item_ns(before, done, elapsed), memory_order_relaxed);
   }
-  atomic_fetch_add_explicit(&slot->items_done, done, memory_order_relaxed);
   atomic_fetch_add_explicit(&slot->claims_done, 1, memory_order_relaxed);
   atomic_fetch_add_explicit(&slot->busy_ns, elapsed, memory_order_relaxed);
   atomic_store_explicit(&slot->item_started_ns, 0, memory_order_release);
