@@ -869,3 +869,11 @@ function TestInlineHooks.test_errors_in_them()
   lu.assertEquals(getmetatable(err), pool.Error)
   lu.assertNil(pool.worker)
 end
+
+function TestInlineHooks.test_a_pool_used_inside_its_own_task_starts_nothing_twice()
+  local starts = 0
+  local p <close> = pool.new{ workers = 1, on_start = function() starts = starts + 1 end }
+  local function task(x) return p:map(function(y) return y + x end, 2)[2] + 100 * starts end
+  lu.assertEquals(pool.worker, nil)
+  lu.assertEquals(p:map(task, 3), { 103, 104, 105 })
+end

@@ -43,8 +43,11 @@ local function run_inline(self, method, ...)
   local worker = before or { id = 0 }
   local _ <close> = setmetatable({}, { __close = function() core.worker(before) end })
   core.worker(worker)
-  if not self.has_started and self.options.on_start then part("inline").start(self.options.on_start, worker) end
-  self.has_started = true
+  -- A pool with workers that is used inside a task: its hooks are its own workers' business.
+  if not self.handle and not self.has_started then
+    if self.options.on_start then part("inline").start(self.options.on_start, worker) end
+    self.has_started = true
+  end
   return part("inline")[method](...)
 end
 

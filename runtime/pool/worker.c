@@ -120,7 +120,7 @@ static void spin_for_work(struct worker *w) {
   } while (os_now_ns() < until && !must_leave(w));
 }
 
-/* Sleep until the bell rings. The lifeline is in the set although its SIGIO would do: two independent ways to notice a dead host. */
+/* Sleep until the bell rings. The lifeline is in the set although its SIGCONT would do: two independent ways to notice a dead host. */
 static void sleep_on_bell(struct worker *w) {
   struct pollfd fds[2] = {{w->bell.read_fd, POLLIN, 0}, {w->lifeline, POLLIN, 0}};
   int status = os_poll(fds, 2, -1);

@@ -3,8 +3,7 @@
  *
  * Room: pool.  Owns: nothing that outlives the process. Ignorant of Lua: the job floor does the work through struct worker_tasks.
  * Fork: runs in the child only.  Blocks: in worker_main and where it waits for room in its ring; a dead host ends the process
- * (SIGIO, and the
- * lifeline is in every poll set).
+ * (SIGCONT; and the lifeline is in every poll set).
  */
 #ifndef LUAPOOL_POOL_WORKER_H
 #define LUAPOOL_POOL_WORKER_H
@@ -28,7 +27,10 @@ enum worker_frame {
   WORKER_NOTICE = 5   /* a warning to be issued in the host; payload: text */
 };
 
-/* A frame is published when it holds this much: the host decodes it while it is still in the cache, and the ring goes round in few pages. */
+/*
+ * A frame is published when it holds this much: the host decodes it while it is still in the cache, and the ring goes round in
+ * few pages.
+ */
 enum { WORKER_FRAME_BYTES = 64 * 1024 };
 
 struct worker;

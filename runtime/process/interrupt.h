@@ -76,7 +76,8 @@ void interrupt_set_arm(void (*arm)(void));
 void interrupt_ending(int change);
 
 /*
- * interrupt_obeying -- what a signal interrupted is being cancelled from now on (+1), or no longer (-1): the same signal at the pace of a key held
+ * interrupt_obeying -- what a signal interrupted is being cancelled from now on (+1), or no longer (-1): the same signal at the
+ * pace of a key held
  * down is part of it, and no second error.
  */
 void interrupt_obeying(int change);

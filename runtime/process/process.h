@@ -3,7 +3,7 @@
  *
  * Room: process (may include process/interrupt.h: the child's signal set-up).  Owns: pid, pidfd, the lifeline.
  * The lifeline is a socket pair on which nothing is ever written: its end of file tells the host that the child is gone, and
- * tells the child (by SIGIO, also while it runs) that the host is gone. No SIGCHLD handler, no waitpid(-1), ever.
+ * tells the child (by SIGCONT, also while it runs or is stopped) that the host is gone. No SIGCHLD handler, no waitpid(-1), ever.
  * Fork: everything but process_fork's child side belongs to the process that forked; other processes get -EPERM.
  */
 #ifndef LUAPOOL_PROCESS_PROCESS_H
