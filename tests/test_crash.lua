@@ -377,7 +377,7 @@ function TestMuch:test_one_stands_still()
     local n = 0
     for _ in io.lines(s.directory .. ".scratch") do n = n + 1 end
     return n == 59
-  end, 5)
+  end, 20)
   s:send("host", "INT")
   s:finish { exit = 0, stdout = "false\ttrue\n59\t10\n" }
 end
@@ -477,10 +477,10 @@ end
 function TestLimits:test_time()
   for name, task in pairs { loop = "while true do end", stubborn = "while true do pcall(function() while true do end end) end",
     program = "os.execute 'sleep 60'", c_call = "string.find(('a'):rep(300000), '.-b')" } do
-    local out = run(([[local p <close> = pool.new { workers = 2, timeout = 0.2, grace = 0.2 }
+    local out = run(([[local p <close> = pool.new { workers = 2, timeout = %g, grace = 0.2 }
       local r, n, errors = p:map(function(x) if x == 3 then %s end return x end, 6, { chunk = 1, errors = "collect" })
       local count = 0 for _ in pairs(errors) do count = count + 1 end
-      print(n, count, errors[3].kind, r[1], r[6], #p:map(math.abs, 10))]]):format(task), nil)
+      print(n, count, errors[3].kind, r[1], r[6], #p:map(math.abs, 10))]]):format(0.5 * proc.slowness, task), nil)
     lu.assertEquals(out, "6\t1\ttimeout\t1\t6\t10\n", name)
   end
 end

@@ -584,13 +584,14 @@ end
 TestTimeout = {}
 
 function TestTimeout.test_an_endless_loop()
-  local p <close> = pool.new { workers = 2, timeout = 0.1 }
+  local limit = 0.5 * proc.slowness -- nothing to those who do not loop
+  local p <close> = pool.new { workers = 2, timeout = limit, grace = 30 }
   local e = fails(p.map, p, function(x)
     while x == 3 do end
     return x
   end, 5)
   lu.assertEquals({ e.kind, e.index, e.item }, { "timeout", 3, "3" })
-  lu.assertStrContains(e.message, "0.1 s")
+  lu.assertStrContains(e.message, ("%.1f s"):format(limit))
   lu.assertStrMatches(e.traceback, ".*tests/test_errors.lua:%d+: in function.*")
   lu.assertNil(e.signal)
   is_usable(p)
@@ -610,7 +611,7 @@ end
 function TestTimeout.test_the_task_sees_it_and_cleans_up()
   local book <close> = notebook()
   local name = book.name
-  local p <close> = pool.new { workers = 1, timeout = 0.05 }
+  local p <close> = pool.new { workers = 1, timeout = 0.3 * proc.slowness, grace = 30 }
   local results = p:map(function()
     local ok, e = pcall(function()
       local guard <close> = setmetatable({}, { __close = function() note(name, "closed") end }) -- luacheck: ignore
@@ -626,7 +627,7 @@ function TestTimeout.test_the_task_sees_it_and_cleans_up()
 end
 
 function TestTimeout.test_a_task_that_does_not_listen_is_killed_after_grace()
-  local p <close> = pool.new { workers = 2, timeout = 0.05, grace = 0.05 }
+  local p <close> = pool.new { workers = 2, timeout = 0.3 * proc.slowness, grace = 0.05 }
   local results, n, errors = p:map(function(x)
     while x == 2 do pcall(function() while true do end end) end
     return x
@@ -645,10 +646,10 @@ end
 
 -- The limit is one item's: many short items in one chunk may take longer together.
 function TestTimeout.test_each_item_has_its_own_time()
-  local limit = 0.4 * proc.slowness
+  local limit = 1 * proc.slowness
   local p <close> = pool.new { workers = 1, timeout = limit }
   local _, n = p:map(function()
-    local until_time = os.clock() + limit / 10
+    local until_time = os.clock() + limit * 0.06
     while os.clock() < until_time do end
   end, 20, { chunk = 20 })
   lu.assertEquals(n, 20)
@@ -656,7 +657,7 @@ function TestTimeout.test_each_item_has_its_own_time()
     local results, _, errors = p:map(function(x)
       while x == 7 do end
       return x
-    end, 20, { chunk = chunk, errors = "collect", timeout = 0.05 * proc.slowness })
+    end, 20, { chunk = chunk, errors = "collect", timeout = 0.3 * proc.slowness })
     lu.assertEquals(errors[7].kind, "timeout")
     for i = 1, 20 do lu.assertEquals(results[i], i ~= 7 and i or nil) end
     errors[7] = nil

@@ -305,10 +305,10 @@ function TestEscalation:test_the_third_undelivered_signal_ends_the_process()
   local p <close> = start(ENDLESS_C_CALL)
   p:read_until("ready\n", 10)
   proc.sleep(0.05)
-  signals(p, "INT", 2, 0.3)
-  lu.assertNil(p:wait(0.3), "two signals must not end it")
+  signals(p, "INT", 2, 0.5)
+  lu.assertNil(p:wait(0.5), "two signals must not end it")
   p:kill("INT")
-  lu.assertEquals(p:finish(0.5).signal, "SIGINT")
+  lu.assertEquals(p:finish(5).signal, "SIGINT")
 end
 
 function TestEscalation:test_ten_signals_at_once_are_one()
@@ -339,16 +339,16 @@ end
 function TestEscalation:test_an_endless_finalizer_can_be_ended()
   local p <close> = start [[setmetatable({}, { __gc = function() ready() while true do end end }) collectgarbage()]]
   p:read_until("ready\n", 10)
-  signals(p, "INT", 3, 0.3)
-  lu.assertEquals(p:finish(1).signal, "SIGINT")
+  signals(p, "INT", 3, 0.5)
+  lu.assertEquals(p:finish(5).signal, "SIGINT")
 end
 
 -- The same while the state is being closed: there the first signal is urgent already.
 function TestEscalation:test_an_endless_finalizer_at_the_end_can_be_ended()
   local p <close> = start [[keep = setmetatable({}, { __gc = function() ready() while true do end end })]]
   p:read_until("ready\n", 10)
-  signals(p, "INT", 2, 0.3)
-  lu.assertEquals(p:finish(1).signal, "SIGINT")
+  signals(p, "INT", 2, 0.5)
+  lu.assertEquals(p:finish(5).signal, "SIGINT")
 end
 
 function TestEscalation:test_sigterm_ends_the_process_in_any_case()

@@ -90,7 +90,7 @@ end
 
 function TestWays:test_running_tasks_are_closed()
   signal_when_ready([[
-    local p = pool.new(2)
+    local p = pool.new { workers = 2, grace = 30 }
     local ok, e = pcall(p.map, p, function()
       local c <close> = closer(function(_, e) print(type(e) == "table" and e.kind) end)
       say "ready"
@@ -248,7 +248,7 @@ function TestAgain:test_the_third_ends_the_process()
   proc.sleep(0.05)
   for _ = 1, 3 do
     s:send("host", "INT")
-    proc.sleep(0.25)
+    proc.sleep(0.5) -- more than a key's pace, and time for the handler
   end
   s:finish { signal = "SIGINT", stdout = "" }
 end
@@ -366,13 +366,14 @@ function TestOutside:test_a_loop_of_bash_stops()
 end
 
 function TestOutside:test_timeout()
-  for _, case in ipairs { { { "-s", "INT", "0.4" }, 124 }, { { "--preserve-status", "-s", "INT", "0.4" }, 130 }, { { "0.4" }, 124 },
-    { { "--preserve-status", "0.4" }, 143 }, { { "-k", "5", "0.4" }, 124 } } do
+  local soon = tostring(1.5 * proc.slowness) -- by then the program runs
+  for _, case in ipairs { { { "-s", "INT", soon }, 124 }, { { "--preserve-status", "-s", "INT", soon }, 130 }, { { soon }, 124 },
+    { { "--preserve-status", soon }, 143 }, { { "-k", "30", soon }, 124 } } do
     local args = { "timeout" }
     table.move(case[1], 1, #case[1], 2, args)
     table.move({ post.LUAPOOL, "-e", QUOTED_BUSY }, 1, 3, #args + 1, args)
     local s <close> = post.start { args = args }
-    s:finish { exit = case[2], stdout = "", within = 4, stderr = "^.*luapool: interrupted!\n$" }
+    s:finish { exit = case[2], stdout = "", within = 8, stderr = "^.*luapool: interrupted!\n$" }
   end
 end
 
@@ -441,21 +442,22 @@ function TestOutside:test_stop_and_fg()
     args = { "bash", "--norc", "--noprofile", "-i" } }
   local script = s.directory .. ".scratch"
   local file = assert(io.open(script, "w"))
-  file:write([[
-    local p <close> = pool.new { workers = 2, timeout = 1.2, grace = 0.3 }
-    local r = p:map(function(x) if x < 3 then io.stderr:write("#rea" .. "dy\n") end os.execute("sleep 0.8") return x end, 2)
-    print("results " .. #r, r[1], r[2])]])
+  local limit = 3 * proc.slowness
+  file:write((([[
+    local p <close> = pool.new { workers = 2, timeout = LIMIT, grace = 0.3 }
+    local r = p:map(function(x) if x < 3 then io.stderr:write("#rea" .. "dy\n") end os.execute("sleep 1") return x end, 2)
+    print("results " .. #r, r[1], r[2])]]):gsub("LIMIT", tostring(limit), 1)))
   file:close()
   s.child:write(("stty -echo; '%s' '%s'; echo status $?\n"):format(post.LUAPOOL, script))
   s:await("ready", 2)
   s.child:write("\26")
-  lu.assertNotNil(s.child:read_until("Stopped", 5), s.child.stdout)
-  proc.sleep(1.5)
+  lu.assertNotNil(s.child:read_until("Stopped", 20), s.child.stdout)
+  proc.sleep(limit + 2)
   s.child:write("fg\n")
-  local found = s.child:read_until("results 2\t1\t2", 8)
+  local found = s.child:read_until("results 2\t1\t2", 30)
   if not found then lu.fail(s.child.stdout) end
   s.child:write("exit\n")
-  s.child:finish(5)
+  s.child:finish(20)
   s:check_leftovers(post.SLACK / 2)
 end
 
@@ -464,17 +466,21 @@ function TestOutside:test_workers_stop_with_their_host()
   s.child:write(("stty -echo; '%s' -e '%s'\n"):format(post.LUAPOOL, QUOTED_BUSY:gsub("#ready\\n", "#rea\" .. \"dy\\n")))
   s:await("ready", 2)
   s.child:write("\26")
-  lu.assertNotNil(s.child:read_until("Stopped", 5), s.child.stdout)
-  local stopped = 0
-  for _, pid in ipairs(proc.leftovers(s.mark)) do
-    local stat = proc.stat(pid)
-    if stat and stat.state == "T" then stopped = stopped + 1 end
-  end
+  lu.assertNotNil(s.child:read_until("Stopped", 20), s.child.stdout)
+  local stopped
+  proc.wait_until(function()
+    stopped = 0
+    for _, pid in ipairs(proc.leftovers(s.mark)) do
+      local stat = proc.stat(pid)
+      if stat and stat.state == "T" then stopped = stopped + 1 end
+    end
+    return stopped == 3
+  end, 10)
   lu.assertEquals(stopped, 3, "host and two workers")
   s.child:write("kill %1; fg; echo over\n")
-  lu.assertNotNil(s.child:read_until("over", 8), s.child.stdout)
+  lu.assertNotNil(s.child:read_until("over", 20), s.child.stdout)
   s.child:write("exit\n")
-  s.child:finish(5)
+  s.child:finish(20)
   s:check_leftovers(post.SLACK / 2)
 end
 

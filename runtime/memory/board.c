@@ -45,5 +45,6 @@ void board_reset_slot(struct board *b, uint32_t number) {
   atomic_store(&slot->command, 0);
   atomic_store(&slot->must_leave, 0);
   atomic_store(&slot->item_started_ns, 0);
+  atomic_store(&slot->continued_ns, 0);
   atomic_store(&slot->phase, BOARD_STARTING);
 }

@@ -70,6 +70,7 @@ struct board_slot {
   _Atomic uint64_t first, count;  /* the items of its claim (numbers within the call) */
   _Atomic uint64_t item;          /* the item that runs, or ran last; meaningful while OWNING */
   _Atomic int64_t item_started_ns; /* CLOCK_MONOTONIC; 0: none runs. Only with BOARD_HAS_TIMEOUT. The host moves it (CAS) after a stop */
+  _Atomic int64_t continued_ns;   /* CLOCK_MONOTONIC: when it last went on after it had been stopped; 0: never was */
   _Atomic uint64_t items_done, claims_done;
   _Atomic int64_t busy_ns;
   unsigned char gap1[CHANNEL_ALIGN];

@@ -1,7 +1,7 @@
 /*
- * pool/crew -- the inside of a pool, shared by pool.c and recovery.c alone.
+ * pool/crew -- the inside of a pool, shared by pool.c, recovery.c and pause.c alone.
  *
- * Room: pool (may include pool/pool.h and pool/account.h).  Owns: nothing itself; pool.c and recovery.c own what it describes.
+ * Room: pool (may include pool/pool.h and pool/account.h).  Owns: nothing itself; these files own what it describes.
  */
 #ifndef LUAPOOL_POOL_CREW_H
 #define LUAPOOL_POOL_CREW_H
@@ -91,6 +91,8 @@ struct pool {
   enum pool_ending is_ending;
   int is_broken;              /* out of memory while accounting: -errno */
   int64_t looked_at_ns;
+  int64_t beat_ns;            /* the last beat (see pause.c) while items have a time limit */
+  int64_t gap_begin_ns, gap_end_ns; /* between two beats lay more time than was planned, and it is not yet known why; end 0: no such gap */
   uint64_t forks;
 };
 
@@ -98,6 +100,16 @@ struct pool {
 int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_block *block, uint64_t skip);
 void pool_wake_all(struct pool *p);
 void pool_command(struct pool *p, uint32_t number, int reason);
+
+/*
+ * In pause.c: while items have a time limit, nobody judges one but by this clock.
+ * pool_beat -- look at the clock; planned_ns: how much of the time since the last beat was to be slept. Returns the time.
+ * pool_judged_ns -- time limits that ended before it are over. It stands still while it is not known whether the pool was stopped.
+ * pool_settled_ns -- when that will be known; -1: nothing is to be.
+ */
+int64_t pool_beat(struct pool *p, int64_t planned_ns);
+int64_t pool_judged_ns(const struct pool *p, int64_t now);
+int64_t pool_settled_ns(const struct pool *p);
 
 /* In recovery.c, for pool.c. */
 struct pool_entry *pool_entry_of(struct pool *p, uint64_t sequence); /* NULL if it is not active */

@@ -311,7 +311,10 @@ int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_bl
   FAULT_POINT("dispatch_before");
   atomic_store_explicit(&e->cursor, board_cursor(sequence, 0), memory_order_release);
   p->published++;
-  if (work->timeout_ns > 0) p->n_timed++;
+  if (work->timeout_ns > 0 && p->n_timed++ == 0) {
+    p->beat_ns = os_now_ns();
+    p->gap_end_ns = 0;
+  }
   atomic_store(&p->board->published, p->published);
   FAULT_POINT("dispatch_mid");
   ring_sleepers(p, wanted_workers(p, work));
@@ -497,39 +500,22 @@ static size_t fill_polls(struct pool *p, int extra_fd) {
   return n;
 }
 
-/*
- * We were stopped (Ctrl-Z) for `gap_ns`, and so were the workers: that time counts against no item. The worker's word is moved by
- * compare-and-swap, so that a new item's start is never overwritten.
- */
-static void forgive_gap(struct pool *p, int64_t gap_ns) {
-  int64_t now = os_now_ns();
-  uint32_t i;
-  for (i = 0; i < p->n_workers; i++) {
-    struct board_slot *slot = &p->board->slots[i];
-    int64_t started = atomic_load(&slot->item_started_ns);
-    if (p->crew[i].state != CREW_LIVING) continue;
-    p->crew[i].asked_at_ns += gap_ns;
-    if (started != 0 && now - started >= gap_ns) (void)atomic_compare_exchange_strong(&slot->item_started_ns, &started, started + gap_ns);
-  }
-}
-
 /* One sleep. While items have a time limit it is a short one, so that it shows when it took much longer: then we were stopped. */
 static int sleep_in_poll(struct pool *p, size_t n, int64_t timeout_ns) {
-  int64_t before, gap;
   int status;
   if (p->n_timed == 0) return os_poll(p->polls, n, timeout_ns);
   if (timeout_ns < 0 || timeout_ns > TICK_NS) timeout_ns = TICK_NS;
-  before = os_now_ns();
   status = os_poll(p->polls, n, timeout_ns);
-  gap = os_now_ns() - before - timeout_ns;
-  if (gap > TICK_NS) forgive_gap(p, gap);
+  (void)pool_beat(p, timeout_ns);
   return status;
 }
 
 int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
-  int64_t deadline = pool_next_deadline(p), timeout = -1;
+  int64_t deadline, timeout = -1;
   size_t n, i;
   int status;
+  if (p->n_timed) (void)pool_beat(p, 0);
+  deadline = pool_next_deadline(p);
   if (has_data(p) || p->has_news) return 0;
   if (may_spin(p) && spin_for_data(p)) return 0;
   if (deadline >= 0 && (until_ns < 0 || deadline < until_ns)) until_ns = deadline;

@@ -397,7 +397,9 @@ static void recheck(struct pool *p) {
 
 /* ---- deadlines ---- */
 
-/* When must worker `number` be looked at again? -1: never. With `act`, does what is due. */
+/*
+ * When must worker `number` be looked at again? -1: never. With `act`, does what is due at `now` (see pool_judged_ns).
+ */
 static int64_t watch_worker(struct pool *p, uint32_t number, int64_t now, int act) {
   struct crew *crew = &p->crew[number];
   struct board_slot *slot = &p->board->slots[number];
@@ -431,6 +433,7 @@ int64_t pool_next_deadline(const struct pool *p) {
   uint32_t i;
   if (p->must_recheck || p->n_requeue) return os_now_ns() + LOOK_EVERY_NS / 5;
   if (p->n_timed == 0) return -1;
+  if (pool_settled_ns(p) >= 0) return pool_settled_ns(p);
   now = os_now_ns();
   for (i = 0; i < p->n_workers; i++) {
     int64_t due = watch_worker((struct pool *)p, i, now, 0);
@@ -456,13 +459,13 @@ int64_t pool_next_deadline(const struct pool *p) {
 
 /* What has to be done from time to time although no ring says so. */
 static void keep_watch(struct pool *p) {
-  int64_t now = os_now_ns();
+  int64_t now = p->n_timed ? pool_beat(p, 0) : os_now_ns();
   uint32_t i;
   if (p->must_look || now - p->looked_at_ns > LOOK_EVERY_NS) {
     pool_look_for_dead(p);
     p->looked_at_ns = now;
   }
-  for (i = 0; p->n_timed && i < p->n_workers; i++) (void)watch_worker(p, i, now, 1);
+  for (i = 0; p->n_timed && i < p->n_workers; i++) (void)watch_worker(p, i, pool_judged_ns(p, now), 1);
   if (p->must_recheck) recheck(p);
   if (p->n_requeue) post_requeued(p);
 }

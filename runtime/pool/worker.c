@@ -250,12 +250,18 @@ static int worker_accepts(int reason) {
   return reason != INTERRUPT_TIMEOUT || atomic_load(&slot->command_item) == atomic_load(&slot->item);
 }
 
+/* It was stopped (Ctrl-Z), and goes on: the host wants to know. Async-signal-safe. */
+static void note_continued(void) {
+  if (the_worker) atomic_store(&the_worker->slot->continued_ns, os_now_ns());
+}
+
 _Noreturn void worker_main(struct worker *w) {
   the_worker = w;
   w->slot = &w->board->slots[w->number];
   board_channel(w->board, w->number, &w->channel);
   bytes_init(&w->frame);
   interrupt_set_filter(worker_accepts);
+  interrupt_set_continued(note_continued);
   fault_set_worker((int)w->number + 1);
   if (w->tasks->start(w->tasks->context, w) != 0) process_exit(0);
   set_phase(w, BOARD_IDLE);

@@ -52,6 +52,7 @@ static struct {
   pthread_t owner;              /* the thread that runs Lua inside a scope; written while has_owner is 0 */
   void (*_Atomic arm)(void);
   int (*_Atomic accept)(int);   /* worker: is a request of the host meant for what runs now? */
+  void (*_Atomic continued)(void); /* worker: told of SIGCONT */
   struct os_bell bell;
   struct caught caught[3];
   int is_catching;
@@ -460,8 +461,9 @@ static void leave_if_host_is_gone(void) {
 
 static void on_lifeline(int signo) {
   int saved = errno;
-  (void)signo;
+  void (*continued)(void) = atomic_load(&state.continued);
   leave_if_host_is_gone();
+  if (signo == SIGCONT && continued) continued();
   errno = saved;
 }
 
@@ -553,6 +555,10 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
 
 void interrupt_set_filter(int (*accept)(int reason)) {
   atomic_store(&state.accept, accept);
+}
+
+void interrupt_set_continued(void (*note)(void)) {
+  atomic_store(&state.continued, note);
 }
 
 int interrupt_external(void) {

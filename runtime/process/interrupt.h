@@ -119,6 +119,11 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host);
  */
 void interrupt_set_filter(int (*accept)(int reason));
 
+/*
+ * interrupt_set_continued -- in a worker: called in the handler of SIGCONT: it was stopped, and goes on. Async-signal-safe; NULL: nothing.
+ */
+void interrupt_set_continued(void (*note)(void));
+
 /* interrupt_external -- in a worker: the signal (SIGTERM, SIGHUP) that somebody other than the host sent to it, or 0. */
 int interrupt_external(void);
 

@@ -928,6 +928,95 @@ static void test_timeout_is_a_request_first(void **state) {
   end_pool();
 }
 
+/* The caller waits for something of its own again and again, and the workers run on: that is no excuse for an item. */
+static void test_a_caller_that_is_slow_forgives_nothing(void **state) {
+  struct worker_tasks tasks = {NULL, start_work, run_work, finish_work};
+  int64_t deadline = os_now_ns() + long_ns();
+  (void)state;
+  shared->item = overstay_at_the_bad_item;
+  shared->bad_item = 11;
+  open_pool_with(2, 0, 20 * MS, tasks);
+  begin_call();
+  post_kind(BOARD_INDEXED, 1, 0, 100, 0, 500 * MS * slowness());
+  while (call.done < 100 && os_now_ns() < deadline) {
+    turn();
+    if (atomic_load(&shared->seen)) poll(NULL, 0, 300);
+  }
+  assert_int_equal(call.done, 100);
+  assert_int_equal(call.lost, 1);
+  assert_int_equal(call.last_lost.first, 11);
+  assert_int_equal(call.last_lost.reason, INTERRUPT_TIMEOUT);
+  assert_quiet();
+  end_pool();
+}
+
+#ifdef LUAPOOL_FAULTS
+/* Deaf to requests; over when the test says so. */
+static void wait_for_the_test(struct worker *w, uint64_t item) {
+  if (item == 0) return;
+  atomic_fetch_add(&shared->seen, 1);
+  wait_for_permission(w, item);
+}
+
+static int64_t limit_of_the_stopped(void) {
+  return 2000 * MS * (slowness() < 4 ? slowness() : 4);
+}
+
+/* A host that is stopped by the fault when it is done with item 0. Its exit status tells what came of it. */
+static _Noreturn void be_stopped_host(void) {
+  struct worker_tasks tasks = {NULL, start_work, run_work, finish_work};
+  int64_t deadline = os_now_ns() + 2 * long_ns();
+  (void)setpgid(0, 0);
+  shared->item = wait_for_the_test;
+  open_pool_with(3, 0, 20 * MS, tasks);
+  begin_call();
+  post_kind(BOARD_INDEXED, 1, 1, 2, 1, limit_of_the_stopped());
+  if (!wait_until_seen(2)) _exit(2);
+  post_kind(BOARD_INDEXED, 1, 0, 1, 1, limit_of_the_stopped());
+  while (call.done < 3 && call.lost == 0 && os_now_ns() < deadline) {
+    turn();
+    atomic_fetch_add(&shared->bad_runs, 1);
+  }
+  end_pool();
+  _exit(call.done == 3 && call.lost == 0 ? 0 : 1);
+}
+
+/* All of them are stopped, the host outside its sleep, for longer than the items may take; then they go on. */
+static void stop_and_continue(const char *point) {
+  int64_t deadline = os_now_ns() + long_ns(), judged;
+  uint64_t turns;
+  int status;
+  pid_t host;
+  atomic_store(&shared->seen, 0);
+  atomic_store(&shared->may_go_on, 0);
+  with_fault(point);
+  fflush(stdout);
+  host = fork();
+  assert_true(host >= 0);
+  if (host == 0) be_stopped_host();
+  assert_int_equal(waitpid(host, &status, WUNTRACED), host);
+  assert_true(WIFSTOPPED(status));
+  assert_int_equal(kill(-host, SIGSTOP), 0);
+  poll(NULL, 0, (int)(limit_of_the_stopped() / MS) + 1000);
+  turns = atomic_load(&shared->bad_runs);
+  assert_int_equal(kill(-host, SIGCONT), 0);
+  judged = os_now_ns() + 500 * MS; /* the host looks, more than once */
+  while ((os_now_ns() < judged || atomic_load(&shared->bad_runs) < turns + 5) && os_now_ns() < deadline) {
+    if (waitpid(host, &status, WNOHANG) != 0) break;
+    poll(NULL, 0, 1);
+  }
+  atomic_store(&shared->may_go_on, 1);
+  assert_int_equal(waitpid(host, &status, 0), host);
+  assert_int_equal(status, 0);
+}
+
+static void test_the_time_of_a_stop_counts_for_nobody(void **state) {
+  (void)state;
+  stop_and_continue("gather_stored#1:stop"); /* while it takes results */
+  stop_and_continue("gather_mid#1:stop");    /* before */
+}
+#endif
+
 /* ---- ends ------------------------------------------------------------------------------------------ */
 
 static void test_leaving_finishes_what_is_claimed(void **state) {
@@ -1114,6 +1203,10 @@ int main(void) {
     CASE(test_cancel_frees_what_waits_for_a_retry),
     CASE(test_timeout_kills_who_does_not_listen),
     CASE(test_timeout_is_a_request_first),
+    CASE(test_a_caller_that_is_slow_forgives_nothing),
+#ifdef LUAPOOL_FAULTS
+    CASE(test_the_time_of_a_stop_counts_for_nobody),
+#endif
     CASE(test_leaving_finishes_what_is_claimed),
     CASE(test_quitting_interrupts),
     CASE(test_leaving_with_a_full_ring),
