@@ -639,14 +639,14 @@ static void cancel_call(struct call *c) {
   int is_killed = 0;
   interrupt_ending(1);
   interrupt_obeying(1);
-  pool_cancel(c->p, c->number);
+  pool_cancel(c->p, c->number, until);
   for (;;) {
     int64_t now;
     while (pool_next(c->p, &event) != POOL_NOTHING) (void)pool_done(c->p, &event, event.count);
-    if (pool_is_quiet(c->p)) break;
+    if (pool_is_quiet(c->p, c->number)) break;
     now = os_now_ns();
     if (!is_killed && (now >= until || interrupt_is_urgent())) {
-      pool_kill_stragglers(c->p);
+      pool_kill_stragglers(c->p, c->number);
       is_killed = 1;
       until = now + (int64_t)1000000000;
     } else if (is_killed && now >= until) {

@@ -2,8 +2,8 @@
  * pool/pause -- time in which nobody ran counts against no item (may include pool/crew.h).
  *
  * Room: pool.  Owns: the pool's beats. A process that is stopped (Ctrl-Z, then fg) is not told how long that lasted. So the host, as
- * long as items have a time limit, notes when it looks at the clock (a beat), and takes note of a gap: more time between two beats than
- * it meant to sleep.
+ * long as there are time limits (of items, of those who were asked to stop), notes when it looks at the clock (a beat), and takes note
+ * of a gap: more time between two beats than it meant to sleep.
  *   A gap in our own sleep: we were not run although we had asked for it: stopped, frozen, or the machine was overloaded. Forgiven.
  *   A gap elsewhere: the caller may as well have been busy, or waiting for something of its own while the workers ran on. Workers that
  *   were stopped tell so: their handler of SIGCONT notes when they went on. Only to these it is forgiven, from the beginning of the gap
@@ -21,16 +21,27 @@ static void forgive_worker(struct crew *crew, struct board_slot *slot, int64_t b
   if (started != 0 && from < end) (void)atomic_compare_exchange_strong(&slot->item_started_ns, &started, started + (end - from));
 }
 
+/* Who was asked to stop then has the more time for it. */
+static void forgive_cancelled(struct pool *p, int64_t begin, int64_t end) {
+  uint64_t sequence;
+  for (sequence = p->oldest; p->n_cancelled && sequence < p->published; sequence++) {
+    struct pool_entry *state = pool_entry_of(p, sequence);
+    if (state != NULL && state->is_cancelled && state->kill_at_ns > begin) state->kill_at_ns += end - begin;
+  }
+}
+
 /* Nobody ran in [begin, end). With `is_doubtful`: those who were stopped in it did not. */
 static void forgive(struct pool *p, int64_t begin, int64_t end, int is_doubtful) {
-  uint32_t i;
+  uint32_t i, forgiven = 0;
   for (i = 0; i < p->n_workers; i++) {
     int64_t continued = atomic_load(&p->board->slots[i].continued_ns), until = end;
     if (p->crew[i].state != CREW_LIVING) continue;
     if (is_doubtful && continued < begin) continue;
     if (is_doubtful && continued < end) until = continued;
     forgive_worker(&p->crew[i], &p->board->slots[i], begin, until);
+    forgiven++;
   }
+  if (forgiven) forgive_cancelled(p, begin, end);
 }
 
 int64_t pool_beat(struct pool *p, int64_t planned_ns) {

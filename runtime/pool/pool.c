@@ -282,6 +282,13 @@ static uint64_t wanted_workers(const struct pool *p, const struct pool_work *wor
   return work->kind == BOARD_INDEXED ? waiting + work->count : waiting;
 }
 
+/* Something is watched by the clock from now on. */
+static void begin_limits(struct pool *p) {
+  if (pool_has_limits(p)) return;
+  p->beat_ns = os_now_ns();
+  p->gap_end_ns = 0;
+}
+
 int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_block *block, uint64_t skip) {
   uint64_t sequence = p->published;
   struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
@@ -289,6 +296,7 @@ int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_bl
   if (pool_can_post(p) == 0) return -EAGAIN;
   state->is_active = 1;
   state->is_cancelled = 0;
+  state->target = work->count;
   state->sequence = sequence;
   state->work = *work;
   state->block = block;
@@ -311,9 +319,9 @@ int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_bl
   FAULT_POINT("dispatch_before");
   atomic_store_explicit(&e->cursor, board_cursor(sequence, 0), memory_order_release);
   p->published++;
-  if (work->timeout_ns > 0 && p->n_timed++ == 0) {
-    p->beat_ns = os_now_ns();
-    p->gap_end_ns = 0;
+  if (work->timeout_ns > 0) {
+    begin_limits(p);
+    p->n_timed++;
   }
   atomic_store(&p->board->published, p->published);
   FAULT_POINT("dispatch_mid");
@@ -374,12 +382,12 @@ uint64_t pool_in_flight(const struct pool *p, uint64_t call) {
 
 /* ---- asking workers ---- */
 
-void pool_command(struct pool *p, uint32_t number, int reason) {
+void pool_command(struct pool *p, uint32_t number, int reason, uint32_t claims, uint64_t item) {
   struct board_slot *slot = &p->board->slots[number];
   struct crew *crew = &p->crew[number];
   crew->is_asked = reason;
-  crew->asked_claims = atomic_load(&slot->claims);
-  crew->asked_item = atomic_load(&slot->item);
+  crew->asked_claims = claims;
+  crew->asked_item = item;
   crew->asked_at_ns = os_now_ns();
   atomic_store(&slot->command_claim, crew->asked_claims);
   atomic_store(&slot->command_item, crew->asked_item);
@@ -387,22 +395,43 @@ void pool_command(struct pool *p, uint32_t number, int reason) {
   (void)process_signal(&crew->process, SIGTERM);
 }
 
-/* Take away what is left of an entry, so that nobody claims from it any more. */
-static void exhaust(struct board_entry *e) {
+void pool_kill_worker(struct pool *p, uint32_t number, uint32_t claims, uint64_t item) {
+  struct crew *crew = &p->crew[number];
+  crew->killed_claims = claims;
+  crew->killed_item = item;
+  process_kill_tree(&crew->process);
+  p->must_look = 1;
+}
+
+/* Take away what is left of an entry, so that nobody claims from it any more. Returns how many items were claimed before. */
+static uint64_t exhaust(struct board_entry *e) {
   uint64_t cursor = atomic_load(&e->cursor);
   atomic_store(&e->is_stopped, 1);
   while (!atomic_compare_exchange_weak(&e->cursor, &cursor, (cursor & ~BOARD_MAX_ITEMS) | e->count)) {
   }
+  return cursor & BOARD_MAX_ITEMS;
 }
 
-void pool_cancel(struct pool *p, uint64_t call) {
-  uint64_t sequence;
+static void cancel_entry(struct pool *p, struct pool_entry *state, int64_t kill_at_ns) {
+  if (state->is_cancelled) {
+    if (kill_at_ns >= 0 && (state->kill_at_ns < 0 || kill_at_ns < state->kill_at_ns)) state->kill_at_ns = kill_at_ns;
+    return;
+  }
+  begin_limits(p);
+  p->n_cancelled++;
+  state->is_cancelled = 1;
+  state->kill_at_ns = kill_at_ns;
+  state->target = exhaust(board_entry(p->board, state->sequence));
+  /* Items that were moved to other entries count as done, and were claimed: there cannot be more of them than that. */
+  if (state->done.total == state->target) pool_release_entry(p, state);
+}
+
+void pool_cancel(struct pool *p, uint64_t call, int64_t kill_at_ns) {
+  uint64_t sequence, last = p->published;
   size_t i, kept = 0;
-  for (sequence = p->oldest; sequence < p->published; sequence++) {
-    struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-    if (!state->is_active || state->is_cancelled || state->work.call != call) continue;
-    state->is_cancelled = 1;
-    exhaust(board_entry(p->board, sequence));
+  for (sequence = p->oldest; sequence < last; sequence++) {
+    struct pool_entry *state = pool_entry_of(p, sequence);
+    if (state != NULL && state->work.call == call) cancel_entry(p, state, kill_at_ns);
   }
   for (i = 0; i < p->n_requeue; i++) {
     if (p->requeue[i].work.call != call) {
@@ -412,48 +441,25 @@ void pool_cancel(struct pool *p, uint64_t call) {
     }
   }
   p->n_requeue = kept;
-  (void)pool_is_quiet(p);
+  pool_watch_cancelled(p, 0);
 }
 
-/* Is worker `number` in a cancelled entry? -1: it cannot be told right now. */
-static int is_in_cancelled(struct pool *p, uint32_t number) {
-  struct board_slot *slot = &p->board->slots[number];
-  uint32_t phase = atomic_load(&slot->phase);
-  struct pool_entry *state;
-  if (p->crew[number].state != CREW_LIVING) return 0;
-  if (phase == BOARD_CLAIMING) return -1;
-  if (phase != BOARD_OWNING) return 0;
-  state = pool_entry_of(p, atomic_load(&slot->entry));
-  return state != NULL && state->is_cancelled;
-}
-
-int pool_is_quiet(struct pool *p) {
-  int is_quiet = 1;
+int pool_is_quiet(const struct pool *p, uint64_t call) {
   uint64_t sequence;
-  uint32_t i;
-  for (i = 0; i < p->n_workers; i++) {
-    struct crew *crew = &p->crew[i];
-    int inside = is_in_cancelled(p, i);
-    if (inside == 0) continue;
-    is_quiet = 0;
-    if (inside == 1 && (!crew->is_asked || crew->asked_claims != atomic_load(&p->board->slots[i].claims)))
-      pool_command(p, i, INTERRUPT_CANCEL);
-  }
-  if (!is_quiet) return 0;
-  for (sequence = p->oldest; sequence < p->published; sequence++) {
-    struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-    if (state->is_active && state->is_cancelled) pool_release_entry(p, state);
+  for (sequence = p->oldest; p->n_cancelled > 0 && sequence < p->published; sequence++) {
+    const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+    if (state->is_active && state->is_cancelled && (call == 0 || state->work.call == call)) return 0;
   }
   return 1;
 }
 
-void pool_kill_stragglers(struct pool *p) {
-  uint32_t i;
-  for (i = 0; i < p->n_workers; i++) {
-    if (is_in_cancelled(p, i) == 0) continue;
-    p->crew[i].was_killed = 1;
-    process_kill_tree(&p->crew[i].process);
+void pool_kill_stragglers(struct pool *p, uint64_t call) {
+  uint64_t sequence;
+  for (sequence = p->oldest; sequence < p->published; sequence++) {
+    struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+    if (state->is_active && state->is_cancelled && (call == 0 || state->work.call == call)) state->kill_at_ns = 0;
   }
+  pool_watch_cancelled(p, 0);
 }
 
 /* ---- waiting ---- */
@@ -500,10 +506,10 @@ static size_t fill_polls(struct pool *p, int extra_fd) {
   return n;
 }
 
-/* One sleep. While items have a time limit it is a short one, so that it shows when it took much longer: then we were stopped. */
+/* One sleep. While there are time limits it is a short one, so that it shows when it took much longer: then we were stopped. */
 static int sleep_in_poll(struct pool *p, size_t n, int64_t timeout_ns) {
   int status;
-  if (p->n_timed == 0) return os_poll(p->polls, n, timeout_ns);
+  if (!pool_has_limits(p)) return os_poll(p->polls, n, timeout_ns);
   if (timeout_ns < 0 || timeout_ns > TICK_NS) timeout_ns = TICK_NS;
   status = os_poll(p->polls, n, timeout_ns);
   (void)pool_beat(p, timeout_ns);
@@ -514,7 +520,7 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   int64_t deadline, timeout = -1;
   size_t n, i;
   int status;
-  if (p->n_timed) (void)pool_beat(p, 0);
+  if (pool_has_limits(p)) (void)pool_beat(p, 0);
   deadline = pool_next_deadline(p);
   if (has_data(p) || p->has_news) return 0;
   if (may_spin(p) && spin_for_data(p)) return 0;
@@ -552,20 +558,19 @@ void pool_ask_to_leave(struct pool *p) {
 }
 
 void pool_quit(struct pool *p) {
-  uint64_t sequence;
+  uint64_t sequence, last = p->published;
   uint32_t i;
   FAULT_POINT("term_begin");
   p->is_ending = ENDING_QUIT;
-  for (sequence = p->oldest; sequence < p->published; sequence++) {
-    if (!p->entries[sequence % BOARD_ENTRIES].is_active) continue;
-    p->entries[sequence % BOARD_ENTRIES].is_cancelled = 1;
-    exhaust(board_entry(p->board, sequence));
+  for (sequence = p->oldest; sequence < last; sequence++) {
+    struct pool_entry *state = pool_entry_of(p, sequence);
+    if (state != NULL) cancel_entry(p, state, -1);
   }
   for (i = 0; i < p->n_workers; i++) {
     if (p->crew[i].state != CREW_LIVING) continue;
     atomic_store(&p->board->slots[i].must_leave, 2);
     os_bell_ring(&p->crew[i].bell);
-    pool_command(p, i, INTERRUPT_QUIT);
+    pool_command(p, i, INTERRUPT_QUIT, atomic_load(&p->board->slots[i].claims), atomic_load(&p->board->slots[i].item));
   }
   FAULT_POINT("term_after_sigterm");
 }

@@ -104,7 +104,7 @@ int pool_post(struct pool *p, const struct pool_work *work);
  */
 int pool_block(struct pool *p, const struct pool_event *event, const unsigned char **data, size_t *length, uint64_t *before);
 
-/* pool_repost -- publish item `first` of the lost or failed event once more. 0 or -errno. */
+/* pool_repost -- publish item `first` of the lost or failed event once more. 0 or -errno (-ECANCELED: its call was cancelled meanwhile). */
 int pool_repost(struct pool *p, const struct pool_event *event);
 
 /*
@@ -132,13 +132,17 @@ uint64_t pool_in_flight(const struct pool *p, uint64_t call);
 uint32_t pool_unclaimed(const struct pool *p, uint64_t call);
 
 /*
- * pool_cancel -- nothing more of the call is claimed or shown; workers that are in it are asked to stop (SIGTERM).
- * pool_is_quiet -- 1 when no worker is in a cancelled entry any more.
- * pool_kill_stragglers -- kill every worker that still is (with its descendants).
+ * pool_cancel -- nothing more of the call is claimed or shown, and what of it waits for a worker is dropped; its input memory is freed.
+ * Workers that are in it are asked to stop (SIGTERM); who still is at kill_at_ns (CLOCK_MONOTONIC; -1: never) is killed with its
+ * descendants. Returns at once: pool_next does all that, and pool_wait wakes up for it. A second time the earlier moment counts.
+ * Work that is posted for the call later is not cancelled.
+ * pool_is_quiet -- 1 when no worker is in a cancelled entry of the call (0: of any call) any more, and all that was said of it has been read.
+ * pool_kill_stragglers -- kill now who still is in a cancelled entry of the call (0: of any call).
+ * Somebody killed so who had just gone on to something else costs nothing but that: the item is run again by another.
  */
-void pool_cancel(struct pool *p, uint64_t call);
-int pool_is_quiet(struct pool *p);
-void pool_kill_stragglers(struct pool *p);
+void pool_cancel(struct pool *p, uint64_t call, int64_t kill_at_ns);
+int pool_is_quiet(const struct pool *p, uint64_t call);
+void pool_kill_stragglers(struct pool *p, uint64_t call);
 
 /*
  * pool_wait -- sleep until something happens: a worker rings or dies, extra_fd (-1: none) becomes readable, until_ns

@@ -12,7 +12,7 @@
 #include "pool/schedule.h"
 #include "process/interrupt.h"
 
-enum { LOOK_EVERY_NS = 5 * 1000000, STALE_ITEM = -1 };
+enum { LOOK_EVERY_NS = 5 * 1000000, LOOK_EVERY_EVENTS = 64, STALE_ITEM = -1 };
 
 /* ---- entries ---- */
 
@@ -39,6 +39,7 @@ void pool_release_entry(struct pool *p, struct pool_entry *state) {
   state->block = NULL;
   state->is_active = 0;
   if (state->work.timeout_ns > 0) p->n_timed--;
+  if (state->is_cancelled) p->n_cancelled--;
   while (p->oldest < p->published && !p->entries[p->oldest % BOARD_ENTRIES].is_active) p->oldest++;
 }
 
@@ -53,7 +54,7 @@ static int settle(struct pool *p, struct pool_entry *state, uint64_t first, uint
     p->is_broken = status;
     return status;
   }
-  if (state->done.total == work->count) pool_release_entry(p, state);
+  if (state->done.total == state->target) pool_release_entry(p, state);
   return 0;
 }
 
@@ -81,12 +82,12 @@ static void post_requeued(struct pool *p) {
   p->n_requeue -= posted;
 }
 
-/* Items [first, first + count) of an entry are to be done again, by whoever comes: they move to an entry of their own. */
+/* Items [first, first + count) of an entry are to be done again, by whoever comes: they move to an entry of their own. If cancelled, not. */
 static void move_items(struct pool *p, struct pool_entry *state, uint64_t first, uint64_t count) {
   struct pool_work work = state->work;
   work.first = first;
   work.count = count;
-  if (push_requeue(p, &work, state->block) == 0) (void)settle(p, state, first, count);
+  if (state->is_cancelled || push_requeue(p, &work, state->block) == 0) (void)settle(p, state, first, count);
 }
 
 /* Move every item of [begin, end) that is neither done nor `spared`. */
@@ -151,7 +152,7 @@ static int read_frame(struct pool *p, uint32_t number, const struct channel_head
     return 1;
   }
   if (header->kind > WORKER_NOTICE) return -EBADMSG;
-  if (state == NULL || state->is_cancelled) return 0;
+  if (state == NULL) return 0;
   event->call = state->work.call;
   if (header->kind == WORKER_DROPPED) {
     if (header->first < state->work.first || header->first - state->work.first > state->work.count ||
@@ -161,6 +162,7 @@ static int read_frame(struct pool *p, uint32_t number, const struct channel_head
   }
   if (header->kind == WORKER_FAILED && header->count != 1) return -EBADMSG;
   if (header->count == 0) return -EBADMSG;
+  if (state->is_cancelled) return settle(p, state, header->first, header->count) == -EBADMSG ? -EBADMSG : 0;
   event->kind = header->kind == WORKER_RESULTS ? POOL_RESULTS : POOL_FAILED;
   return 1;
 }
@@ -221,7 +223,9 @@ void pool_look_for_dead(struct pool *p) {
     crew->state = CREW_DEAD;
     crew->has_salvaged = 0;
     p->has_news = has_died = 1;
-    if (p->is_ending == ENDING_QUIT) close_crew(p, i);
+    if (p->is_ending != ENDING_QUIT) continue;
+    close_crew(p, i); /* nobody reads what it said: what it had claimed of cancelled entries is found by recheck */
+    p->must_recheck = 1;
   }
   if (has_died && p->oldest < p->published && p->is_ending == ENDING_NOT) pool_wake_all(p);
 }
@@ -250,17 +254,24 @@ static int was_expected(const struct pool *p, const struct crew *crew, const str
   return p->is_ending || atomic_load(&slot->must_leave) || (crew->was_killed && crew->reason == 0);
 }
 
+/* Is what the dead worker was at something other than what we killed it for? */
+static int is_bystander(const struct crew *crew, const struct board_slot *slot) {
+  if (crew->was_killed) return 1;
+  if (crew->reason != INTERRUPT_TIMEOUT) return 0;
+  return crew->killed_claims != atomic_load(&slot->claims) || crew->killed_item != atomic_load(&slot->item);
+}
+
 /* A worker died with a claim: report the item that ran, give the rest to others. Returns 1 if there is an event. */
 static int settle_claim(struct pool *p, struct crew *crew, struct board_slot *slot) {
   struct pool_entry *state = pool_entry_of(p, atomic_load(&slot->entry));
   uint64_t first = atomic_load(&slot->first), count = atomic_load(&slot->count), sequence;
   int64_t blamed;
-  if (state == NULL || state->is_cancelled) return 0;
+  if (state == NULL) return 0;
   if (first < state->work.first) first = state->work.first;
   if (first - state->work.first > state->work.count) return 0;
   if (count > state->work.count - (first - state->work.first)) count = state->work.count - (first - state->work.first);
   sequence = state->sequence;
-  blamed = blamed_item(slot, state);
+  blamed = is_bystander(crew, slot) ? STALE_ITEM : blamed_item(slot, state);
   if (blamed != STALE_ITEM) blame(crew, state, (uint64_t)blamed);
   move_gaps(p, sequence, first, first + count, blamed == STALE_ITEM ? UINT64_MAX : (uint64_t)blamed);
   return blamed != STALE_ITEM;
@@ -311,6 +322,15 @@ static int report_death(struct pool *p, uint32_t number) {
   return has_event;
 }
 
+/* The call of a loss that waited to be shown may have been cancelled since. */
+static int is_of_interest(struct pool *p, const struct pool_event *last) {
+  struct pool_entry *state = last->kind == POOL_LOST ? pool_entry_of(p, last->sequence) : NULL;
+  if (state == NULL) return last->kind != POOL_LOST;
+  if (!state->is_cancelled) return 1;
+  (void)settle(p, state, last->first, 1);
+  return 0;
+}
+
 /* Let the dead have their say, in turn. 1 and *event; 0: nothing. */
 static int read_dead(struct pool *p, struct pool_event *event) {
   uint32_t i;
@@ -326,8 +346,11 @@ static int read_dead(struct pool *p, struct pool_event *event) {
       crew->state = CREW_REPORTING;
     }
     if (crew->state == CREW_REPORTING) {
-      *event = crew->last;
-      return 1;
+      if (is_of_interest(p, &crew->last)) {
+        *event = crew->last;
+        return 1;
+      }
+      close_crew(p, i);
     }
   }
   return 0;
@@ -388,8 +411,8 @@ static void recheck(struct pool *p) {
   for (sequence = p->oldest; sequence < last; sequence++) {
     struct pool_entry *state = pool_entry_of(p, sequence);
     uint64_t claimed;
-    if (state == NULL || state->is_cancelled) continue;
-    claimed = atomic_load(&board_entry(p->board, sequence)->cursor) & BOARD_MAX_ITEMS;
+    if (state == NULL) continue;
+    claimed = state->is_cancelled ? state->target : atomic_load(&board_entry(p->board, sequence)->cursor) & BOARD_MAX_ITEMS;
     if (recheck_entry(p, sequence, state->work.first, state->work.first + claimed) < 0) return;
   }
   p->must_recheck = 0;
@@ -417,55 +440,93 @@ static int64_t watch_worker(struct pool *p, uint32_t number, int64_t now, int ac
     due = crew->asked_at_ns + p->grace_ns;
     if (act && now >= due && crew->reason == 0) {
       crew->reason = INTERRUPT_TIMEOUT;
-      process_kill_tree(&crew->process);
-      p->must_look = 1;
+      pool_kill_worker(p, number, claims, item);
     }
     return due > now ? due : now + LOOK_EVERY_NS;
   }
   due = started + state->work.timeout_ns;
   if (now < due || !act) return due;
-  pool_command(p, number, INTERRUPT_TIMEOUT);
+  pool_command(p, number, INTERRUPT_TIMEOUT, claims, item);
   return now + p->grace_ns;
 }
 
-int64_t pool_next_deadline(const struct pool *p) {
-  int64_t now, next = -1;
-  uint32_t i;
-  if (p->must_recheck || p->n_requeue) return os_now_ns() + LOOK_EVERY_NS / 5;
-  if (p->n_timed == 0) return -1;
-  if (pool_settled_ns(p) >= 0) return pool_settled_ns(p);
-  now = os_now_ns();
-  for (i = 0; i < p->n_workers; i++) {
-    int64_t due = watch_worker((struct pool *)p, i, now, 0);
-    if (due >= 0 && (next < 0 || due < next)) next = due;
+/* As watch_worker, for one that may be in a cancelled entry: it is asked to stop, once for each claim, and killed when its time is over. */
+static int64_t watch_cancelled(struct pool *p, uint32_t number, int64_t now) {
+  struct crew *crew = &p->crew[number];
+  struct board_slot *slot = &p->board->slots[number];
+  uint32_t claims = atomic_load(&slot->claims), phase = atomic_load(&slot->phase);
+  uint64_t item = atomic_load(&slot->item);
+  struct pool_entry *state;
+  if (crew->state != CREW_LIVING || crew->was_killed || crew->reason) return -1;
+  if (phase == BOARD_CLAIMING) return now + LOOK_EVERY_NS / 5;
+  if (phase != BOARD_OWNING) return -1;
+  state = pool_entry_of(p, atomic_load(&slot->entry));
+  if (atomic_load(&slot->claims) != claims) return now;
+  if (state == NULL || !state->is_cancelled) return -1;
+  if (state->kill_at_ns >= 0 && now >= state->kill_at_ns) {
+    crew->was_killed = 1;
+    pool_kill_worker(p, number, claims, item);
+    return -1;
   }
-  if (next < 0) { /* nobody is in a timed item yet: none that begins from now on is over before its time */
-    uint64_t sequence;
-    for (sequence = p->oldest; sequence < p->published; sequence++) {
-      const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-      if (state->is_active && state->work.timeout_ns > 0 && (next < 0 || now + state->work.timeout_ns < next))
-        next = now + state->work.timeout_ns;
-    }
-  } else {
-    for (i = 0; i < p->n_workers; i++) {
-      uint64_t sequence = atomic_load(&p->board->slots[i].entry);
-      const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-      if (p->crew[i].state == CREW_LIVING && state->is_active && state->work.timeout_ns > 0 && now + state->work.timeout_ns < next)
-        next = now + state->work.timeout_ns;
-    }
+  if (crew->is_asked != INTERRUPT_CANCEL || crew->asked_claims != claims) pool_command(p, number, INTERRUPT_CANCEL, claims, item);
+  return state->kill_at_ns;
+}
+
+/* Look after everybody who is in a cancelled entry. Returns when to do so again, -1: when a ring or a death says so. */
+int64_t pool_watch_cancelled(struct pool *p, int64_t now) {
+  int64_t next = -1;
+  uint32_t i;
+  for (i = 0; p->n_cancelled && i < p->n_workers; i++) {
+    int64_t due = watch_cancelled(p, i, now);
+    if (due >= 0 && (next < 0 || due < next)) next = due;
   }
   return next;
 }
 
+static int64_t earlier(int64_t a, int64_t b) {
+  return a < 0 || (b >= 0 && b < a) ? b : a;
+}
+
+/* When does the first item with a time limit have to be looked at? None that begins from now on is over before its time. */
+static int64_t next_timeout(struct pool *p, int64_t now) {
+  int64_t next = -1;
+  uint64_t sequence;
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) next = earlier(next, watch_worker(p, i, now, 0));
+  if (next < 0) { /* nobody is in a timed item yet */
+    for (sequence = p->oldest; sequence < p->published; sequence++) {
+      const struct pool_entry *state = pool_entry_of(p, sequence);
+      if (state != NULL && state->work.timeout_ns > 0) next = earlier(next, now + state->work.timeout_ns);
+    }
+    return next;
+  }
+  for (i = 0; i < p->n_workers; i++) {
+    const struct pool_entry *state = pool_entry_of(p, atomic_load(&p->board->slots[i].entry));
+    if (p->crew[i].state == CREW_LIVING && state != NULL && state->work.timeout_ns > 0) next = earlier(next, now + state->work.timeout_ns);
+  }
+  return next;
+}
+
+int64_t pool_next_deadline(struct pool *p) {
+  int64_t now, next = -1;
+  if (p->must_recheck || p->n_requeue) return os_now_ns() + LOOK_EVERY_NS / 5;
+  if (!pool_has_limits(p)) return -1;
+  if (pool_settled_ns(p) >= 0) return pool_settled_ns(p);
+  now = os_now_ns();
+  if (p->n_timed) next = next_timeout(p, now);
+  return p->n_cancelled ? earlier(next, pool_watch_cancelled(p, now)) : next;
+}
+
 /* What has to be done from time to time although no ring says so. */
 static void keep_watch(struct pool *p) {
-  int64_t now = p->n_timed ? pool_beat(p, 0) : os_now_ns();
+  int64_t now = pool_has_limits(p) ? pool_beat(p, 0) : os_now_ns();
   uint32_t i;
   if (p->must_look || now - p->looked_at_ns > LOOK_EVERY_NS) {
     pool_look_for_dead(p);
     p->looked_at_ns = now;
   }
   for (i = 0; p->n_timed && i < p->n_workers; i++) (void)watch_worker(p, i, pool_judged_ns(p, now), 1);
+  (void)pool_watch_cancelled(p, pool_judged_ns(p, now));
   if (p->must_recheck) recheck(p);
   if (p->n_requeue) post_requeued(p);
 }
@@ -474,16 +535,21 @@ static void keep_watch(struct pool *p) {
 
 enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
   uint32_t i, number = p->turn;
+  if (p->n_shown >= LOOK_EVERY_EVENTS) { /* the rings may never be empty */
+    p->n_shown = 0;
+    keep_watch(p);
+  }
   for (i = 0; i < p->n_workers; i++) {
     if (number >= p->n_workers) number = 0;
     if (p->crew[number].state == CREW_LIVING && read_ring(p, number, event)) {
       p->turn = number;
+      p->n_shown++;
       FAULT_POINT("gather_mid");
       return event->kind;
     }
     number++;
   }
-  p->has_news = 0;
+  p->has_news = p->n_shown = 0;
   keep_watch(p);
   if (read_dead(p, event)) return event->kind;
   if (p->is_broken) {
@@ -500,7 +566,8 @@ int pool_done(struct pool *p, const struct pool_event *event, uint64_t count) {
   struct pool_entry *state = pool_entry_of(p, event->sequence);
   int status = 0;
   if (event->kind == POOL_RESULTS || event->kind == POOL_FAILED || event->kind == POOL_LOST) {
-    if (state && !state->is_cancelled) status = settle(p, state, event->first, count);
+    if (state && state->is_cancelled) count = event->count; /* since it was shown: nobody cares for the rest of it */
+    if (state) status = settle(p, state, event->first, count);
     if (status == -EBADMSG || (count < event->count && !event->is_salvage)) condemn(p, number, event->sequence, event->first + count);
   }
   if (crew->state == CREW_REPORTING) {
@@ -532,6 +599,7 @@ int pool_repost(struct pool *p, const struct pool_event *event) {
   struct pool_work work;
   int status;
   if (state == NULL) return -EINVAL;
+  if (state->is_cancelled) return -ECANCELED;
   work = state->work;
   work.first = event->first;
   work.count = 1;

@@ -221,7 +221,7 @@ static void assert_quiet(void) {
   int64_t deadline = os_now_ns() + long_ns();
   take_events();
   assert_int_equal(pool_can_post(the_pool), BOARD_ENTRIES);
-  while (!pool_is_quiet(the_pool) && os_now_ns() < deadline) sched_yield(); /* somebody may be looking for work */
+  while (!pool_is_quiet(the_pool, 0) && os_now_ns() < deadline) sched_yield(); /* somebody may be looking for work */
   assert_true(os_now_ns() < deadline);
   assert_int_equal(the_pool->n_requeue, 0);
   assert_int_equal(the_pool->n_timed, 0);
@@ -785,20 +785,25 @@ static int wait_until_seen(uint64_t many) {
   return atomic_load(&shared->seen) >= many;
 }
 
-static void cancel_and_wait(int is_killing) {
+/* Call 1 was cancelled: until it is quiet. Sleeps as long as the pool says. */
+static void wait_until_quiet(void) {
   int64_t deadline = os_now_ns() + long_ns();
   struct pool_event event;
-  pool_cancel(the_pool, 1);
-  if (is_killing) pool_kill_stragglers(the_pool);
   for (;;) {
     while (pool_next(the_pool, &event) != POOL_NOTHING) {
       assert_true(event.call != 1); /* nothing of a cancelled call is shown */
       (void)pool_done(the_pool, &event, event.count);
     }
-    if (pool_is_quiet(the_pool)) return;
+    if (pool_is_quiet(the_pool, 1)) return;
     assert_true(os_now_ns() < deadline);
-    (void)pool_wait(the_pool, -1, os_now_ns() + MS);
+    (void)pool_wait(the_pool, -1, deadline);
   }
+}
+
+static void cancel_and_wait(int is_killing) {
+  pool_cancel(the_pool, 1, -1);
+  if (is_killing) pool_kill_stragglers(the_pool, 1);
+  wait_until_quiet();
 }
 
 static void test_cancel_stops_the_busy(void **state) {
@@ -827,7 +832,7 @@ static void test_cancel_of_the_idle_and_the_unknown(void **state) {
   cancel_and_wait(0);
   square(100, 0);
   cancel_and_wait(0);
-  pool_cancel(the_pool, 4711);
+  pool_cancel(the_pool, 4711, 0);
   square(100, 0);
   end_pool();
 }
@@ -862,6 +867,171 @@ static void test_stragglers_are_killed(void **state) {
   shared->item = NULL;
   square(100, 0);
   assert_int_equal(pool_forks(the_pool), 4);
+  end_pool();
+}
+
+/* Who does not listen is killed when his time has come, not before, and by looking alone. */
+static void test_cancel_kills_in_time(void **state) {
+  int64_t kill_at;
+  struct pool_event event;
+  (void)state;
+  shared->item = ignore_everything;
+  open_pool(3, 0);
+  post(0, 2, 1);
+  assert_true(wait_until_seen(2));
+  kill_at = os_now_ns() + 300 * MS;
+  pool_cancel(the_pool, 1, kill_at);
+  assert_true(os_now_ns() < kill_at || slowness() > 1); /* it did not wait */
+  while (os_now_ns() < kill_at - 50 * MS) {
+    assert_int_equal(pool_next(the_pool, &event), POOL_NOTHING);
+    if (os_now_ns() >= kill_at) break;
+    assert_int_equal(pool_living(the_pool), 3);
+    assert_false(pool_is_quiet(the_pool, 1));
+    assert_true(pool_is_quiet(the_pool, 2));
+  }
+  wait_until_quiet();
+  assert_true(os_now_ns() >= kill_at);
+  assert_int_equal(pool_living(the_pool), 1);
+  shared->item = NULL;
+  square(100, 0);
+  end_pool();
+}
+
+/* A second word shortens the time, and never lengthens it. */
+static void test_cancel_again_shortens_the_time(void **state) {
+  (void)state;
+  shared->item = ignore_everything;
+  open_pool(2, 0);
+  post(0, 2, 1);
+  assert_true(wait_until_seen(2));
+  pool_cancel(the_pool, 1, -1);
+  pool_cancel(the_pool, 1, os_now_ns() + 100 * MS);
+  pool_cancel(the_pool, 1, os_now_ns() + 10 * long_ns());
+  pool_cancel(the_pool, 1, -1);
+  wait_until_quiet();
+  end_pool();
+}
+
+static void wait_as_told(struct worker *w, uint64_t item) {
+  if (item < 100) {
+    wait_for_interrupt(w, item);
+  } else {
+    atomic_fetch_add(&shared->seen, 1);
+    wait_for_permission(w, item);
+  }
+}
+
+/* One call is cancelled while another goes on beside it. */
+static void test_cancel_is_one_calls_affair(void **state) {
+  (void)state;
+  shared->item = wait_as_told;
+  open_pool(4, 0);
+  begin_call();
+  post_kind(BOARD_INDEXED, 1, 0, 50, 1, 0);
+  assert_true(wait_until_seen(4));
+  post_kind(BOARD_INDEXED, 1, 50, 50, 10, 0);
+  post_kind(BOARD_INDEXED, 2, 100, 50, 1, 0);
+  cancel_and_wait(0);
+  assert_true(pool_is_quiet(the_pool, 0));
+  assert_true(wait_until_seen(8));
+  pool_cancel(the_pool, 1, 0); /* there is nothing left of it */
+  pool_kill_stragglers(the_pool, 1);
+  atomic_store(&shared->may_go_on, 1);
+  collect(50);
+  assert_int_equal(shared->seen, 54);
+  assert_quiet();
+  assert_int_equal(pool_forks(the_pool), 4);
+  end_pool();
+}
+
+/* A loss that was shown but not taken when its call was cancelled is not shown again. */
+static void test_cancel_of_a_loss(void **state) {
+  int64_t deadline = os_now_ns() + long_ns();
+  struct pool_event event = {.kind = POOL_NOTHING};
+  (void)state;
+  shared->item = die_at_the_bad_item;
+  shared->bad_item = 3;
+  open_pool(1, 0);
+  post(0, 10, 10);
+  while (event.kind != POOL_LOST && os_now_ns() < deadline) {
+    (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+    if (pool_next(the_pool, &event) == POOL_RESULTS) (void)pool_done(the_pool, &event, event.count);
+  }
+  assert_int_equal(event.kind, POOL_LOST);
+  pool_cancel(the_pool, 1, 0);
+  assert_int_equal(pool_repost(the_pool, &event), -ECANCELED);
+  wait_until_quiet();
+  assert_quiet();
+  square(100, 0);
+  end_pool();
+}
+
+/* Results that were shown but not taken then are nobody's, too. */
+static void test_cancel_of_shown_results(void **state) {
+  int64_t deadline = os_now_ns() + long_ns();
+  struct pool_event event = {.kind = POOL_NOTHING};
+  int is_taken;
+  (void)state;
+  open_pool(2, 0);
+  for (is_taken = 0; is_taken < 2; is_taken++) {
+    post(0, 1000, 10);
+    while (pool_next(the_pool, &event) != POOL_RESULTS && os_now_ns() < deadline) (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+    assert_int_equal(event.kind, POOL_RESULTS);
+    pool_cancel(the_pool, 1, -1);
+    if (is_taken) (void)pool_done(the_pool, &event, 1); /* the caller got no further */
+    wait_until_quiet();
+    assert_quiet();
+  }
+  square(1000, 0);
+  assert_int_equal(pool_forks(the_pool), 2);
+  end_pool();
+}
+
+/* Killed for something that it had left behind: what it was at is run again, and nobody hears of it. */
+static void test_bystanders_are_not_blamed(void **state) {
+  static const int reasons[] = {0, INTERRUPT_TIMEOUT};
+  size_t i;
+  (void)state;
+  shared->item = wait_for_permission;
+  open_pool(1, 0);
+  for (i = 0; i < 2; i++) {
+    struct crew *crew = &the_pool->crew[0];
+    uint64_t runs = atomic_load(&shared->runs);
+    atomic_store(&shared->may_go_on, 0);
+    begin_call();
+    post(0, 20, 10);
+    while (atomic_load(&shared->runs) == runs) poll(NULL, 0, 1);
+    if (reasons[i]) crew->reason = reasons[i]; else crew->was_killed = 1;
+    pool_kill_worker(the_pool, 0, atomic_load(&the_pool->board->slots[0].claims), UINT64_C(4711));
+    atomic_store(&shared->may_go_on, 1);
+    collect(20);
+    assert_quiet();
+  }
+  assert_int_equal(call.lost, 0);
+  assert_int_equal(pool_forks(the_pool), 3);
+  end_pool();
+}
+
+/* Cancelled and killed at any moment: each entry is accounted for to the last item, or the call would never be quiet. */
+static void test_cancel_while_workers_die(void **state) {
+  uint64_t seed = 11;
+  int round, rounds = rounds_of(300);
+  (void)state;
+  open_pool(3, SMALL_RING);
+  for (round = 0; round < rounds; round++) {
+    uint64_t turns = random_below(&seed, 3000);
+    post(0, 10000, round % 3 ? 0 : 5);
+    post_kind(BOARD_BLOCK, 1, 0, 10, 0, 0);
+    while (turns-- > 0) os_relax();
+    if (round % 2) kill_somebody(&seed);
+    pool_cancel(the_pool, 1, -1);
+    if (round % 5 == 0) kill_somebody(&seed);
+    wait_until_quiet();
+    begin_call();
+    post_kind(BOARD_INDEXED, 2, 0, 20, 0, 0);
+    collect(20);
+  }
+  assert_quiet();
   end_pool();
 }
 
@@ -1046,6 +1216,9 @@ static void test_quitting_interrupts(void **state) {
   pool_quit(the_pool);
   while (pool_reap(the_pool, 50 * MS) > 0) assert_true(os_now_ns() < deadline);
   assert_int_equal(shared->finished, 3);
+  shared->item = NULL; /* nothing of the call is left, and the pool can be used again */
+  wait_until_quiet();
+  square(100, 0);
 }
 
 static void test_leaving_with_a_full_ring(void **state) {
@@ -1200,6 +1373,13 @@ int main(void) {
     CASE(test_cancel_of_the_idle_and_the_unknown),
     CASE(test_cancel_at_any_moment),
     CASE(test_stragglers_are_killed),
+    CASE(test_cancel_kills_in_time),
+    CASE(test_cancel_again_shortens_the_time),
+    CASE(test_cancel_is_one_calls_affair),
+    CASE(test_cancel_of_a_loss),
+    CASE(test_cancel_of_shown_results),
+    CASE(test_bystanders_are_not_blamed),
+    CASE(test_cancel_while_workers_die),
     CASE(test_cancel_frees_what_waits_for_a_retry),
     CASE(test_timeout_kills_who_does_not_listen),
     CASE(test_timeout_is_a_request_first),
