@@ -49,7 +49,7 @@ static const struct action ACTIONS[] = {
 static const struct action ERRNOS[] = {
   ERRNO(EACCES), ERRNO(EAGAIN), ERRNO(EBADF),  ERRNO(ECHILD), ERRNO(EINTR),  ERRNO(EINVAL), ERRNO(EIO),
   ERRNO(EMFILE), ERRNO(ENFILE), ERRNO(ENOENT), ERRNO(ENOMEM), ERRNO(ENOSPC), ERRNO(ENOSYS), ERRNO(EOPNOTSUPP),
-  ERRNO(EPERM),  ERRNO(EPIPE),  ERRNO(ESRCH),  ERRNO(ETIMEDOUT), {NULL, FAIL, 0}};
+  ERRNO(EPERM),  ERRNO(EPIPE),  ERRNO(ESRCH),  ERRNO(ETIMEDOUT), ERRNO(EROFS), ERRNO(EDQUOT), ERRNO(ENOLCK), {NULL, FAIL, 0}};
 
 /* Copies the word at *text up to one of `ends` (or the end of the string) and steps over it. */
 static void take_word(const char **text, const char *ends, char word[MAX_NAME]) {

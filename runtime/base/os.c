@@ -11,6 +11,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
+#include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
@@ -117,6 +119,123 @@ void os_close(int *fd) {
   if (*fd >= 0) close(*fd);
   *fd = -1;
   errno = saved;
+}
+
+/* ---- files that last -------------------------------------------------------------------------- */
+
+static int open_or_make(const char *path, int *is_new) {
+  /* Not O_CREAT alone: it must be told who made it, and a file that was removed between the two is made after all. */
+  for (;;) {
+    int fd;
+    *is_new = 0;
+    fd = open(path, O_RDWR | O_NONBLOCK | O_NOCTTY | O_CLOEXEC);
+    if (fd >= 0 || (errno != ENOENT && errno != EINTR)) return fd;
+    *is_new = 1;
+    fd = open(path, O_RDWR | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
+    /* (A symbolic link that points nowhere is there and is not: leave it to open to make what it points to.) */
+    if (fd < 0 && errno == EEXIST) fd = open(path, O_RDWR | O_CREAT | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, 0666);
+    if (fd >= 0 || (errno != ENOENT && errno != EINTR)) return fd;
+    if (errno == ENOENT) return -1; /* the directory is missing */
+  }
+}
+
+int os_open_regular(const char *path, int *is_new) {
+  struct stat about;
+  int made, fd, error = fault_fails("open");
+  if (error) return -error;
+  fd = above_stdio(open_or_make(path, &made));
+  if (fd < 0) return fd;
+  error = fstat(fd, &about) < 0 ? errno : S_ISREG(about.st_mode) ? 0 : ENOTSUP;
+  if (error) os_close(&fd);
+  if (error) return -error;
+  if (is_new != NULL) *is_new = made;
+  return fd;
+}
+
+ssize_t os_read_at(int fd, void *data, size_t size, uint64_t offset) {
+  ssize_t got;
+  int error = fault_fails("read");
+  if (error) return -error;
+  do got = pread(fd, data, size, (off_t)offset);
+  while (got < 0 && errno == EINTR);
+  return got < 0 ? -errno : got;
+}
+
+int os_write_at(int fd, const void *data, size_t size, uint64_t offset) {
+  const char *next = data;
+  int error = fault_fails("write");
+  if (error) return -error;
+  while (size > 0) {
+    ssize_t put = pwrite(fd, next, size, (off_t)offset);
+    if (put < 0 && errno == EINTR) continue;
+    if (put <= 0) return put < 0 ? -errno : -EIO;
+    next += put;
+    size -= (size_t)put;
+    offset += (uint64_t)put;
+  }
+  return 0;
+}
+
+int64_t os_size(int fd) {
+  struct stat about;
+  return fstat(fd, &about) < 0 ? -errno : (int64_t)about.st_size;
+}
+
+int os_resize(int fd, uint64_t size) {
+  int status, error = fault_fails("truncate");
+  if (error) return -error;
+  do status = ftruncate(fd, (off_t)size);
+  while (status < 0 && errno == EINTR);
+  return status < 0 ? -errno : 0;
+}
+
+int os_lock(int fd) {
+  int status, error = fault_fails("lock");
+  if (error) return -error;
+  do status = flock(fd, LOCK_EX | LOCK_NB);
+  while (status < 0 && errno == EINTR);
+  if (status == 0) return 0;
+  return errno == EWOULDBLOCK ? -EAGAIN : -errno;
+}
+
+int os_sync(int fd) {
+  int status, error = fault_fails("sync");
+  if (error) return -error;
+#ifdef __APPLE__
+  do status = fcntl(fd, F_FULLFSYNC);
+#else
+  do status = fdatasync(fd);
+#endif
+  while (status < 0 && errno == EINTR);
+  return status < 0 ? -errno : 0;
+}
+
+int os_sync_directory(const char *path_of_file) {
+  char directory[PATH_MAX];
+  const char *slash = strrchr(path_of_file, '/');
+  size_t length = slash == NULL ? 1 : slash == path_of_file ? 1 : (size_t)(slash - path_of_file);
+  int fd, status;
+  if (length >= sizeof directory) return -ENAMETOOLONG;
+  memcpy(directory, slash == NULL ? "." : path_of_file, length);
+  directory[length] = '\0';
+  fd = os_open(directory, O_RDONLY);
+  if (fd < 0) return fd;
+  status = fsync(fd) < 0 && errno != EINVAL && errno != EBADF && errno != EROFS ? -errno : 0;
+  os_close(&fd);
+  return status;
+}
+
+int os_is_terminal(int fd) {
+  int saved = errno, is_it = isatty(fd) == 1;
+  errno = saved;
+  return is_it;
+}
+
+int os_terminal_width(int fd) {
+  struct winsize size;
+  int saved = errno, width = ioctl(fd, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+  errno = saved;
+  return width;
 }
 
 /* For systems that cannot make a descriptor CLOEXEC and non-blocking at birth. */

@@ -9,7 +9,7 @@
  * Build options that force the portable paths (each must pass the whole test suite):
  * LUAPOOL_NO_PIDFD, LUAPOOL_NO_EVENTFD, LUAPOOL_NO_MEMFD, LUAPOOL_NO_PRCTL.
  * With LUAPOOL_FAULTS, LUAPOOL_FAIL="name#k:ERRNO[,...]" makes the k-th call of os function `name` fail
- * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, poll, pidfd, open, write, read, malloc, random.
+ * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, poll, pidfd, open, write, read, malloc, random, lock, sync.
  * memfd, bell and random fall back for ENOSYS and fail (random: falls back) for anything else; pidfd: the caller lives without one.
  */
 #ifndef LUAPOOL_BASE_OS_H
@@ -31,6 +31,34 @@ int os_open(const char *path, int flags);
 ssize_t os_read(int fd, void *data, size_t size);
 int os_write(int fd, const void *data, size_t size);
 ssize_t os_read_text(const char *path, char *text, size_t size);
+
+/*
+ * A regular file that lasts: for logs.
+ * os_open_regular -- open for reading and writing, made (0666 less the umask) if it is not there; never waits, for a FIFO or a device
+ *   either. Returns the descriptor; -ENOTSUP: it is no regular file; -errno. *is_new (may be NULL): it was made.
+ * os_read_at, os_write_at -- as os_read and os_write, at an offset. A short file gives fewer bytes.
+ * os_size -- bytes in the file, or -errno.   os_resize -- make it exactly `size` bytes.
+ * os_lock -- lock the whole file for this open descriptor and its copies, without waiting: 0; -EAGAIN: somebody else has it (in this
+ *   process, too); -ENOLCK, -ENOSYS, -EOPNOTSUPP: the file system has no locks. The last close of a copy, or death, releases it.
+ * os_sync -- wait until content and size are on the medium. After a failure nothing is known about what was written since the last
+ *   success: write it again before the next os_sync, whose success would otherwise prove nothing.
+ * os_sync_directory -- the same for the name of a file that was made. Best effort where directories cannot be synced.
+ */
+int os_open_regular(const char *path, int *is_new);
+ssize_t os_read_at(int fd, void *data, size_t size, uint64_t offset);
+int os_write_at(int fd, const void *data, size_t size, uint64_t offset);
+int64_t os_size(int fd);
+int os_resize(int fd, uint64_t size);
+int os_lock(int fd);
+int os_sync(int fd);
+int os_sync_directory(const char *path_of_file);
+
+/*
+ * os_terminal_width -- columns of the terminal that fd is, now; 0: it is no terminal, or does not know.
+ * os_is_terminal -- 1 if fd is a terminal.
+ */
+int os_terminal_width(int fd);
+int os_is_terminal(int fd);
 
 /* os_now_ns -- CLOCK_MONOTONIC in nanoseconds. Async-signal-safe. */
 int64_t os_now_ns(void);
