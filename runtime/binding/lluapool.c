@@ -1,7 +1,7 @@
 /*
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
- * Room: binding (may include binding/lpool.h and binding/embedded.h).  Owns: the registry fields luapool.module, luapool.Error,
+ * Room: binding (may include binding/lpool.h, binding/llong.h and binding/embedded.h).  Owns: the registry fields luapool.module, luapool.Error,
  * luapool.default_workers, and the run scope of pool.catch_interrupts.
  */
 #include "binding/lluapool.h"
@@ -12,6 +12,7 @@
 
 #include "base/os.h"
 #include "binding/embedded.h"
+#include "binding/llong.h"
 #include "binding/lpool.h"
 #include "job/codec.h"
 #include "job/delivery.h"
@@ -190,6 +191,8 @@ static void push_core(lua_State *L) {
     {"catch_interrupts", core_catch}, {"shield", core_shield}, {NULL, NULL}};
   lpool_open_library(L);
   luaL_setfuncs(L, functions, 0);
+  ljournal_open(L);
+  lfingerprint_open(L);
   luaL_newmetatable(L, "luapool.Error");
   lua_setfield(L, -2, "Error");
   lua_pushliteral(L, VERSION);

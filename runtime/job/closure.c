@@ -4,24 +4,12 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/hash.h"
+
 /* The head of a dumped function in the stream: length and checksum, 8 bytes each. */
 enum { HEAD_BYTES = 16 };
 
 /* ---- dump and load ----------------------------------------------------------------------------------------- */
-
-/* checksum -- FNV-1a over 8 bytes at a time, finished so that every bit counts. */
-static uint64_t checksum(const unsigned char *data, size_t length) {
-  uint64_t hash = UINT64_C(0xcbf29ce484222325) ^ length, word;
-  for (; length >= 8; data += 8, length -= 8) {
-    memcpy(&word, data, 8);
-    hash = (hash ^ word) * UINT64_C(0x100000001b3);
-    hash ^= hash >> 29;
-  }
-  for (; length > 0; data++, length--) hash = (hash ^ *data) * UINT64_C(0x100000001b3);
-  hash ^= hash >> 32;
-  hash *= UINT64_C(0x9E3779B97F4A7C15);
-  return hash ^ (hash >> 29);
-}
 
 static int append(lua_State *L, const void *data, size_t length, void *out) {
   (void)L;
@@ -34,7 +22,7 @@ int closure_dump(lua_State *L, struct bytes *out) {
   uint64_t length, sum;
   if (bytes_append(out, no_head, HEAD_BYTES) < 0 || lua_dump(L, append, out, 0) != 0) return -ENOMEM;
   length = out->length - head - HEAD_BYTES;
-  sum = checksum(out->data + head + HEAD_BYTES, (size_t)length);
+  sum = hash_bytes(0, out->data + head + HEAD_BYTES, (size_t)length);
   memcpy(out->data + head, &length, 8);
   memcpy(out->data + head + 8, &sum, 8);
   return 0;
@@ -62,7 +50,7 @@ int closure_load(lua_State *L, const unsigned char **at, const unsigned char *en
   if (end - *at < HEAD_BYTES) return -EBADMSG;
   memcpy(&length, *at, 8);
   memcpy(&sum, *at + 8, 8);
-  if (length > (size_t)(end - *at) - HEAD_BYTES || checksum(*at + HEAD_BYTES, (size_t)length) != sum) return -EBADMSG;
+  if (length > (size_t)(end - *at) - HEAD_BYTES || hash_bytes(0, *at + HEAD_BYTES, (size_t)length) != sum) return -EBADMSG;
   source.data = (const char *)*at + HEAD_BYTES;
   source.length = (size_t)length;
   *at += HEAD_BYTES + length;
@@ -217,12 +205,14 @@ static void scan_debug(struct scan *s) {
 /* scan_prototype -- one function and, by recursion as deep as the source was nested, those inside it. */
 static void scan_prototype(struct scan *s, const struct prototype *outer, const unsigned char is_environment[256], int depth) {
   struct prototype p = {0};
+  const unsigned char *begin;
   const char *text;
   size_t length;
   if (depth > MAX_NESTING) s->is_damaged = 1;
   scan_string(s, &length);
   scan_size(s);
   scan_size(s);
+  begin = s->at; /* before it: name and lines of the source, which are not what the code does */
   scan_skip(s, 3, 1);
   p.n_code = scan_size(s);
   p.code = s->at;
@@ -232,6 +222,7 @@ static void scan_prototype(struct scan *s, const struct prototype *outer, const 
   for (uint64_t i = 0; i < p.n_constants && !s->is_damaged; i++) scan_constant(s, &text, &length);
   scan_upvalues(s, &p, outer, is_environment);
   if (s->is_damaged) return;
+  s->report->digest = hash_bytes(s->report->digest, begin, (size_t)(s->at - begin));
   scan_code(s, &p);
   for (uint64_t n = scan_size(s); n > 0 && !s->is_damaged; n--) scan_prototype(s, &p, NULL, depth + 1);
   if (!s->is_damaged) scan_debug(s);
@@ -241,6 +232,7 @@ void closure_scan(const unsigned char *dump, size_t length, const unsigned char 
                   void (*name)(void *context, const char *text, size_t length), void *context, struct closure_report *report) {
   struct scan s = {dump, dump + length, 0, name, context, report};
   report->sets_upvalues = 0;
+  report->digest = 0;
   scan_skip(&s, HEAD_BYTES + HEADER_BYTES, 1);
   if (!s.is_damaged) scan_prototype(&s, NULL, is_environment, 0);
   report->is_understood = !s.is_damaged && s.at == s.end;

@@ -1,7 +1,7 @@
 /*
  * job/closure -- the code of Lua functions to bytes and back, and what the code says about globals and upvalues.
  *
- * Room: job (used by job/codec only).  Owns: nothing.
+ * Room: job (used by job/codec; binding/lfingerprint asks what the code says).  Owns: nothing.
  * Upvalues are values and belong to job/codec; here is only bytecode: dumped with debug information, guarded by a checksum, because Lua
  * does not check bytecode when it loads it.
  */
@@ -27,6 +27,7 @@ int closure_load(lua_State *L, const unsigned char **at, const unsigned char *en
 struct closure_report {
   int sets_upvalues; /* some upvalue is assigned to */
   int is_understood; /* 0: the bytecode could not be read to its end */
+  uint64_t digest;   /* of instructions and constants, without names of variables, of the file, and line numbers */
 };
 
 /*
