@@ -14,6 +14,7 @@
 #include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <time.h>
@@ -41,6 +42,9 @@
 #ifndef MAP_ANONYMOUS
 #define MAP_ANONYMOUS MAP_ANON
 #endif
+
+/* From this size on a growth is compared with the memory that is left: to ask costs as much as to zero a few hundred pages. */
+enum { LARGE_GROWTH_BYTES = 32 << 20 };
 
 /* ---- files ------------------------------------------------------------------------------------ */
 
@@ -398,12 +402,33 @@ static int extend(int fd, uint64_t from, uint64_t to) {
 #endif
 }
 
+/*
+ * Refusals that the kernel makes in other ways: beyond the limit on file sizes it sends SIGXFSZ, and where memory ends it kills a process,
+ * perhaps this one, before it answers.
+ */
+static int refuse_growth(uint64_t from, uint64_t to) {
+  struct rlimit limit;
+  if (to > INT64_MAX) return -EFBIG;
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && to > limit.rlim_cur) return -EFBIG;
+  return to - from >= LARGE_GROWTH_BYTES && to - from > os_memory_left("") ? -ENOMEM : 0;
+}
+
 int os_memory_grow(int fd, uint64_t size) {
   struct stat now;
-  if (size > INT64_MAX) return -EFBIG;
+  int status;
   if (fstat(fd, &now) < 0) return -errno;
+  if ((uint64_t)now.st_size >= size) return 0;
+  status = refuse_growth((uint64_t)now.st_size, size);
   /* Only what is new: the holes that os_memory_release made in the old part stay holes. */
-  return (uint64_t)now.st_size >= size ? 0 : extend(fd, (uint64_t)now.st_size, size);
+  return status < 0 ? status : extend(fd, (uint64_t)now.st_size, size);
+}
+
+int os_memory_shrink(int fd, uint64_t size) {
+  struct stat now;
+  int error = fault_fails("truncate");
+  if (error) return -error;
+  if (fstat(fd, &now) < 0) return -errno;
+  return (uint64_t)now.st_size > size && ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
 }
 
 static void write_zeros(int fd, uint64_t offset, uint64_t end) {
@@ -566,12 +591,13 @@ void os_random(void *data, size_t length) {
   if (filled < length) random_from_time(bytes + filled, length - filled);
 }
 
-/* ---- processors ------------------------------------------------------------------------------- */
+/* ---- what the cgroups allow ------------------------------------------------------------------- */
 
 #ifdef __linux__
 
-/* Where a cgroup hierarchy with a processor quota is mounted, and which group of it this process is in. */
+/* Where a cgroup hierarchy with the controller is mounted, and which group of it this process is in. */
 struct hierarchy {
+  const char *controller; /* "cpu", "memory" */
   int is_v2;
   char mount[PATH_MAX]; /* directory */
   char top[PATH_MAX];   /* the group that the mount shows as its root */
@@ -614,7 +640,7 @@ static void unescape(char *text) {
   *to = '\0';
 }
 
-/* The group of the process: "0::PATH" for v2, "N:...,cpu,...:PATH" for v1. Returns 1 if there is one. */
+/* The group of the process: "0::PATH" for v2, "N:...,CONTROLLER,...:PATH" for v1. Returns 1 if there is one. */
 static int find_group(const char *root, struct hierarchy *h) {
   FILE *file = open_beneath(root, "/proc/self/cgroup");
   char *line = NULL;
@@ -624,7 +650,7 @@ static int find_group(const char *root, struct hierarchy *h) {
     char *controllers = strchr(line, ':'), *path = controllers ? strchr(controllers + 1, ':') : NULL;
     if (path == NULL) continue;
     *path++ = '\0';
-    is_found = h->is_v2 ? strncmp(line, "0:", 2) == 0 && controllers[1] == '\0' : list_has(controllers + 1, "cpu");
+    is_found = h->is_v2 ? strncmp(line, "0:", 2) == 0 && controllers[1] == '\0' : list_has(controllers + 1, h->controller);
     if (is_found) copy_path(h->group, path);
   }
   free(line);
@@ -638,7 +664,7 @@ static int read_mount(char *line, struct hierarchy *h) {
   if (type == NULL) return 0;
   *type = '\0';
   if (sscanf(type + 3, "%31s %*s %255s", name, super) < 1) return 0;
-  if (h->is_v2 ? strcmp(name, "cgroup2") != 0 : strcmp(name, "cgroup") != 0 || !list_has(super, "cpu")) return 0;
+  if (h->is_v2 ? strcmp(name, "cgroup2") != 0 : strcmp(name, "cgroup") != 0 || !list_has(super, h->controller)) return 0;
   for (int i = 0; i < 5; i++)
     if ((fields[i] = strsep(&rest, " ")) == NULL) return 0;
   unescape(fields[3]);
@@ -659,59 +685,125 @@ static int find_mount(const char *root, struct hierarchy *h) {
   return is_found;
 }
 
-/* The quota of one group, in processors rounded up; 0: none. */
-static int read_quota(const char *root, const char *directory, int is_v2) {
-  static const char *const FILES[2][2] = {{"cpu.cfs_quota_us", "cpu.cfs_period_us"}, {"cpu.max", NULL}};
+/* A file of one group, open; NULL: there is none. */
+static FILE *open_of_group(const char *root, const char *directory, const char *name) {
   char path[2 * PATH_MAX];
+  int length = snprintf(path, sizeof path, "%s/%s", directory, name);
+  return length < 0 || (size_t)length >= sizeof path ? NULL : open_beneath(root, path);
+}
+
+/* The quota of one group, in processors rounded up; UINT64_MAX: none. */
+static uint64_t read_quota(const char *root, const char *directory, int is_v2) {
+  static const char *const FILES[2][2] = {{"cpu.cfs_quota_us", "cpu.cfs_period_us"}, {"cpu.max", NULL}};
   long long quota = -1, period = 0; /* "max" or -1: no limit */
   int got = 0;
   for (int i = 0; i < 2 && FILES[is_v2][i] != NULL; i++) {
-    FILE *file;
-    int length = snprintf(path, sizeof path, "%s/%s", directory, FILES[is_v2][i]);
-    if (length < 0 || (size_t)length >= sizeof path || (file = open_beneath(root, path)) == NULL) return 0;
+    FILE *file = open_of_group(root, directory, FILES[is_v2][i]);
+    if (file == NULL) return UINT64_MAX;
     if (is_v2)
       got = fscanf(file, "%lld %lld", &quota, &period);
     else
       got += fscanf(file, "%lld", i == 0 ? &quota : &period);
     fclose(file);
   }
-  if (got != 2 || quota <= 0 || period <= 0) return 0;
-  quota = (quota - 1) / period + 1;
-  return quota > INT_MAX ? INT_MAX : (int)quota;
+  if (got != 2 || quota <= 0 || period <= 0) return UINT64_MAX;
+  return (uint64_t)((quota - 1) / period + 1);
 }
 
-/* The smallest quota from the group up to where the hierarchy is mounted: each of them limits. */
-static int smallest_quota(const char *root, const struct hierarchy *h) {
+/* The number in a file of one group; UINT64_MAX: no such file, or it says "max". */
+static uint64_t read_number(const char *root, const char *directory, const char *name) {
+  unsigned long long number;
+  int got;
+  FILE *file = open_of_group(root, directory, name);
+  if (file == NULL) return UINT64_MAX;
+  got = fscanf(file, "%llu", &number);
+  fclose(file);
+  return got == 1 ? number : UINT64_MAX;
+}
+
+/* What a group could get back from its file cache. */
+static uint64_t read_reclaimable(const char *root, const char *directory, int is_v2) {
+  unsigned long long value, sum = 0;
+  char name[64];
+  FILE *file = open_of_group(root, directory, "memory.stat");
+  while (file != NULL && fscanf(file, "%63s %llu", name, &value) == 2) {
+    const char *key = is_v2 ? name : strncmp(name, "total_", 6) == 0 ? name + 6 : "";
+    if (strcmp(key, "inactive_file") == 0 || strcmp(key, "active_file") == 0) sum += value;
+  }
+  if (file != NULL) fclose(file);
+  return sum;
+}
+
+/* Bytes of memory that one group may still take; UINT64_MAX: no limit. */
+static uint64_t read_memory_left(const char *root, const char *directory, int is_v2) {
+  uint64_t limit = read_number(root, directory, is_v2 ? "memory.max" : "memory.limit_in_bytes");
+  uint64_t used = read_number(root, directory, is_v2 ? "memory.current" : "memory.usage_in_bytes"), cache;
+  if (limit == UINT64_MAX || used == UINT64_MAX) return UINT64_MAX;
+  cache = read_reclaimable(root, directory, is_v2);
+  used -= cache < used ? cache : used;
+  return limit > used ? limit - used : 0;
+}
+
+/* What the reader says of the group and those above it, up to where the hierarchy is mounted: each of them limits. */
+static uint64_t smallest_of_groups(const char *root, const struct hierarchy *h, uint64_t (*read)(const char *, const char *, int)) {
   char directory[2 * PATH_MAX];
   const char *below = h->group;
   size_t top_length = strlen(h->top), mount_length = strlen(h->mount);
-  int smallest = 0;
+  uint64_t smallest = UINT64_MAX;
   if (strcmp(h->top, "/") != 0) /* a container that sees only its own part; another part cannot be looked at */
     below = strncmp(below, h->top, top_length) == 0 && strchr("/", below[top_length]) ? below + top_length : "";
   if (strncmp(below, "/..", 3) == 0) below = "";
   snprintf(directory, sizeof directory, "%s%s", h->mount, below);
   for (;;) {
-    int quota = read_quota(root, directory, h->is_v2);
+    uint64_t value = read(root, directory, h->is_v2);
     char *slash = strrchr(directory, '/');
-    if (quota > 0 && (smallest == 0 || quota < smallest)) smallest = quota;
+    if (value < smallest) smallest = value;
     if (slash == NULL || (size_t)(slash - directory) < mount_length) return smallest;
     *slash = '\0';
   }
 }
 
-int os_cgroup_cpus(const char *root) {
-  int smallest = 0;
+/* The smallest that the reader finds in both versions' hierarchies; UINT64_MAX: nothing limits. */
+static uint64_t smallest_of_hierarchies(const char *root, const char *controller, uint64_t (*read)(const char *, const char *, int)) {
+  uint64_t smallest = UINT64_MAX;
   struct hierarchy *h = malloc(sizeof *h);
   for (int version = 1; h != NULL && version <= 2; version++) {
-    int quota;
+    uint64_t value;
+    h->controller = controller;
     h->is_v2 = version == 2;
     if (!find_group(root, h) || !find_mount(root, h)) continue;
-    quota = smallest_quota(root, h);
-    if (quota > 0 && (smallest == 0 || quota < smallest)) smallest = quota;
+    value = smallest_of_groups(root, h, read);
+    if (value < smallest) smallest = value;
   }
   free(h);
   return smallest;
 }
+
+int os_cgroup_cpus(const char *root) {
+  uint64_t quota = smallest_of_hierarchies(root, "cpu", read_quota);
+  return quota == UINT64_MAX ? 0 : quota > INT_MAX ? INT_MAX : (int)quota;
+}
+
+/* Of the whole machine. */
+static uint64_t machine_memory_left(const char *root) {
+  unsigned long long kilobytes, sum = 0;
+  int is_known = 0;
+  char name[64];
+  FILE *file = open_beneath(root, "/proc/meminfo");
+  while (file != NULL && fscanf(file, "%63s %llu%*[^\n]", name, &kilobytes) == 2) {
+    if (strcmp(name, "MemAvailable:") == 0) is_known = 1;
+    if (strcmp(name, "MemAvailable:") == 0 || strcmp(name, "SwapFree:") == 0) sum += kilobytes * 1024;
+  }
+  if (file != NULL) fclose(file);
+  return is_known ? sum : UINT64_MAX;
+}
+
+uint64_t os_memory_left(const char *root) {
+  uint64_t machine = machine_memory_left(root), groups = smallest_of_hierarchies(root, "memory", read_memory_left);
+  return groups < machine ? groups : machine;
+}
+
+/* ---- processors ------------------------------------------------------------------------------- */
 
 /* The kernel refuses a set that is smaller than its own, so larger ones are tried. */
 static int affinity_cpus(void) {
@@ -736,6 +828,11 @@ static int affinity_cpus(void) {
 int os_cgroup_cpus(const char *root) {
   (void)root;
   return 0;
+}
+
+uint64_t os_memory_left(const char *root) {
+  (void)root;
+  return UINT64_MAX;
 }
 
 static int affinity_cpus(void) {

@@ -7,7 +7,7 @@
  * Fork: stateless.  Signals: only what says so.  Nothing here knows Lua, prints or exits.
  *
  * Build options that force the portable paths (each must pass the whole test suite):
- * LUAPOOL_NO_PIDFD, LUAPOOL_NO_EVENTFD, LUAPOOL_NO_MEMFD, LUAPOOL_NO_PRCTL.
+ * LUAPOOL_NO_PIDFD, LUAPOOL_NO_EVENTFD, LUAPOOL_NO_MEMFD, LUAPOOL_NO_PRCTL (and LUAPOOL_NO_FUTEX: base/share).
  * With LUAPOOL_FAULTS, LUAPOOL_FAIL="name#k:ERRNO[,...]" makes the k-th call of os function `name` fail
  * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, poll, pidfd, open, write, read, malloc, random, lock, sync.
  * memfd, bell and random fall back for ENOSYS and fail (random: falls back) for anything else; pidfd: the caller lives without one.
@@ -73,12 +73,15 @@ void os_unmap(void *address, size_t size);
 
 /*
  * A file of memory without a name (memfd; else shm_open or mkstemp, unlinked at once): CLOEXEC.
- * os_memory_grow makes it at least `size` bytes and reserves them now, so that no later access can end in SIGBUS.
- * It never shrinks; after a failure size and content are what they were.
+ * os_memory_grow makes it at least `size` bytes and reserves them now, so that no later access can end in SIGBUS. What the system would
+ * answer by a signal is refused before: -EFBIG (limit on file sizes), -ENOMEM (more than os_memory_left, if it is large).
+ * It never shrinks; after a failure size and content are what they were. os_memory_shrink makes it at most `size` bytes: nobody may
+ * touch what was beyond.
  * os_memory_release gives the pages of a range back (reads as zeros afterwards, and is no longer reserved); best effort.
  */
 int os_memory_file(const char *debug_name);
 int os_memory_grow(int fd, uint64_t size);
+int os_memory_shrink(int fd, uint64_t size);
 void os_memory_release(int fd, uint64_t offset, uint64_t length);
 /* os_map_file -- map [0, size) of a memory file shared, read and write. */
 int os_map_file(int fd, size_t size, void **out);
@@ -120,6 +123,13 @@ int os_cpus(void);
  *   root  "" for this machine, or a directory in whose proc/self and cgroup mounts to look instead (tests)
  */
 int os_cgroup_cpus(const char *root);
+
+/*
+ * os_memory_left -- bytes of memory that can still be had, as far as the system tells: what is available on the machine, and what the
+ * cgroup (v2 and v1, the whole path up to the root) has left; UINT64_MAX: nothing is known to limit.
+ *   root  as of os_cgroup_cpus
+ */
+uint64_t os_memory_left(const char *root);
 
 /* os_threads -- threads of this process now (1 when it cannot be told). */
 int os_threads(void);

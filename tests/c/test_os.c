@@ -425,15 +425,30 @@ static void grow_beyond_the_limit(void) {
   int fd = os_memory_file("test");
   CHECK(os_memory_grow(fd, 4096) == 0);
   CHECK(pwrite(fd, "kept", 4, 0) == 4);
-  signal(SIGXFSZ, SIG_IGN);
   CHECK(setrlimit(RLIMIT_FSIZE, &limit) == 0);
-  CHECK(os_memory_grow(fd, 2 << 20) == -EFBIG);
+  CHECK(os_memory_grow(fd, 2 << 20) == -EFBIG); /* and no SIGXFSZ */
   CHECK(os_memory_grow(fd, UINT64_MAX) == -EFBIG);
   CHECK(fstat(fd, &now) == 0 && now.st_size == 4096);
   char text[4];
   CHECK(pread(fd, text, 4, 0) == 4 && memcmp(text, "kept", 4) == 0);
   CHECK(os_memory_grow(fd, 1 << 20) == 0);
   CHECK(os_memory_grow(-1, 1) == -EBADF);
+  CHECK(os_memory_shrink(fd, 1 << 20) == 0 && os_memory_shrink(fd, 4096) == 0 && os_memory_shrink(fd, 8192) == 0);
+  CHECK(fstat(fd, &now) == 0 && now.st_size == 4096);
+  CHECK(pread(fd, text, 4, 0) == 4 && memcmp(text, "kept", 4) == 0);
+  CHECK(os_memory_shrink(-1, 1) == -EBADF);
+}
+
+/* A machine has less memory than this: to try would end some process by SIGKILL. */
+static void test_growth_beyond_all_memory_is_refused(void **state) {
+  struct stat now;
+  int fd = os_memory_file("test");
+  (void)state;
+  assert_true(os_memory_left("") < UINT64_C(1) << 45);
+  assert_int_equal(os_memory_grow(fd, UINT64_C(1) << 46), -ENOMEM);
+  assert_int_equal(fstat(fd, &now), 0);
+  assert_int_equal(now.st_size, 0);
+  os_close(&fd);
 }
 
 static void test_refused_growth_changes_nothing(void **state) {
@@ -662,8 +677,41 @@ static void test_mount_points_may_have_blanks(void **state) {
 static void test_machine_without_cgroups(void **state) {
   (void)state;
   new_machine("", OTHER_MOUNTS);
+  assert_true(os_memory_left(machine) == UINT64_MAX);
   assert_int_equal(cpus_there(), 0);
   assert_int_equal(os_cgroup_cpus("/nonexistent"), 0);
+  assert_true(os_memory_left("/nonexistent") == UINT64_MAX);
+}
+
+static uint64_t memory_left_there(void) {
+  uint64_t left = os_memory_left(machine);
+  remove_tree(machine);
+  return left;
+}
+
+static void test_memory_left_of_the_machine(void **state) {
+  (void)state;
+  new_machine("", OTHER_MOUNTS);
+  put("/proc/meminfo", "MemTotal:  1000 kB\nMemFree: 5 kB\nMemAvailable:   300 kB\nHugePages_Total:    7\nSwapFree:  20 kB\n");
+  assert_int_equal(memory_left_there(), 320 * 1024);
+  assert_true(os_memory_left("") > 0);
+}
+
+static void test_memory_left_of_the_groups(void **state) {
+  (void)state;
+  new_machine("0::/a/b\n", V2_MOUNT);
+  put("/proc/meminfo", "MemAvailable: 100000000 kB\n");
+  put("/sys/fs/cgroup/a/b/memory.max", "max\n");
+  put("/sys/fs/cgroup/a/b/memory.current", "5000\n");
+  put("/sys/fs/cgroup/a/memory.max", "70000\n");
+  put("/sys/fs/cgroup/a/memory.current", "50000\n");
+  put("/sys/fs/cgroup/a/memory.stat", "anon 1000\nfile 9999\ninactive_file 4000\nactive_file 500\n");
+  assert_int_equal(memory_left_there(), 70000 - 50000 + 4500);
+  new_machine("4:memory:/box\n", "31 20 0:27 / /m rw - cgroup cgroup rw,memory\n");
+  put("/m/box/memory.limit_in_bytes", "1000\n");
+  put("/m/box/memory.usage_in_bytes", "3000\n");
+  put("/m/box/memory.stat", "inactive_file 900\ntotal_inactive_file 100\n");
+  assert_int_equal(memory_left_there(), 0);
 }
 #endif
 
@@ -1011,6 +1059,9 @@ int main(void) {
     CASE(test_memory_file_grows_and_reserves),
     CASE(test_released_memory_reads_as_zeros),
     CASE(test_refused_growth_changes_nothing),
+#ifdef __linux__
+    CASE(test_growth_beyond_all_memory_is_refused),
+#endif
     CASE(test_allocate),
     CASE(test_bell_rings_until_drained),
     CASE(test_full_or_closed_bell_is_no_error),
@@ -1025,6 +1076,8 @@ int main(void) {
     CASE(test_containers_see_a_part_of_the_tree),
     CASE(test_mount_points_may_have_blanks),
     CASE(test_machine_without_cgroups),
+    CASE(test_memory_left_of_the_machine),
+    CASE(test_memory_left_of_the_groups),
 #endif
     CASE(test_threads_are_counted),
     CASE(test_pidfd_means_one_process),
