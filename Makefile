@@ -134,7 +134,7 @@ bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other
 
 # Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.
 portable: ## every test with the paths for systems without pidfd, eventfd, memfd and prctl
-	@CPPFLAGS="-DLUAPOOL_NO_PIDFD -DLUAPOOL_NO_EVENTFD -DLUAPOOL_NO_MEMFD -DLUAPOOL_NO_PRCTL" \
+	@CPPFLAGS="-DLUAPOOL_NO_PIDFD -DLUAPOOL_NO_EVENTFD -DLUAPOOL_NO_MEMFD -DLUAPOOL_NO_PRCTL -DLUAPOOL_NO_FUTEX" \
 	  $(MAKE) --no-print-directory BUILD=$(BUILD)/portable run-tests
 
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer

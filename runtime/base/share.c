@@ -1,0 +1,122 @@
+/* base/share -- see share.h. */
+#include "base/share.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
+
+#ifdef __linux__
+#include <linux/futex.h>
+#include <sys/prctl.h>
+#include <sys/syscall.h>
+#else
+#ifndef LUAPOOL_NO_FUTEX
+#define LUAPOOL_NO_FUTEX
+#endif
+#endif
+
+#include "base/fault.h"
+#include "base/os.h"
+
+#ifdef LUAPOOL_NO_FUTEX
+
+enum { NAP_NS = 1000 * 1000 };
+
+/* One nap: whoever waits looks again at the end of it anyway. */
+static int wait_on_word(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns) {
+  struct timespec nap = {0, timeout_ns < NAP_NS ? (long)timeout_ns : NAP_NS};
+  if (atomic_load(word) != seen) return 0;
+  return nanosleep(&nap, NULL) < 0 ? -errno : timeout_ns <= NAP_NS ? -ETIMEDOUT : 0;
+}
+
+void share_wake(_Atomic uint32_t *word, int count) {
+  (void)word, (void)count;
+}
+
+#else
+
+/* Not FUTEX_PRIVATE_FLAG: the word is known by its file, not by its address. */
+static int wait_on_word(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns) {
+  struct timespec limit = {(time_t)(timeout_ns / 1000000000), (long)(timeout_ns % 1000000000)};
+  if (syscall(SYS_futex, word, FUTEX_WAIT, seen, &limit, NULL, 0) == 0 || errno == EAGAIN) return 0;
+  return -errno;
+}
+
+void share_wake(_Atomic uint32_t *word, int count) {
+  int saved = errno;
+  (void)syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+  errno = saved;
+}
+
+#endif
+
+int share_wait(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns) {
+  int error = fault_fails("futex");
+  if (error) return -error;
+  return wait_on_word(word, seen, timeout_ns < 0 ? 0 : timeout_ns);
+}
+
+static int set_lock(int fd, short type, uint64_t byte) {
+  struct flock lock;
+  memset(&lock, 0, sizeof lock);
+  lock.l_type = type;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = (off_t)byte;
+  lock.l_len = 1;
+  while (fcntl(fd, F_SETLK, &lock) < 0) {
+    if (errno == EACCES) return -EAGAIN; /* what POSIX allows besides */
+    if (errno != EINTR) return -errno;
+  }
+  return 0;
+}
+
+int share_lock(int fd, uint64_t byte) {
+  int error = fault_fails("lock");
+  return error ? -error : set_lock(fd, F_WRLCK, byte);
+}
+
+int share_unlock(int fd, uint64_t byte) {
+  return set_lock(fd, F_UNLCK, byte);
+}
+
+pid_t share_lock_holder(int fd, uint64_t byte) {
+  struct flock lock;
+  memset(&lock, 0, sizeof lock);
+  lock.l_type = F_WRLCK;
+  lock.l_whence = SEEK_SET;
+  lock.l_start = (off_t)byte;
+  lock.l_len = 1;
+  if (fcntl(fd, F_GETLK, &lock) < 0) return -errno;
+  return lock.l_type == F_UNLCK ? 0 : lock.l_pid;
+}
+
+int share_identify(int fd, struct share_identity *identity) {
+  struct stat status;
+  if (fstat(fd, &status) < 0) return -errno;
+  identity->device = (uint64_t)status.st_dev;
+  identity->inode = (uint64_t)status.st_ino;
+  identity->size = (uint64_t)status.st_size;
+  return S_ISREG(status.st_mode) ? 0 : -EINVAL;
+}
+
+int share_open_of(pid_t pid, int fd) {
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%ld/fd/%d", (long)pid, fd);
+  /* The number may mean anything by now: neither wait for the other end of a pipe, nor take a terminal. */
+  return os_open(path, O_RDWR | O_NONBLOCK | O_NOCTTY);
+}
+
+int share_is_visible(void) {
+#ifdef __linux__
+  struct stat status;
+  char path[64];
+  snprintf(path, sizeof path, "/proc/%ld/fd", (long)getpid()); /* is it mounted, and of our own namespace? */
+  return prctl(PR_GET_DUMPABLE) == 1 && stat(path, &status) == 0;
+#else
+  return 0;
+#endif
+}
