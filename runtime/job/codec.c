@@ -45,8 +45,8 @@ struct codec *codec_open(lua_State *L) {
     lua_setfield(L, -2, "__gc");
   }
   lua_setmetatable(L, -2);
-  lua_createtable(L, ANCHOR_GLOBALS, 0);
-  for (int i = ANCHOR_NAME_KEYS; i <= ANCHOR_GLOBALS; i++) {
+  lua_createtable(L, ANCHOR_NATIVES, 0);
+  for (int i = ANCHOR_NAME_KEYS; i <= ANCHOR_NATIVES; i++) {
     if (i == ANCHOR_FUNCTION) lua_pushboolean(L, 0);
     else lua_newtable(L);
     lua_rawseti(L, -2, i);
@@ -125,6 +125,52 @@ void codec_name_function(struct codec *c, lua_State *L, int index) {
     names_free(&c->names); /* names of its upvalues are to be found without waiting for a miss */
   }
   lua_pop(L, 3);
+}
+
+/* The key, in a metatable, of the native class that it stands for. */
+static char native_key;
+
+void codec_add_native(lua_State *L, const struct codec_native *native) {
+  luaL_checkstack(L, 3, NULL);
+  names_push_classes(L);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)native);
+  lua_setfield(L, -2, native->name);
+  lua_pop(L, 1);
+}
+
+void codec_mark_native(lua_State *L, const struct codec_native *native) {
+  lua_pushlightuserdata(L, (void *)(uintptr_t)native);
+  lua_rawsetp(L, -2, &native_key);
+}
+
+const struct codec_native *codec_native_of(lua_State *L, int index) {
+  const struct codec_native *native;
+  if (!lua_getmetatable(L, index)) return NULL;
+  lua_rawgetp(L, -1, &native_key);
+  native = lua_touserdata(L, -1);
+  lua_pop(L, 2);
+  return native;
+}
+
+const struct codec_native *codec_native_named(lua_State *L, const char *name, size_t length) {
+  const struct codec_native *native;
+  names_push_classes(L);
+  lua_pushlstring(L, name, length);
+  native = lua_rawget(L, -2) == LUA_TLIGHTUSERDATA ? lua_touserdata(L, -1) : NULL;
+  lua_pop(L, 2);
+  return native;
+}
+
+void codec_take_natives(struct codec *c, lua_State *L) {
+  luaL_checkstack(L, 4, NULL);
+  if (c->n_natives == 0) {
+    lua_pushnil(L);
+    return;
+  }
+  codec_push_anchor(c, L, ANCHOR_NATIVES);
+  codec_renew_anchor(c, L, ANCHOR_NATIVES);
+  lua_pop(L, 1);
+  c->n_natives = c->has_natives = 0;
 }
 
 void codec_register(lua_State *L, const char *name, int class_index, int save_index, int load_index) {

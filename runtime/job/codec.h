@@ -29,7 +29,9 @@ struct codec;
 struct codec *codec_open(lua_State *L);
 
 enum codec_flags {
-  CODEC_WITH_GLOBALS = 1 /* functions take along the globals that their code names (host to worker); else only upvalues */
+  CODEC_WITH_GLOBALS = 1, /* functions take along the globals that their code names (host to worker); else only upvalues */
+  CODEC_COPIES_OWN = 2,   /* the reader may live longer than this process: a worker's own native userdata cross by value */
+  CODEC_KEEPS_NONE = 4    /* native userdata are not kept for codec_take_natives: the reader has, or had, what is named */
 };
 
 /*
@@ -105,6 +107,33 @@ void codec_name_function(struct codec *c, lua_State *L, int index);
  * the name otherwise is its own. May raise (memory).
  */
 void codec_know_globals(struct codec *c, lua_State *L);
+
+/*
+ * A class of userdata that the house itself sends: shared memory crosses by its address, not by value. The bytes between are the
+ * class's own.
+ *   save   append the userdata at index to `out`. 0; or a negative errno, and the text says why it cannot be sent
+ *   load   push what `length` bytes mean. 0; or a negative errno (nothing pushed), and the text says why it cannot be had here
+ * Both believe no byte, do not use the codec, and may raise Lua's memory errors.
+ */
+struct codec_native {
+  const char *name;
+  int (*save)(lua_State *L, int index, int flags, struct bytes *out, char *text, size_t capacity); /* flags: of the stream */
+  int (*load)(lua_State *L, const unsigned char *data, size_t length, char *text, size_t capacity);
+};
+
+/*
+ * codec_add_native -- streams of this state may hold userdata of that class from now on. Costs next to nothing. May raise (memory).
+ * codec_mark_native -- userdata with the metatable on top of the stack are of that class. May raise (memory).
+ */
+void codec_add_native(lua_State *L, const struct codec_native *native);
+void codec_mark_native(lua_State *L, const struct codec_native *native);
+
+/*
+ * codec_take_natives -- push the list of native userdata that were written since codec_begin (or the last take), or nil if there were
+ * none (or CODEC_KEEPS_NONE). They must be kept from the collector until the other side has read the stream: it finds them at this process.
+ * The codec itself keeps them until the next codec_begin (or a take). May raise (memory).
+ */
+void codec_take_natives(struct codec *c, lua_State *L);
 
 /*
  * codec_register -- pool.register(name, class [, save, load]): the table (or userdata metatable) at `class_index` is called `name` on both

@@ -37,7 +37,7 @@ enum tag {
   TAG_TABLE = 0x20,    /* + flags; length of the sequence (4 bytes), number of pairs (4 bytes), sequence, pairs [, metatable] */
   TAG_RECORD = 0x28,   /* + flags; shape, one value for each key [, metatable] */
   TAG_FUNCTION = 0x30, /* + flags; number of upvalues (byte), code, upvalues, globals, TAG_END */
-  TAG_USERDATA = 0x34, /* + flags; length (byte) and name of the class, what its save function returned */
+  TAG_USERDATA = 0x34, /* + flags; length (byte) and name of the class, what its save function returned (native: TAG_STRING, its bytes) */
   TAG_SMALL = 0x40,    /* + integer 0 .. 63 */
   TAG_SHORT = 0x80     /* + length 0 .. 127, bytes */
 };
@@ -54,7 +54,7 @@ enum {
 /* What the registry keeps for a codec, in a table. */
 enum anchor {
   ANCHOR_NAME_KEYS = 1, ANCHOR_SHAPE_KEYS, ANCHOR_READ_KEYS, ANCHOR_READ_NAMES, ANCHOR_FUNCTION, ANCHOR_SENT, ANCHOR_SAVED,
-  ANCHOR_GLOBALS
+  ANCHOR_GLOBALS, ANCHOR_NATIVES
 };
 
 struct shape {
@@ -126,6 +126,7 @@ struct codec {
   size_t n_frames, frames_capacity;
   struct mark mark;
   int has_sent, has_saved, sent_is_stale;
+  int n_natives, has_natives; /* in ANCHOR_NATIVES: of this stream; whether there are any (of another stream: to be dropped) */
   struct names names;
   /* reader */
   uint32_t read_stream;
@@ -141,6 +142,12 @@ void codec_push_anchor(struct codec *c, lua_State *L, int which);
 
 /* codec_renew_anchor -- replace one of the codec's tables by an empty one and push it. May raise (memory). */
 void codec_renew_anchor(struct codec *c, lua_State *L, int which);
+
+/* codec_native_of -- the native class of the userdata at index, or NULL. */
+const struct codec_native *codec_native_of(lua_State *L, int index);
+
+/* codec_native_named -- the native class of a name, or NULL. */
+const struct codec_native *codec_native_named(lua_State *L, const char *name, size_t length);
 
 /* codec_grow -- room for one more element of `size` bytes in a C array. Returns 0 or -ENOMEM (the array is as before). */
 int codec_grow(void **array, uint32_t n, uint32_t *capacity, size_t size);

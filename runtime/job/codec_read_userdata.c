@@ -9,10 +9,37 @@
 #include <errno.h>
 #include <stdio.h>
 
+/* read_native -- the bytes of a native userdata, which the class understands by itself. As reader_item. */
+static int read_native(struct reading *r, const struct codec_native *native, int flags, uint64_t place) {
+  struct codec *c = r->c;
+  const unsigned char *body;
+  char text[MESSAGE_BYTES] = "";
+  uint64_t length;
+  r->at += *r->at + 1;
+  if (left(r) < 9 || *r->at != TAG_STRING) return reader_damaged(c);
+  memcpy(&length, r->at + 1, 8);
+  body = r->at + 9;
+  if (length > left(r) - 9) return reader_damaged(c);
+  if (!lua_checkstack(r->L, 12)) return codec_fail(c, -EBADMSG, "nested too deeply");
+  if (native->load(r->L, body, (size_t)length, text, sizeof text) < 0) {
+    if (!c->is_missing) (void)codec_fail(c, 0, text);
+    c->is_missing = 1;
+    lua_pushnil(r->L);
+  } else if (flags & IS_SHARED) {
+    reader_remember(r, place);
+  }
+  r->at = body + length;
+  return 0;
+}
+
 int reader_open_userdata(struct reading *r, int flags, uint64_t place) {
+  const struct codec_native *native;
   struct read_frame *f;
   int status;
   if (left(r) < 1 || left(r) - 1 < *r->at) return reader_damaged(r->c);
+  if (!lua_checkstack(r->L, 8)) return codec_fail(r->c, -EBADMSG, "nested too deeply");
+  native = codec_native_named(r->L, (const char *)r->at + 1, *r->at);
+  if (native != NULL) return read_native(r, native, flags, place);
   status = reader_open_frame(r, FRAME_USERDATA, 1);
   if (status < 0) return status;
   f = top_frame(r->c);

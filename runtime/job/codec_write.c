@@ -113,7 +113,7 @@ int writer_value(struct codec *c, lua_State *L) {
     return 0;
   case LUA_TTABLE: return writer_begin_table(c, L);
   case LUA_TFUNCTION: return writer_begin_function(c, L);
-  case LUA_TUSERDATA: c->is_stateful = 1; return writer_begin_userdata(c, L);
+  case LUA_TUSERDATA: return writer_begin_userdata(c, L);
   default: return writer_refuse_value(c, L);
   }
 }
@@ -196,6 +196,7 @@ void codec_begin(struct codec *c, struct bytes *out, int flags, const char *root
   c->run_tag = 0;
   c->is_stateful = 0;
   c->n_named = 0;
+  c->n_natives = 0;
   c->stream++;
   c->sent_is_stale = 1;
   c->n_frames = 0;
@@ -217,10 +218,18 @@ static inline int join_run(struct codec *c, const void *number) {
   return 1;
 }
 
+/* drop_natives -- those of another stream are not kept any longer. */
+static void drop_natives(struct codec *c, lua_State *L) {
+  codec_renew_anchor(c, L, ANCHOR_NATIVES);
+  lua_pop(L, 1);
+  c->has_natives = 0;
+}
+
 /* write_other -- codec_write for what does not join the open run; apart from it, so that the hot path saves few registers. */
 static __attribute__((noinline)) int write_other(struct codec *c, lua_State *L, int index) {
   int status, type = lua_type(L, index);
   if (c->is_busy) return codec_fail(c, -EINVAL, "a save or load function may not use the pool that called it");
+  if (c->has_natives && c->n_natives == 0) drop_natives(c, L);
   if (type == LUA_TNUMBER) return write_run(c, L, index, number_tag(L, index));
   if (type == LUA_TNIL) return write_run(c, L, index, TAG_RUN_NIL);
   set_mark(c);

@@ -1,8 +1,10 @@
 /*
  * job/codec_write_userdata -- userdata to bytes: by name, or as what the save function of its class returns.
  *
- * Room: job (may include job/codec_write.h, where its functions are declared).  Owns: ANCHOR_SAVED, what save functions returned.
- * A save function runs protected and may do anything but use this codec (is_busy).
+ * Room: job (may include job/codec_write.h, where its functions are declared).  Owns: ANCHOR_SAVED, what save functions returned;
+ * ANCHOR_NATIVES, the native userdata of the present stream.
+ * A save function runs protected and may do anything but use this codec (is_busy). Native classes (codec_native) write their own bytes, and
+ * are never sent by name: what the other side has under a name may be another object, even if it was made by the same line.
  */
 #include "job/codec_write.h"
 
@@ -35,12 +37,51 @@ static int save(struct codec *c, lua_State *L, int at) {
   return 0;
 }
 
+/* keep_native -- the userdata at `at` stays until the stream was read. */
+static void keep_native(struct codec *c, lua_State *L, int at) {
+  if (c->n_natives == 0) codec_renew_anchor(c, L, ANCHOR_NATIVES);
+  else codec_push_anchor(c, L, ANCHOR_NATIVES);
+  lua_pushvalue(L, at);
+  lua_rawseti(L, -2, c->n_natives + 1);
+  c->n_natives++;
+  c->has_natives = 1;
+  lua_pop(L, 1);
+}
+
+/* write_native -- the userdata on top of the stack, whose class is `native`. 0: written and popped; or negative. */
+static int write_native(struct codec *c, lua_State *L, const struct codec_native *native) {
+  char text[MESSAGE_BYTES / 2] = "";
+  size_t name_length = strlen(native->name), body;
+  uint64_t length = 0;
+  int status, at = lua_gettop(L);
+  if (!lua_checkstack(L, 12)) return writer_refuse(c, L, -EINVAL, "nested too deeply", NULL);
+  status = writer_reference(c, L, lua_topointer(L, at));
+  if (status == 0) {
+    if (!(c->flags & CODEC_KEEPS_NONE)) keep_native(c, L, at);
+    if (put_tag(c->out, TAG_USERDATA) < 0 || put_tag(c->out, (int)name_length) < 0 ||
+        bytes_append(c->out, native->name, name_length) < 0 || put_tag(c->out, TAG_STRING) < 0 || bytes_append(c->out, &length, 8) < 0)
+      return codec_out_of_memory(c);
+    body = c->out->length;
+    status = native->save(L, at, c->flags, c->out, text, sizeof text);
+    if (status == -ENOMEM) return codec_out_of_memory(c);
+    if (status < 0) return writer_refuse(c, L, -EINVAL, text, NULL);
+    length = c->out->length - body;
+    memcpy(c->out->data + body - 8, &length, 8);
+  }
+  lua_settop(L, at - 1);
+  return status < 0 ? status : 0;
+}
+
 int writer_begin_userdata(struct codec *c, lua_State *L) {
-  int64_t found = writer_find_name(c, L);
+  const struct codec_native *native = codec_native_of(L, -1);
   const char *class_name;
   size_t length, tag_at;
   int status = 0, at = lua_gettop(L);
+  int64_t found;
   struct seen *entry;
+  if (native != NULL) return write_native(c, L, native);
+  c->is_stateful = 1;
+  found = writer_find_name(c, L);
   if (found < 0) return (int)found;
   status = found > 0 ? writer_put_name(c, L, (uint32_t)found) : writer_reference(c, L, lua_topointer(L, -1));
   if (status < 0) return status;

@@ -189,7 +189,7 @@ static int make_record(lua_State *L) {
     lua_replace(L, 4);
   }
   push_message(L, value);
-  codec_begin(t->codec, &t->record, 0, "error");
+  codec_begin(t->codec, &t->record, CODEC_COPIES_OWN | CODEC_KEEPS_NONE, "error");
   (void)codec_write(t->codec, L, 4);
   (void)codec_write(t->codec, L, -1);
   write_or_nil(t, L, 5);
@@ -501,7 +501,7 @@ static int write_results(struct task_context *t, lua_State *T) {
 static void open_frame(struct task_context *t) {
   worker_close_frame(t->worker);
   worker_open_frame(t->worker, t->next);
-  codec_begin(t->codec, &t->worker->frame, 0, "result");
+  codec_begin(t->codec, &t->worker->frame, CODEC_COPIES_OWN | CODEC_KEEPS_NONE, "result");
 }
 
 /* A request that came too late for its item is nobody's any more. Returns 1 if somebody other than the host wants us gone. */
