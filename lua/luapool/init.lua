@@ -21,6 +21,20 @@ local pool = {
 ---@return integer
 pool.cpus = core.cpus
 
+--- A typed array in shared memory: what one process writes, all that have the array see. Tasks get it without copying, whether they
+--- inherit it, or find it in an upvalue, an item or an argument; slices too. A task that returns an array which it has made itself
+--- gives the host a copy. The memory goes with the last user, whoever that is.
+---
+--- `a[i]` and `a[i] = v` (from 1 to #a; reading a[#a + 1] gives nil, so that ipairs ends; all else outside is an error), `#a`,
+--- `ipairs(a)`, `pairs(a)`, `a:slice([i [, j]])` (elements i to j of the same memory), `a:to_table([i [, j]])`,
+--- `a:fill(v [, i [, j]])`, `a:copy(table | array [, at])`, `a:type()`; `==` is true for the same elements of the same memory.
+--- A value that the type cannot hold is an error (no wrapping, no cutting off; f32 rounds); u64 above math.maxinteger are floats.
+---@param type "i8"|"i16"|"i32"|"i64"|"u8"|"u16"|"u32"|"u64"|"f32"|"f64"
+---@param n integer|table|luapool.array how many zeros, or the elements to begin with
+---@return luapool.array
+--- Raises argument errors, and "no memory for an array of ..." when there is none (all of it is reserved here, so nothing fails later).
+pool.array = core.array
+
 --- Is this error value an interrupt (Ctrl-C, SIGTERM, SIGHUP)? Knows ours, and the one of the stock interpreter.
 ---@param err any
 ---@return boolean

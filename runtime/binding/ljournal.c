@@ -159,7 +159,7 @@ static int coder_encode(lua_State *L) {
   codec_rollback(c->codec); /* an interrupt may have cut the last one short */
   bytes_clear(&c->raw);
   bytes_clear(&c->text);
-  codec_begin(c->codec, &c->raw, 0, "result");
+  codec_begin(c->codec, &c->raw, CODEC_BY_VALUE | CODEC_KEEPS_NONE, "result");
   status = codec_write(c->codec, L, 2);
   if (status < 0) {
     lua_pushnil(L);

@@ -1,7 +1,8 @@
 /*
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
- * Room: binding (may include binding/lpool.h, binding/llong.h and binding/embedded.h).  Owns: the registry fields luapool.module, luapool.Error,
+ * Room: binding (may include binding/lpool.h, binding/llong.h, binding/lshared.h and binding/embedded.h).
+ * Owns: the registry fields luapool.module, luapool.Error,
  * luapool.default_workers, and the run scope of pool.catch_interrupts.
  */
 #include "binding/lluapool.h"
@@ -14,6 +15,7 @@
 #include "binding/embedded.h"
 #include "binding/llong.h"
 #include "binding/lpool.h"
+#include "binding/lshared.h"
 #include "job/codec.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
@@ -193,6 +195,7 @@ static void push_core(lua_State *L) {
   luaL_setfuncs(L, functions, 0);
   ljournal_open(L);
   lfingerprint_open(L);
+  lshared_open(L);
   luaL_newmetatable(L, "luapool.Error");
   lua_setfield(L, -2, "Error");
   lua_pushliteral(L, VERSION);

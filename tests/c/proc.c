@@ -339,6 +339,11 @@ static int proc_fds(lua_State *L) {
   return 1;
 }
 
+static int proc_set_dumpable(lua_State *L) {
+  if (prctl(PR_SET_DUMPABLE, lua_toboolean(L, 1)) != 0) return luaL_error(L, "prctl: %s", strerror(errno));
+  return 0;
+}
+
 /* ---- starting --------------------------------------------------------------------------------------------------------- */
 
 /* What the child needs between fork and exec, prepared before: afterwards only system calls are made. */
@@ -998,6 +1003,7 @@ static const luaL_Reg FUNCTIONS[] = {{"spawn", proc_spawn},
                                      {"status_field", proc_status_field},
                                      {"fds", proc_fds},
                                      {"kill", proc_kill},
+                                     {"set_dumpable", proc_set_dumpable},
                                      {"sleep", proc_sleep},
                                      {"now", proc_now},
                                      {"pid", proc_pid},

@@ -1,0 +1,484 @@
+-- Shared memory: arrays in the host, in tasks, and on their way between processes; what is refused, and that all of it goes.
+local lu = require "luaunit"
+local proc = require "proc"
+local post = require "post"
+
+local function identity(x) return x end
+
+local function fails(text, fn, ...)
+  local ok, e = pcall(fn, ...)
+  lu.assertFalse(ok, "no error")
+  e = type(e) == "table" and e.message or e
+  lu.assertStrContains(e, text)
+  return e
+end
+
+-- A pool whose workers live already: from now on everything is sent.
+local function living(n)
+  local p = pool.new(n or 2)
+  p:map(tostring, 8)
+  return p
+end
+
+-- Descriptors and mappings of shared memory that a process has; after a collection, if it is this one.
+local function holdings(pid)
+  if not pid then
+    collectgarbage()
+    collectgarbage()
+  end
+  local fds, maps = 0, 0
+  for _, fd in ipairs(proc.fds(pid or proc.pid())) do
+    if fd:find("luapool-shared", 1, true) or fd:find("/dev/shm/", 1, true) then fds = fds + 1 end
+  end
+  for line in io.lines(("/proc/%d/maps"):format(pid or proc.pid())) do
+    if line:find("rw%-s") and (line:find("luapool-shared", 1, true) or line:find("/dev/shm/", 1, true)) then maps = maps + 1 end
+  end
+  return fds, maps
+end
+
+-- ---- arrays in one process ----
+
+TestArray = {}
+
+local LIMITS = {
+  i8 = { -128, 127 }, i16 = { -32768, 32767 }, i32 = { -2 ^ 31, 2 ^ 31 - 1 }, i64 = { math.mininteger, math.maxinteger },
+  u8 = { 0, 255 }, u16 = { 0, 65535 }, u32 = { 0, 2 ^ 32 - 1 },
+}
+
+for type, limits in pairs(LIMITS) do
+  TestArray["test_limits_of_" .. type] = function()
+    local low, high = math.tointeger(limits[1]), math.tointeger(limits[2])
+    local a = pool.array(type, 3)
+    lu.assertEquals({ a[1], a[2], a[3], a[4] }, { 0, 0, 0 })
+    a[1], a[2], a[3] = low, high, 7.0
+    lu.assertEquals({ a[1], a[2], a[3] }, { low, high, 7 })
+    lu.assertEquals(math.type(a[3]), "integer")
+    local range = ("is out of the range of %s (%d to %d)"):format(type, low, high)
+    if type ~= "i64" then
+      fails(range, function() a[1] = low - 1 end)
+      fails(range, function() a[1] = high + 1 end)
+      fails(range, function() a[1] = high + 1.0 end)
+    end
+    for _, value in ipairs { 2 ^ 80, -2 ^ 80, math.huge, -math.huge } do fails(range, function() a[1] = value end) end
+    fails("cannot set element 1: 1.5 is no integer, as " .. type .. " wants", function() a[1] = 1.5 end)
+    fails("is no integer", function() a[1] = 0 / 0 end)
+    lu.assertEquals({ a[1], a[2], a[3] }, { low, high, 7 })
+  end
+end
+
+function TestArray.test_limits_of_u64()
+  local a = pool.array("u64", 2)
+  local range = "is out of the range of u64 (0 to 18446744073709551615)"
+  a[1], a[2] = math.maxinteger, 2.0 ^ 63
+  lu.assertEquals({ a[1], a[2] }, { math.maxinteger, 2.0 ^ 63 })
+  lu.assertEquals(math.type(a[2]), "float")
+  a[2] = 2.0 ^ 64 - 2048
+  lu.assertEquals(a[2], 2.0 ^ 64 - 2048)
+  fails("-1 " .. range, function() a[1] = -1 end)
+  fails(range, function() a[1] = 2.0 ^ 64 end)
+  fails(range, function() a[1] = -1.0 end)
+  fails("0.5 is no integer", function() a[1] = 0.5 end)
+end
+
+function TestArray.test_floats()
+  local a, b = pool.array("f64", 4), pool.array("f32", 4)
+  for i, value in ipairs { 0.1, math.huge, -math.huge, 5 } do a[i], b[i] = value, value end
+  lu.assertEquals(a:to_table(), { 0.1, math.huge, -math.huge, 5.0 })
+  lu.assertEquals(b:to_table(), { string.unpack("f", string.pack("f", 0.1)), math.huge, -math.huge, 5.0 })
+  a[1], b[1] = 0 / 0, 0 / 0
+  lu.assertTrue(a[1] ~= a[1] and b[1] ~= b[1])
+  a[1] = 1e308
+  fails("1e+308 is out of the range of f32", function() b[1] = 1e308 end)
+  b[1] = 3.4028234663852886e38
+  lu.assertEquals(b[1], 3.4028234663852886e38)
+  lu.assertEquals(math.type((function() a[1] = 1 return a[1] end)()), "float")
+end
+
+function TestArray.test_what_is_no_number_is_refused()
+  local a = pool.array("i32", 1)
+  for _, value in ipairs { "5", true, {}, print, a } do
+    fails("cannot set element 1: number expected for i32, got " .. type(value), function() a[1] = value end)
+  end
+  fails("number expected for i32, got nil", function() a[1] = nil end)
+  lu.assertEquals(a[1], 0)
+end
+
+function TestArray.test_bounds()
+  local a = pool.array("i16", { 1, 2, 3 })
+  for _, i in ipairs { 0, -1, 5, math.mininteger, math.maxinteger } do
+    fails(("index %d is out of bounds: the array has 3 elements (i16)"):format(i), function() return a[i] end)
+    fails(("index %d is out of bounds: the array has 3 elements (i16)"):format(i), function() a[i] = 1 end)
+  end
+  lu.assertNil(a[4]) -- where ipairs ends
+  fails("index 4 is out of bounds", function() a[4] = 1 end)
+  fails("index 1.5 of an array is no integer", function() return a[1.5] end)
+  fails("cannot set field '1.5' of an array", function() a[1.5] = 1 end)
+  fails("cannot set field 'x' of an array", function() a.x = 1 end)
+  fails("cannot set field '1' of an array", function() a["1"] = 1 end)
+  lu.assertNil(a.x)
+  lu.assertEquals(a[2.0], 2)
+end
+
+-- Errors are at the line of whoever did it.
+function TestArray.test_errors_name_the_caller_s_line()
+  local a = pool.array("u8", 1)
+  local line = debug.getinfo(1, "l").currentline
+  lu.assertStrContains(fails("out of bounds", function() return a[9] + 1 end), ("test_shared.lua:%d:"):format(line + 1))
+  lu.assertStrContains(fails("out of the range", function() a[1] = 256 end), ("test_shared.lua:%d:"):format(line + 2))
+  lu.assertStrContains(fails("to 'fill'", function() a:fill "x" end), ("test_shared.lua:%d:"):format(line + 3))
+  lu.assertStrContains(fails("to 'array'", function() pool.array "x" end), ("test_shared.lua:%d:"):format(line + 4))
+end
+
+function TestArray.test_arguments()
+  local array = pool.array
+  fails("bad argument #1 to 'array' (i8, i16, i32, i64, u8, u16, u32, u64, f32 or f64 expected, got 'f128')", array, "f128", 1)
+  fails("bad argument #1 to 'array' (i8, i16, i32, i64, u8, u16, u32, u64, f32 or f64 expected, got number)", array, 8, 1)
+  fails("bad argument #1 to 'array'", array)
+  for got, n in pairs { ["-1"] = -1, ["1.5"] = 1.5, ["nan"] = 0 / 0, ["no value"] = false } do
+    n = n or nil
+    fails("bad argument #2 to 'array' (number of elements, table or array expected, got ", array, "i8", n)
+    lu.assertEquals(type(got), "string")
+  end
+  fails("bad argument #2 to 'array'", array, "i8", "10")
+  fails("bad argument to 'array' (element 2: number expected for i8, got string)", array, "i8", { 1, "x" })
+  fails("bad argument to 'array' (element 3: 300 is out of the range of i8 (-128 to 127))", array, "i8", { 1, 2, 300 })
+  local a = array("i8", 3)
+  fails("bad argument #1 to 'slice' (pool.array expected, got table)", a.slice, {})
+  fails("bad argument #1 to 'slice' (integer expected, got string)", a.slice, a, "1")
+  fails("bad argument #2 to 'slice' (integer expected, got 1.5)", a.slice, a, 1, 1.5)
+end
+
+function TestArray.test_lengths_and_text()
+  lu.assertEquals(#pool.array("f64", 0), 0)
+  lu.assertEquals(#pool.array("f64", {}), 0)
+  lu.assertEquals(#pool.array("f64", 10.0), 10)
+  lu.assertNil(pool.array("f64", 0)[1])
+  lu.assertStrMatches(tostring(pool.array("f64", 10)), "^array of 10 f64: 0?x?%x+$")
+  for _, t in ipairs { "i8", "i16", "i32", "i64", "u8", "u16", "u32", "u64", "f32", "f64" } do
+    lu.assertEquals(pool.array(t, 1):type(), t)
+  end
+end
+
+function TestArray.test_from_tables_and_arrays()
+  lu.assertEquals(pool.array("i32", { 5, 6, 7 }):to_table(), { 5, 6, 7 })
+  local proxy = setmetatable({}, { __len = function() return 3 end, __index = function(_, i) return i * i end })
+  lu.assertEquals(pool.array("i32", proxy):to_table(), { 1, 4, 9 })
+  local a = pool.array("i32", { 1, 2, 3 })
+  local b = pool.array("f64", a)
+  a[1] = 100
+  lu.assertEquals(b:to_table(), { 1.0, 2.0, 3.0 })
+end
+
+function TestArray.test_iteration()
+  local a = pool.array("u8", { 3, 1, 2 })
+  local seen = {}
+  for i, v in ipairs(a) do seen[#seen + 1] = i .. "=" .. v end
+  for i, v in pairs(a) do seen[#seen + 1] = i .. "=" .. v end
+  lu.assertEquals(seen, { "1=3", "2=1", "3=2", "1=3", "2=1", "3=2" })
+  lu.assertEquals({ table.unpack(a, 1, #a) }, { 3, 1, 2 })
+  table.sort(a)
+  lu.assertEquals(a:to_table(), { 1, 2, 3 })
+  for _ in pairs(pool.array("u8", 0)) do lu.fail("an element of none") end
+  for _ in ipairs(pool.array("u8", 0)) do lu.fail("an element of none") end
+end
+
+function TestArray.test_slices()
+  local a = pool.array("i32", { 1, 2, 3, 4, 5 })
+  local s = a:slice(2, 4)
+  lu.assertEquals({ #s, s[1], s[3], s:type() }, { 3, 2, 4, "i32" })
+  s[1] = 20
+  lu.assertEquals(a[2], 20)
+  a[3] = 30
+  lu.assertEquals(s[2], 30)
+  local inner = s:slice(2)
+  inner[2] = 40
+  lu.assertEquals(a:to_table(), { 1, 20, 30, 40, 5 })
+  fails("index 5 is out of bounds: the array has 3 elements", function() return s[5] end)
+  lu.assertEquals(#a:slice(), 5)
+  lu.assertEquals(#a:slice(6), 0)
+  lu.assertEquals(#a:slice(1, 0), 0)
+  for _, bad in ipairs { { 0, 1 }, { 1, 6 }, { 4, 2 }, { 7 }, { -1, 2 }, { math.mininteger, math.maxinteger } } do
+    fails("bad arguments to 'slice' (elements ", a.slice, a, bad[1], bad[2])
+  end
+  fails("bad arguments to 'slice' (elements 2 to 9 of an array of 5 i32)", a.slice, a, 2, 9)
+end
+
+-- A slice keeps the memory when the array that it was cut from is gone.
+function TestArray.test_a_slice_outlives_its_array()
+  local s = pool.array("i32", { 1, 2, 3, 4, 5 }):slice(4)
+  collectgarbage()
+  collectgarbage()
+  lu.assertEquals(s:to_table(), { 4, 5 })
+end
+
+function TestArray.test_equality()
+  local a, b = pool.array("i32", 5), pool.array("i32", 5)
+  lu.assertTrue(a == a) -- luacheck: ignore
+  lu.assertFalse(a == b)
+  lu.assertTrue(a == a:slice() and a:slice(2, 3) == a:slice(2):slice(1, 2))
+  lu.assertFalse(a == a:slice(1, 4) or a:slice(2, 3) == a:slice(3, 4))
+  lu.assertFalse(a == {} or a == 5) -- luacheck: ignore
+end
+
+function TestArray.test_to_table_and_fill()
+  local a = pool.array("f32", 5)
+  lu.assertIs(a:fill(1.5), a)
+  a:fill(2, 2, 3):fill(9, 5)
+  lu.assertEquals(a:to_table(), { 1.5, 2.0, 2.0, 1.5, 9.0 })
+  lu.assertEquals(a:to_table(2, 3), { 2.0, 2.0 })
+  lu.assertEquals(a:to_table(4), { 1.5, 9.0 })
+  lu.assertEquals(a:to_table(6), {})
+  fails("bad arguments to 'to_table' (elements 0 to 5 of an array of 5 f32)", a.to_table, a, 0)
+  fails("bad arguments to 'fill' (elements 1 to 6 of an array of 5 f32)", a.fill, a, 0, 1, 6)
+  fails("bad argument #1 to 'fill' (number expected for f32, got string)", a.fill, a, "x")
+  lu.assertEquals(#pool.array("i8", 0):fill(1), 0)
+end
+
+function TestArray.test_copy()
+  local a = pool.array("i32", 5)
+  lu.assertIs(a:copy { 1, 2, 3 }, a)
+  a:copy({ 8, 9 }, 4)
+  lu.assertEquals(a:to_table(), { 1, 2, 3, 8, 9 })
+  a:copy(a:slice(1, 4), 2) -- overlapping
+  lu.assertEquals(a:to_table(), { 1, 1, 2, 3, 8 })
+  a:copy(pool.array("f64", { 7, 6 }), 1)
+  lu.assertEquals(a:to_table(), { 7, 6, 2, 3, 8 })
+  a:copy({}, 6)
+  fails("bad arguments to 'copy' (2 elements from index 5 on, in an array of 5 i32)", a.copy, a, { 1, 2 }, 5)
+  fails("bad arguments to 'copy' (0 elements from index 7 on", a.copy, a, {}, 7)
+  fails("bad arguments to 'copy' (1 elements from index 0 on", a.copy, a, { 1 }, 0)
+  fails("bad argument #1 to 'copy' (table or array expected, got number)", a.copy, a, 5)
+  fails("bad argument to 'copy' (element 2: 0.5 is no integer, as i32 wants)", a.copy, a, pool.array("f64", { 4, 0.5 }))
+  fails("bad argument to 'copy' (element 1: number expected for i32, got boolean)", a.copy, a, { true })
+  lu.assertEquals(a:to_table(), { 4, 6, 2, 3, 8 }) -- what came before the wrong one is there
+end
+
+function TestArray.test_metatable_is_out_of_reach()
+  local a = pool.array("i8", 1)
+  lu.assertEquals(getmetatable(a), "luapool.array")
+  for name, method in pairs(debug.getmetatable(a)) do
+    if type(method) == "function" and name ~= "__gc" and name ~= "__eq" then
+      fails("pool.array expected, got ", method, io.stdout, 1, 1)
+      fails("pool.array expected, got ", method, {}, 1, 1)
+    end
+  end
+  debug.getmetatable(a).__gc(a)
+  fails("pool.array expected", function() return a[1] end)
+end
+
+-- ---- memory ----
+
+TestMemory = {}
+
+function TestMemory.test_goes_with_its_last_user()
+  local fds, maps = holdings()
+  do
+    local list = {}
+    for i = 1, 20 do list[i] = pool.array("u8", i * 1000) end
+    local slice = list[7]:slice(2, 3)
+    local now_fds, now_maps = holdings()
+    lu.assertEquals({ now_fds - fds, now_maps - maps }, { 20, 20 })
+    list = nil -- luacheck: ignore
+    lu.assertEquals({ holdings() }, { fds + 1, maps + 1 })
+    lu.assertEquals(#slice, 2)
+  end
+  lu.assertEquals({ holdings() }, { fds, maps })
+end
+
+-- The collector sees what an array stands for: a loop that drops arrays does not run out of anything.
+function TestMemory.test_dropped_arrays_are_collected_in_time()
+  for _ = 1, 3000 do pool.array("f64", 10) end
+  local most = 0
+  for _ = 1, 100 do
+    pool.array("u8", 8 << 20)
+    most = math.max(most, select(2, holdings(proc.pid())))
+  end
+  lu.assertTrue(most < 50, most .. " of 8 MiB at a time")
+  collectgarbage "stop"
+  for _ = 1, 3000 do pool.array("f64", 10) end -- descriptors end, then garbage is collected all the same
+  collectgarbage "restart"
+end
+
+function TestMemory.test_too_large()
+  fails("no memory for an array of 35184372088832 f64: ", pool.array, "f64", 1 << 45)
+  fails("no memory for an array of " .. math.maxinteger .. " i8: ", pool.array, "i8", math.maxinteger)
+  fails("no memory for an array of ", pool.array, "f64", math.maxinteger // 8)
+end
+
+local function refused(fail, code, expected, env)
+  env = env or {}
+  env.LUAPOOL_FAIL = fail
+  post.run { code = code, expected = expected, program = post.FAULTY, env = env }
+end
+
+function TestMemory.test_refused_by_the_system()
+  local code = [[
+    local ok, e = pcall(pool.array, "i32", 100)
+    print(ok, (e:gsub("^.*:%d+: ", "")))
+    local a = pool.array("i32", { 5 })
+    print(a[1])]]
+  refused("memfd#0:EMFILE", code:gsub("local a =.*", ""), "false\tno memory for an array of 100 i32: Too many open files\n")
+  refused("memfd#1:EMFILE", "print(#pool.array('i32', 10))", "10\n") -- after a collection there are some
+  refused("memfd#1:EPERM", code, "false\tno memory for an array of 100 i32: Operation not permitted\n5\n")
+  refused("truncate#0:ENOSPC", code:gsub("local a =.*", ""), "false\tno memory for an array of 100 i32: No space left on device\n")
+  refused("mmap#1:ENOMEM,mmap#2:ENOMEM", code, "false\tno memory for an array of 100 i32: Cannot allocate memory\n5\n")
+  refused("memfd#0:ENOSYS", "local a = pool.array('i32', 10) a[10] = 1 print(a[10])", "1\n")
+end
+
+function TestMemory.test_limit_on_file_sizes()
+  post.run { before = { "sh", "-c", "ulimit -f 2048; exec \"$@\"", "sh" }, expected = "false\nfalse\n1000\n", code = [[
+    print((pcall(pool.array, "u8", 64 << 20)))
+    print((pcall(pool.array, "u8", 3 << 20)))
+    print(#pool.array("u8", 1000))]] }
+end
+
+-- ---- arrays and tasks ----
+
+TestTasks = {}
+
+function TestTasks.test_one_shot_calls_write_into_it()
+  local a = pool.array("f64", 1000)
+  pool.map(function(i) a[i] = i / 2 end, 1000, { workers = 3 })
+  for i = 1, 1000 do lu.assertEquals(a[i], i / 2) end
+end
+
+function TestTasks.test_living_workers_get_it_as_upvalue()
+  local p <close> = living()
+  for round = 1, 3 do
+    local a = pool.array("i64", 100)
+    p:map(function(i) a[i] = i * round end, 100)
+    for i = 1, 100 do lu.assertEquals(a[i], i * round) end
+  end
+  lu.assertEquals(p:stats().renewed, 0)
+  lu.assertTrue(p:stats().sent >= 3)
+end
+
+function TestTasks.test_as_global_item_argument_and_in_tables()
+  local p <close> = living()
+  shared_for_test = pool.array("i32", 4) -- luacheck: ignore
+  p:map(function(i) shared_for_test[i] = i end, 4) -- luacheck: ignore
+  lu.assertEquals(shared_for_test:to_table(), { 1, 2, 3, 4 }) -- luacheck: ignore
+  shared_for_test = nil -- luacheck: ignore
+  local list = {}
+  for i = 1, 10 do list[i] = pool.array("i32", 3) end
+  p:map(function(a) a:fill(#a) end, list)
+  for i = 1, 10 do lu.assertEquals(list[i]:to_table(), { 3, 3, 3 }) end
+  p:map(function(record) record.array[record.at] = 77 end, { { array = list[1], at = 2 } })
+  lu.assertEquals(list[1][2], 77)
+  lu.assertEquals(p:apply(function(x, y) x[1], y[1] = 5, 6 return x[2] end, list[1], list[2]), 77)
+  lu.assertEquals({ list[1][1], list[2][1] }, { 5, 6 })
+  lu.assertEquals(p:stats().renewed, 0)
+end
+
+-- Made in the host, it comes back as the very object; also when the workers know it only by its address.
+function TestTasks.test_the_host_gets_its_own_back()
+  for _, p in ipairs { living(), pool.new(2), pool.new(0) } do
+    local a, b = pool.array("u16", 5), pool.array("u16", 6)
+    local slice = a:slice(2, 3)
+    local r = p:map(identity, { a, b, slice, { a, a, x = b } })
+    lu.assertTrue(rawequal(r[1], a) and rawequal(r[2], b))
+    lu.assertTrue(r[3] == slice and #r[3] == 2)
+    lu.assertTrue(rawequal(r[4][1], a) and rawequal(r[4][2], a) and rawequal(r[4].x, b))
+    p:map(function(x) x[1] = 9 end, { r[3] })
+    lu.assertEquals(a[2], 9)
+    p:close()
+  end
+end
+
+-- Made in a task, the host gets the elements: the worker may be gone by then.
+function TestTasks.test_made_in_a_task()
+  for _, p in ipairs { living(), pool.new(2), pool.new(0) } do
+    local r = p:map(function(n)
+      local a = pool.array("f32", n)
+      a:fill(n + 0.5)
+      return { a, a, a:slice(1, 1) }
+    end, 5)
+    p:close()
+    for i = 1, 5 do
+      lu.assertEquals({ #r[i][1], r[i][1][i], r[i][1]:type(), #r[i][3] }, { i, i + 0.5, "f32", 1 })
+      lu.assertIs(r[i][1], r[i][2])
+      r[i][1][1] = 3
+    end
+  end
+  local big = pool.map(function() return pool.array("u8", 40 << 20):fill(7) end, 1)[1]
+  lu.assertEquals({ #big, big[1], big[40 << 20] }, { 40 << 20, 7, 7 })
+end
+
+function TestTasks.test_the_same_object_is_one_in_a_worker()
+  local p <close> = living(1)
+  local a = pool.array("i32", 3)
+  local r = p:map(function(x)
+    kept_for_test = kept_for_test or {} -- luacheck: ignore
+    kept_for_test[#kept_for_test + 1] = x[1] -- luacheck: ignore
+    local count = 0
+    for _, other in ipairs(kept_for_test) do if rawequal(other, a) then count = count + 1 end end -- luacheck: ignore
+    return count
+  end, { { a }, { a }, { a } })
+  lu.assertEquals(r, { 1, 2, 3 })
+  lu.assertEquals(p:stats().renewed, 0)
+end
+
+-- Nothing stays in the host, nor in workers that have other things to do.
+function TestTasks.test_nothing_is_kept()
+  local p <close> = living(2)
+  local fds, maps = holdings()
+  for _ = 1, 5 do
+    local a = pool.array("u8", 100000)
+    p:map(function(i) a[i] = 1 return a end, 10)
+    p:map(identity, { a, a:slice(2), { a } })
+  end
+  p:map(identity, { 1 }, { chunk = 1 })
+  lu.assertEquals({ holdings() }, { fds, maps })
+  p:map(function() collectgarbage() collectgarbage() end, 4, { chunk = 1 })
+  p:map(function() collectgarbage() collectgarbage() end, 40, { chunk = 1 })
+  for _, worker in ipairs(p:workers()) do lu.assertTrue(select(2, holdings(worker.pid)) <= maps + 2) end
+end
+
+function TestTasks.test_a_worker_s_error_is_an_item_s_error()
+  local a = pool.array("u8", 3)
+  local e = fails("index 4 is out of bounds: the array has 3 elements (u8)", pool.map, function(i) a[i] = i end, { 4 })
+  lu.assertStrContains(e, "test_shared.lua:")
+  fails("cannot set element 1: 256 is out of the range of u8 (0 to 255)", pool.map, function(v) a[1] = v end, { 256 })
+end
+
+-- A host that others may not look into: a function that needs shared memory gets fresh workers, an item is refused.
+function TestTasks.test_where_proc_does_not_let_it()
+  post.run { expected = "1\t9\nserialize\tresult ok\n", code = [[
+    require "proc".set_dumpable(false)
+    local p <close> = pool.new(2)
+    p:map(tostring, 4)
+    local a = pool.array("i32", 3)
+    p:map(function(i) a[i] = 9 end, 3)
+    print(p:stats().renewed, a[3])
+    local b = pool.array("i32", 3)
+    local _, _, errors = p:map(function(x) return x end, { b, 2 }, { errors = "collect" })
+    assert(errors[1].message:find("cannot be sent to a process that lives already", 1, true), errors[1].message)
+    print(errors[1].kind, rawequal(p:map(function() return a end, 1)[1], a) and "result ok")]] }
+end
+
+-- The kernel refuses the worker the memory that the host has sent: that item fails, no other.
+function TestTasks.test_a_worker_that_cannot_open_it()
+  post.run { program = post.FAULTY, env = { LUAPOOL_FAIL = "open#0@1:EMFILE" }, expected = "true\ttrue\n", code = [[
+    local p <close> = pool.new(1)
+    p:map(tostring, 4)
+    local list = { 1, pool.array("i32", 3), 3 }
+    local r, n, errors = p:map(function(x) return x end, list, { errors = "collect" })
+    print(r[1] == 1 and r[3] == 3 and r[2] == nil, errors[2].message:find("luapool.array: it cannot be opened here: ", 1, true) ~= nil)]] }
+end
+
+-- ---- the end ----
+
+TestEnd = {}
+
+-- Whoever dies, and however: nothing is left behind.
+function TestEnd.test_host_is_killed()
+  for _, signal in ipairs { "KILL", "TERM" } do
+    local s <close> = post.start { code = [[
+      local a = pool.array("u8", 1 << 20)
+      local p = pool.new(3)
+      p:map(function(i) a[i] = i % 256 if i == 3 then say "inside" spin(60) end end, 6, { chunk = 1 })]] }
+    s:await "inside"
+    s:send("host", signal)
+    s:finish { signal = "SIG" .. signal, stdout = "" }
+  end
+end
