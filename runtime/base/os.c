@@ -275,6 +275,28 @@ int os_socket_pair(int fds[2]) {
 #endif
 }
 
+int os_pipe(int fds[2]) {
+  int status, error = fault_fails("pipe");
+  if (error) return -error;
+#ifdef __APPLE__
+  if (pipe(fds) < 0) return -errno;
+  status = mark_fd(fds[1], 0);
+#else
+  if (pipe2(fds, O_CLOEXEC) < 0) return -errno;
+  status = 0;
+#endif
+  if (status == 0) status = mark_fd(fds[0], 1);
+  if (status == 0) return both_above_stdio(fds);
+  os_close(&fds[0]);
+  os_close(&fds[1]);
+  return status;
+}
+
+int os_unread(int fd) {
+  int count;
+  return ioctl(fd, FIONREAD, &count) < 0 ? -errno : count;
+}
+
 /* ---- time and waiting ------------------------------------------------------------------------- */
 
 int64_t os_now_ns(void) {

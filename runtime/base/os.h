@@ -9,7 +9,7 @@
  * Build options that force the portable paths (each must pass the whole test suite):
  * LUAPOOL_NO_PIDFD, LUAPOOL_NO_EVENTFD, LUAPOOL_NO_MEMFD, LUAPOOL_NO_PRCTL (and LUAPOOL_NO_FUTEX: base/share).
  * With LUAPOOL_FAULTS, LUAPOOL_FAIL="name#k:ERRNO[,...]" makes the k-th call of os function `name` fail
- * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, poll, pidfd, open, write, read, malloc, random, lock, sync.
+ * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, pipe, poll, pidfd, open, write, read, malloc, random, lock, sync.
  * memfd, bell and random fall back for ENOSYS and fail (random: falls back) for anything else; pidfd: the caller lives without one.
  */
 #ifndef LUAPOOL_BASE_OS_H
@@ -102,6 +102,13 @@ void os_bell_close(struct os_bell *bell); /* idempotent */
 
 /* os_socket_pair -- AF_UNIX stream pair, CLOEXEC and non-blocking on both ends. */
 int os_socket_pair(int fds[2]);
+
+/*
+ * os_pipe -- a pipe, CLOEXEC on both ends; fds[0], the end to read from, does not block, fds[1] does (programs write to it).
+ * os_unread -- bytes that wait in a pipe, asked at either end (Linux; elsewhere at the reading one), or -errno.
+ */
+int os_pipe(int fds[2]);
+int os_unread(int fd);
 
 /*
  * os_poll -- poll(2) once with a nanosecond timeout (negative: for ever).

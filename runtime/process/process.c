@@ -153,22 +153,31 @@ void process_forget_fd(int fd) {
   house_leave();
 }
 
-static int registered_socket_pair(int fds[2]) {
+/* Two descriptors that `open_both` makes, an os function. */
+static int registered_pair(int (*open_both)(int fds[2]), int fds[2]) {
   int status = registry_reserve(2);
-  if (status == 0) status = os_socket_pair(fds);
+  if (status == 0) status = open_both(fds);
   if (status < 0) return status;
   registry_add(fds[0]);
   registry_add(fds[1]);
   return 0;
 }
 
-int process_socket_pair(int fds[2]) {
+static int locked_pair(int (*open_both)(int fds[2]), int fds[2]) {
   int status = house_open();
   if (status < 0) return status;
   house_enter();
-  status = registered_socket_pair(fds);
+  status = registered_pair(open_both, fds);
   house_leave();
   return status;
+}
+
+int process_socket_pair(int fds[2]) {
+  return locked_pair(os_socket_pair, fds);
+}
+
+int process_pipe(int fds[2]) {
+  return locked_pair(os_pipe, fds);
 }
 
 void process_close_fd(int *fd) {
@@ -278,6 +287,11 @@ static void replace_stdin(void) {
   if (fd != STDIN_FILENO) os_close(&fd);
 }
 
+static void replace_output(const int *output) {
+  if (output == NULL) return;
+  if (dup2(output[0], STDOUT_FILENO) < 0 || dup2(output[1], STDERR_FILENO) < 0) _exit(SETUP_FAILED_STATUS);
+}
+
 static void purge(FILE *stream) {
 #ifdef __linux__
   __fpurge(stream);
@@ -328,6 +342,7 @@ static void become_child(const struct process_child *child, pid_t host, int life
   /* Before anything is opened: a host at its limit of descriptors left none for us. */
   close_foreign(child);
   replace_stdin();
+  replace_output(child->output);
   renew_stdio();
   if (guard_exit() != 0) _exit(SETUP_FAILED_STATUS);
   offer_to_oom_killer();
@@ -379,7 +394,7 @@ static int fork_locked(struct process *p, const struct process_child *child) {
   int lifeline[2], is_from_main_thread = is_main_thread();
   pid_t pid, host = getpid();
   int status = registry_reserve(3); /* before the fork: afterwards nothing may fail */
-  if (status == 0) status = registered_socket_pair(lifeline);
+  if (status == 0) status = registered_pair(os_socket_pair, lifeline);
   if (status < 0) return status;
   if (child->command) atomic_store(child->command, PROCESS_STARTING);
   pid = try_fork();

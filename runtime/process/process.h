@@ -35,6 +35,7 @@ struct process_child {
   const int *keep;                    /* descriptors of pools (see process_register_fd) that this child needs */
   size_t n_keep;
   _Atomic uint32_t *command;          /* in shared memory: what the host asks of the child when it sends SIGTERM */
+  const int *output;                  /* two descriptors (of keep) that become the child's 1 and 2; NULL: it has the host's */
 };
 
 /* What *command holds from the fork until the child's end follows the host's, or until the host asks something of it. */
@@ -46,13 +47,14 @@ void process_init(struct process *p);
 /*
  * process_register_fd / process_forget_fd -- descriptors of pools, of any pool in this process: a new child closes
  * all that are not in its keep list, so that no worker holds the other end of a sibling's socket. Thread-safe.
- * process_socket_pair (as os_socket_pair) and process_close_fd (as os_close) do both halves under the fork lock: no child
+ * process_socket_pair (as os_socket_pair), process_pipe (as os_pipe) and process_close_fd (as os_close) do both halves under the fork lock: no child
  * that another thread starts at the same time can inherit an end that is not registered yet, or no longer.
  * What a child keeps stays registered there: its own children close it.
  */
 int process_register_fd(int fd); /* 0 or -ENOMEM; twice is once */
 void process_forget_fd(int fd);
 int process_socket_pair(int fds[2]); /* 0 or -errno */
+int process_pipe(int fds[2]);        /* 0 or -errno */
 void process_close_fd(int *fd);      /* idempotent */
 
 /*
@@ -65,7 +67,7 @@ int process_fds_are_gone(pid_t owner);
  * process_fork -- start a child that shares nothing with its siblings.
  * Flushes stdout and stderr (only these), blocks all signals, forks under a process-wide lock, records the child in *p before
  * signals are unblocked. In the child, in this order: dispositions and signal state (interrupt_become_worker), lifeline and
- * parent-death signal, foreign pool descriptors closed, stdin from /dev/null, stdio buffers purged and stdout line-buffered,
+ * parent-death signal, foreign pool descriptors closed, stdin from /dev/null, stdout and stderr to `output`, stdio buffers purged and stdout line-buffered,
  * exit guard (exit() by C code flushes this process's own output and leaves by _exit, no handler of the host runs),
  * oom_score_adj raised, the signal mask explicit (nothing blocked). A child that cannot be set up ends with status 126 at once.
  * Fault points: before_fork, after_fork_parent (before the child is recorded), child_start (first thing), child_ready (before the mask

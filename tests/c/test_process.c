@@ -147,7 +147,7 @@ static void run_well(void (*body)(void)) {
 /* ---- children ----------------------------------------------------------------------------------------- */
 
 static struct process_child plain(void) {
-  return (struct process_child){NULL, 0, &shared->command};
+  return (struct process_child){.command = &shared->command};
 }
 
 /* Forks a child that runs body and leaves with status 0. Returns what process_fork returned (never 0). */
@@ -634,7 +634,7 @@ static void test_child_keeps_only_what_it_needs(void **state) {
   foreign_fds[1] = other[0];
   foreign_fds[2] = sibling.lifeline;
   foreign_fds[3] = sibling.pidfd; /* -1, where there are none, is not open either */
-  struct process_child child = {&kept_fd, 1, &shared->command};
+  struct process_child child = {.keep = &kept_fd, .n_keep = 1, .command = &shared->command};
   process_init(&p);
   int status = process_fork(&p, &child);
   if (status == 0) {
