@@ -603,6 +603,5 @@ void task_run(void *context, struct worker *w) {
   worker_close_frame(w);
   if (t->next < end) worker_send(w, WORKER_DROPPED, t->next, (uint32_t)(end - t->next > UINT32_MAX ? UINT32_MAX : end - t->next), NULL, 0);
   lua_settop(t->thread, TOP);
-  fflush(stdout); /* half a line printed by a task is to be seen before its result is used */
   (void)settle_interrupts();
 }

@@ -46,5 +46,7 @@ void board_reset_slot(struct board *b, uint32_t number) {
   atomic_store(&slot->must_leave, 0);
   atomic_store(&slot->item_started_ns, 0);
   atomic_store(&slot->continued_ns, 0);
+  atomic_store(&slot->output_read[0], 0);
+  atomic_store(&slot->output_read[1], 0);
   atomic_store(&slot->phase, BOARD_STARTING);
 }

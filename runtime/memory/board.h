@@ -78,8 +78,9 @@ struct board_slot {
   _Atomic uint32_t command;       /* enum interrupt_reason for the worker's SIGTERM handler, which takes it by exchange with 0 */
   _Atomic uint32_t command_claim; /* the value of `claims` that the command is meant for */
   _Atomic uint64_t command_item;  /* and the item, for a timeout */
+  _Atomic uint64_t output_read[2]; /* see pool/output: bytes taken from its pipes, times two; odd while the host is reading */
   _Atomic uint32_t must_leave;    /* leave when the claim is done */
-  unsigned char gap2[CHANNEL_ALIGN - 24];
+  unsigned char gap2[CHANNEL_ALIGN - 40];
 };
 
 struct board {

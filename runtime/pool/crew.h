@@ -1,7 +1,7 @@
 /*
  * pool/crew -- the inside of a pool, shared by pool.c, recovery.c and pause.c alone.
  *
- * Room: pool (may include pool/pool.h and pool/account.h).  Owns: nothing itself; these files own what it describes.
+ * Room: pool (may include pool/pool.h, pool/account.h and pool/output.h).  Owns: nothing itself; these files own what it describes.
  */
 #ifndef LUAPOOL_POOL_CREW_H
 #define LUAPOOL_POOL_CREW_H
@@ -10,6 +10,7 @@
 #include <signal.h>
 
 #include "pool/account.h"
+#include "pool/output.h"
 #include "pool/pool.h"
 
 enum crew_state {
@@ -32,6 +33,8 @@ struct crew {
   struct process_end end;
   struct channel channel;
   struct os_bell bell;
+  struct output_pipes output;
+  int is_output_seen;   /* since its latest frame came */
   int reason;           /* why we killed it: INTERRUPT_TIMEOUT, POOL_DAMAGED, or 0 */
   int was_killed;       /* by us, for a purpose that nobody needs to hear of */
   uint32_t killed_claims; /* the claim and item that we killed it for (see pool_kill_worker) */
@@ -80,6 +83,7 @@ struct pool {
   struct board *board;
   struct arena arena;
   struct os_bell bell;
+  struct output output;
   struct crew *crew;
   struct pollfd *polls;
   struct pool_entry entries[BOARD_ENTRIES];

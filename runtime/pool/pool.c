@@ -1,5 +1,5 @@
 /*
- * pool/pool -- see pool.h (may include pool/crew.h and pool/schedule.h). This file: opening, starting, posting, waiting,
+ * pool/pool -- see pool.h (may include pool/crew.h, pool/output.h and pool/schedule.h). This file: opening, starting, posting, waiting,
  * ending. The dead and what they leave: pool/recovery.c.
  */
 #include "pool/pool.h"
@@ -22,10 +22,11 @@ enum { DEFAULT_RING_BYTES = 8 << 20, SPIN_NS = 60 * 1000, SPIN_TURNS = 32, REAP_
 static int allocate(struct pool *p, const struct pool_options *options) {
   uint32_t i, n = options->workers;
   p->crew = calloc(n, sizeof *p->crew);
-  p->polls = calloc((size_t)2 * n + 2, sizeof *p->polls);
+  p->polls = calloc((size_t)3 * n + 2, sizeof *p->polls);
   if (p->crew == NULL || p->polls == NULL) return -ENOMEM;
   for (i = 0; i < n; i++) {
     process_init(&p->crew[i].process);
+    output_init_pipes(&p->crew[i].output);
     p->crew[i].bell.read_fd = p->crew[i].bell.write_fd = -1;
     board_channel(p->board, i, &p->crew[i].channel);
   }
@@ -49,6 +50,7 @@ int pool_open(struct pool **out, const struct pool_options *options) {
   arena_init(&p->arena);
   status = board_open(&p->board, options->workers, ring);
   if (status == 0) status = allocate(p, options);
+  if (status == 0) status = output_open(&p->output, options->output);
   if (status == 0) status = os_bell_open(&p->bell);
   if (status == 0) status = process_register_fd(p->bell.read_fd);
   if (status == 0 && p->bell.write_fd != p->bell.read_fd) status = process_register_fd(p->bell.write_fd);
@@ -82,9 +84,11 @@ static void free_pool(struct pool *p) {
   uint32_t i;
   for (i = 0; p->crew && i < p->n_workers; i++) {
     forget_bell(&p->crew[i].bell);
+    output_close_pipes(&p->crew[i].output);
     channel_clear(&p->crew[i].channel);
   }
   free_entries(p);
+  output_close(&p->output);
   forget_bell(&p->bell);
   if (p->arena.fd >= 0) process_forget_fd(p->arena.fd);
   arena_close(&p->arena);
@@ -95,10 +99,12 @@ static void free_pool(struct pool *p) {
 }
 
 void pool_close(struct pool *p) {
+  uint32_t i;
   if (p == NULL) return;
   if (p->crew != NULL && pool_living(p) > 0) {
     int64_t until = os_now_ns() + (int64_t)REAP_AFTER_KILL_MS * 1000000;
     pool_kill(p);
+    for (i = 0; i < p->n_workers; i++) output_close_pipes(&p->crew[i].output); /* it interests nobody any more */
     while (pool_reap(p, 10 * 1000000) > 0 && os_now_ns() < until) {
     }
   }
@@ -110,7 +116,9 @@ void pool_abandon(struct pool *p) {
   int are_gone = process_fds_are_gone(p->owner); /* then these numbers may be somebody else's by now */
   for (i = 0; i < p->n_workers; i++) {
     process_abandon(&p->crew[i].process);
-    if (are_gone) p->crew[i].bell.read_fd = p->crew[i].bell.write_fd = -1;
+    if (!are_gone) continue;
+    p->crew[i].bell.read_fd = p->crew[i].bell.write_fd = -1;
+    output_forget_pipes(&p->crew[i].output);
   }
   if (are_gone) p->bell.read_fd = p->bell.write_fd = p->arena.fd = -1;
   free_pool(p);
@@ -172,7 +180,7 @@ void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *i
   info->busy_ns = atomic_load(&slot->busy_ns);
 }
 
-_Noreturn static void be_worker(struct pool *p, uint32_t number) {
+_Noreturn static void be_worker(struct pool *p, uint32_t number, const int writers[2]) {
   struct worker w;
   memset(&w, 0, sizeof w);
   w.number = number;
@@ -182,15 +190,18 @@ _Noreturn static void be_worker(struct pool *p, uint32_t number) {
   w.host_bell = p->bell;
   w.lifeline = process_lifeline();
   w.tasks = &p->tasks;
+  output_begin(&w.output, &p->output, writers, &p->board->slots[number]);
   worker_main(&w);
 }
 
 static int start_one(struct pool *p, uint32_t number) {
   struct crew *crew = &p->crew[number];
-  int keep[5], status;
-  struct process_child child = {keep, 5, &p->board->slots[number].command};
-  status = os_bell_open(&crew->bell);
+  int keep[7], writers[2], status;
+  struct process_child child = {.keep = keep, .n_keep = 7, .command = &p->board->slots[number].command};
+  status = output_open_pipes(&p->output, &crew->output, writers);
   if (status < 0) return status;
+  status = os_bell_open(&crew->bell);
+  if (status < 0) goto fail;
   status = process_register_fd(crew->bell.read_fd);
   if (status == 0 && crew->bell.write_fd != crew->bell.read_fd) status = process_register_fd(crew->bell.write_fd);
   if (status < 0) goto fail;
@@ -201,14 +212,20 @@ static int start_one(struct pool *p, uint32_t number) {
   keep[2] = p->bell.read_fd;
   keep[3] = p->bell.write_fd;
   keep[4] = p->arena.fd;
+  keep[5] = writers[0];
+  keep[6] = writers[1];
+  if (p->output.kind != OUTPUT_INHERIT) child.output = writers;
   status = process_fork(&crew->process, &child);
-  if (status == 0) be_worker(p, number);
+  if (status == 0) be_worker(p, number, writers);
   if (status < 0) goto fail;
+  output_close_writers(writers);
   crew->state = CREW_LIVING;
-  crew->reason = crew->is_asked = crew->is_condemned = crew->was_killed = 0;
+  crew->reason = crew->is_asked = crew->is_condemned = crew->was_killed = crew->is_output_seen = 0;
   p->forks++;
   return 0;
 fail:
+  output_close_writers(writers);
+  output_close_pipes(&crew->output);
   forget_bell(&crew->bell);
   return status;
 }
@@ -221,6 +238,7 @@ static void undo_start(struct pool *p, const unsigned char *was_started) {
     process_kill_tree(&p->crew[i].process);
     if (process_reap(&p->crew[i].process, (int64_t)REAP_AFTER_KILL_MS * 1000000, &end) != 1) process_abandon(&p->crew[i].process);
     forget_bell(&p->crew[i].bell);
+    output_close_pipes(&p->crew[i].output);
     p->crew[i].state = CREW_EMPTY;
   }
 }
@@ -502,8 +520,20 @@ static size_t fill_polls(struct pool *p, int extra_fd) {
     if (p->crew[i].state != CREW_LIVING) continue;
     /* One notice of death is enough. The pidfd is the better one: a grandchild may hold the lifeline. */
     p->polls[n++] = (struct pollfd){process->pidfd >= 0 ? process->pidfd : process->lifeline, POLLIN, 0};
+    n += output_add_polls(&p->crew[i].output, p->polls + n);
   }
   return n;
+}
+
+/* The counterpart of fill_polls, after the sleep: who died, who has printed? */
+static void take_polls(struct pool *p) {
+  size_t n = 2;
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) {
+    if (p->crew[i].state != CREW_LIVING) continue;
+    if (p->polls[n++].revents) p->must_look = 1;
+    n += output_take_polls(&p->crew[i].output, p->polls + n);
+  }
 }
 
 /* One sleep. While there are time limits it is a short one, so that it shows when it took much longer: then we were stopped. */
@@ -518,7 +548,7 @@ static int sleep_in_poll(struct pool *p, size_t n, int64_t timeout_ns) {
 
 int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   int64_t deadline, timeout = -1;
-  size_t n, i;
+  size_t n;
   int status;
   if (pool_has_limits(p)) (void)pool_beat(p, 0);
   deadline = pool_next_deadline(p);
@@ -538,8 +568,7 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   status = sleep_in_poll(p, n, timeout);
   atomic_store(&p->board->is_host_parked, 0);
   if (status > 0 && p->polls[0].revents) os_bell_drain(&p->bell);
-  for (i = 2; status > 0 && i < n; i++)
-    if (p->polls[i].revents) p->must_look = 1;
+  if (status > 0) take_polls(p);
   if (status < 0 && status != -EINTR) p->must_look = 1; /* cannot sleep (ENOMEM): look instead, and try again */
   return status == -EINTR ? -EINTR : 0;
 }
@@ -599,7 +628,7 @@ uint32_t pool_reap(struct pool *p, int64_t timeout_ns) {
     while (channel_peek(&p->crew[i].channel, &header, &data) == 1) channel_consume(&p->crew[i].channel);
     pool_give_room(p, i);
   }
-  (void)os_poll(p->polls + 2, fill_polls(p, -1) - 2, timeout_ns);
+  if (os_poll(p->polls + 2, fill_polls(p, -1) - 2, timeout_ns) > 0) take_polls(p);
   pool_look_for_dead(p);
   return pool_living(p);
 }

@@ -1,7 +1,7 @@
 /*
  * pool/pool -- the host's side: workers, the work published for them, what comes back, and who died.
  *
- * Room: pool (may include pool/worker.h and pool/schedule.h).  Owns: board, input memory, bells, processes, and the account of every entry:
+ * Room: pool (may include pool/worker.h, pool/output.h and pool/schedule.h).  Owns: board, input memory, bells, processes, and the account of every entry:
  * which of its items are done. Ignorant of Lua; the caller decodes and decides.
  * Nothing here blocks but pool_wait and pool_reap. Results are pulled: pool_next shows one event at a time, and the caller may leave
  * (also by a Lua error) between any two calls.
@@ -17,6 +17,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "pool/output.h"
 #include "pool/worker.h"
 #include "process/process.h"
 
@@ -26,6 +27,7 @@ struct pool_options {
   uint32_t workers;     /* 1 .. BOARD_MAX_WORKERS */
   int64_t grace_ns;     /* between asking a worker to stop and killing it */
   uint64_t ring_bytes;  /* per worker; 0: the default */
+  enum output_kind output; /* where workers print */
   struct worker_tasks tasks; /* what workers do; copied; its context must live as long as the pool */
 };
 
@@ -47,7 +49,8 @@ enum pool_event_kind {
   POOL_FAILED,   /* item first failed inside; data: error record */
   POOL_LOST,     /* item first died with its worker: end, reason, killed say how */
   POOL_UNREADY,  /* a worker could not start: data, or end if it died of it */
-  POOL_NOTICE    /* data: a text from a worker */
+  POOL_NOTICE,   /* data: a text from a worker */
+  POOL_OUTPUT    /* data: printed by a worker's task on `stream`; always before the results of the item that printed it */
 };
 
 struct pool_event {
@@ -58,6 +61,10 @@ struct pool_event {
   const unsigned char *data;
   size_t length;
   struct process_end end;
+  /* POOL_OUTPUT: */
+  int stream;     /* 1: standard output, 2: standard error */
+  int is_known;   /* pools with OUTPUT_ITEMS: `first` says which item printed it (count 0: none did), `call` of which call (0: one that is over) */
+  int is_end;     /* what it printed ends here, so an unfinished line will stay so; without data: that alone is said */
   int reason;     /* POOL_LOST: 0: by itself; INTERRUPT_TIMEOUT: killed because the item's time was over; POOL_DAMAGED */
   /* the pool's own: */
   uint64_t sequence;
@@ -174,6 +181,12 @@ struct pool_worker_info {
   uint64_t items, claims;
   int64_t busy_ns;
 };
+/* pool_is_running -- 1 while worker `number` (from 0) has items of a claim that are not accounted for. */
+int pool_is_running(struct pool *p, uint32_t number);
+
+/* pool_done_below -- every item of the call below this number that was posted is done, or failed for good; UINT64_MAX: all that were. */
+uint64_t pool_done_below(struct pool *p, uint64_t call);
+
 uint32_t pool_size(const struct pool *p);
 uint32_t pool_living(const struct pool *p);
 uint64_t pool_forks(const struct pool *p);

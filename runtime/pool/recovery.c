@@ -1,7 +1,7 @@
 /*
  * pool/recovery -- what came back and what was lost: reading the rings, accounting for every item, and picking up after the dead.
  *
- * Room: pool (may include pool/crew.h and pool/schedule.h).  See pool.h for the contract of pool_next and its friends.
+ * Room: pool (may include pool/crew.h, pool/output.h and pool/schedule.h).  See pool.h for the contract of pool_next and its friends.
  */
 #include <errno.h>
 #include <stdlib.h>
@@ -119,6 +119,7 @@ void pool_give_room(struct pool *p, uint32_t number) {
 
 static void consume(struct pool *p, uint32_t number) {
   channel_consume(&p->crew[number].channel);
+  p->crew[number].is_output_seen = 0;
   pool_give_room(p, number);
 }
 
@@ -167,6 +168,55 @@ static int read_frame(struct pool *p, uint32_t number, const struct channel_head
   return 1;
 }
 
+/* Who printed it? Believed as far as it fits the entries there are. */
+static void set_printer(struct pool *p, const struct output_text *text, struct pool_event *event) {
+  const struct pool_entry *state = pool_entry_of(p, text->sequence);
+  event->is_known = text->is_known;
+  if (!text->is_known || text->item == OUTPUT_NO_ITEM) return;
+  event->first = text->item;
+  event->count = 1;
+  if (state == NULL || text->item < state->work.first || text->item - state->work.first >= state->work.count) return;
+  event->call = state->work.call;
+  event->sequence = text->sequence;
+}
+
+/* Text of worker `number` that is due. 1: *event shows it. */
+static int show_output(struct pool *p, uint32_t number, struct pool_event *event) {
+  struct crew *crew = &p->crew[number];
+  struct output_text text;
+  if (p->output.kind < OUTPUT_LINES || !output_next(&p->output, &crew->output, number, &p->board->slots[number], &text)) return 0;
+  memset(event, 0, sizeof *event);
+  event->kind = POOL_OUTPUT;
+  event->worker = number + 1;
+  event->pid = crew->state == CREW_LIVING ? (int)crew->process.pid : crew->last.pid;
+  event->stream = text.stream + 1;
+  event->data = text.data;
+  event->length = text.length;
+  event->is_end = text.is_end;
+  set_printer(p, &text, event);
+  return 1;
+}
+
+/* A frame of worker `number` has come: what its items printed is in the pipes by now, and is shown before. */
+static int show_output_first(struct pool *p, uint32_t number, struct pool_event *event) {
+  struct crew *crew = &p->crew[number];
+  if (!crew->is_output_seen) output_check(&crew->output);
+  crew->is_output_seen = 1;
+  return show_output(p, number, event);
+}
+
+/* While frames keep the host from sleeping, nobody tells it of tasks that print without end. */
+static void look_for_output(struct pool *p) {
+  int64_t now;
+  uint32_t i;
+  if (p->output.kind < OUTPUT_LINES) return;
+  now = os_now_ns();
+  if (now - p->output.checked_at_ns < LOOK_EVERY_NS) return;
+  p->output.checked_at_ns = now;
+  for (i = 0; i < p->n_workers; i++)
+    if (p->crew[i].state == CREW_LIVING) output_check(&p->crew[i].output);
+}
+
 /* The next thing that worker `number` has to say: 1 and *event, or 0. */
 static int read_ring(struct pool *p, uint32_t number, struct pool_event *event) {
   struct crew *crew = &p->crew[number];
@@ -186,6 +236,7 @@ static int read_ring(struct pool *p, uint32_t number, struct pool_event *event) 
       crew->has_salvaged = is_salvage = 1;
       if (channel_salvage(&crew->channel, &header, &data) != 1) return 0;
     }
+    if (crew->state == CREW_LIVING && show_output_first(p, number, event)) return 1;
     show = read_frame(p, number, &header, event);
     if (show < 0) condemn(p, number, header.entry, header.first);
     if (show == 1) {
@@ -206,6 +257,7 @@ static void close_crew(struct pool *p, uint32_t number) {
   if (crew->bell.read_fd >= 0) process_forget_fd(crew->bell.read_fd);
   if (crew->bell.write_fd >= 0) process_forget_fd(crew->bell.write_fd);
   os_bell_close(&crew->bell);
+  output_close_pipes(&crew->output);
   crew->state = CREW_EMPTY;
   atomic_store(&p->board->slots[number].phase, BOARD_PARKED);
 }
@@ -222,10 +274,8 @@ void pool_look_for_dead(struct pool *p) {
     crew->last.pid = pid;
     crew->state = CREW_DEAD;
     crew->has_salvaged = 0;
+    output_worker_is_dead(&crew->output);
     p->has_news = has_died = 1;
-    if (p->is_ending != ENDING_QUIT) continue;
-    close_crew(p, i); /* nobody reads what it said: what it had claimed of cancelled entries is found by recheck */
-    p->must_recheck = 1;
   }
   if (has_died && p->oldest < p->published && p->is_ending == ENDING_NOT) pool_wake_all(p);
 }
@@ -337,6 +387,12 @@ static int read_dead(struct pool *p, struct pool_event *event) {
   for (i = 0; i < p->n_workers; i++) {
     struct crew *crew = &p->crew[i];
     if (crew->state == CREW_DEAD) {
+      if (show_output(p, i, event)) return 1;
+      if (p->is_ending == ENDING_QUIT) { /* nobody reads what else it said: what it had claimed of cancelled entries is found by recheck */
+        close_crew(p, i);
+        p->must_recheck = 1;
+        continue;
+      }
       if (read_ring(p, i, event)) return 1;
       if (p->is_broken) return 0;
       if (!report_death(p, i)) {
@@ -539,9 +595,11 @@ enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
     p->n_shown = 0;
     keep_watch(p);
   }
+  if (output_is_showing(&p->output) && show_output(p, p->output.number, event)) return event->kind;
+  look_for_output(p);
   for (i = 0; i < p->n_workers; i++) {
     if (number >= p->n_workers) number = 0;
-    if (p->crew[number].state == CREW_LIVING && read_ring(p, number, event)) {
+    if (p->crew[number].state == CREW_LIVING && (show_output(p, number, event) || read_ring(p, number, event))) {
       p->turn = number;
       p->n_shown++;
       FAULT_POINT("gather_mid");
@@ -565,6 +623,11 @@ int pool_done(struct pool *p, const struct pool_event *event, uint64_t count) {
   struct crew *crew = &p->crew[number];
   struct pool_entry *state = pool_entry_of(p, event->sequence);
   int status = 0;
+  if (event->kind == POOL_OUTPUT) {
+    output_done(&p->output);
+    if (!output_is_showing(&p->output) && ++p->turn >= p->n_workers) p->turn = 0;
+    return 0;
+  }
   if (event->kind == POOL_RESULTS || event->kind == POOL_FAILED || event->kind == POOL_LOST) {
     if (state && state->is_cancelled) count = event->count; /* since it was shown: nobody cares for the rest of it */
     if (state) status = settle(p, state, event->first, count);
@@ -606,4 +669,29 @@ int pool_repost(struct pool *p, const struct pool_event *event) {
   status = push_requeue(p, &work, state->block);
   if (status == 0) p->has_news = 1;
   return status;
+}
+
+int pool_is_running(struct pool *p, uint32_t number) {
+  const struct board_slot *slot = &p->board->slots[number];
+  uint64_t first = atomic_load(&slot->first), count = atomic_load(&slot->count), sequence = atomic_load(&slot->entry);
+  struct account_interval gap;
+  struct pool_entry *state;
+  if (p->crew[number].state == CREW_EMPTY || atomic_load(&slot->phase) != BOARD_OWNING) return 0;
+  state = pool_entry_of(p, sequence);
+  return state != NULL && account_gap(&state->done, first, first + count, &gap);
+}
+
+uint64_t pool_done_below(struct pool *p, uint64_t call) {
+  uint64_t sequence, lowest = UINT64_MAX;
+  size_t i;
+  for (sequence = p->oldest; sequence < p->published; sequence++) {
+    struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
+    const struct pool_work *work = &state->work;
+    struct account_interval gap;
+    if (!state->is_active || state->is_cancelled || work->call != call || work->first >= lowest) continue;
+    if (account_gap(&state->done, work->first, work->first + work->count, &gap)) lowest = gap.begin;
+  }
+  for (i = 0; i < p->n_requeue; i++)
+    if (p->requeue[i].work.call == call && p->requeue[i].work.first < lowest) lowest = p->requeue[i].work.first;
+  return lowest;
 }

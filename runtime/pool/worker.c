@@ -1,4 +1,4 @@
-/* pool/worker -- see worker.h (may include pool/schedule.h). */
+/* pool/worker -- see worker.h (may include pool/output.h and pool/schedule.h). */
 #include "pool/worker.h"
 
 #include <errno.h>
@@ -195,6 +195,7 @@ static void count_items(struct worker *w, uint32_t count) {
 
 void worker_close_frame(struct worker *w) {
   FAULT_POINT("worker_result_before");
+  output_flush(&w->output); /* what items printed is seen before their results are */
   if (w->frame_count > 0) {
     count_items(w, w->frame_count);
     if (w->frame.is_borrowed) {
@@ -211,7 +212,10 @@ void worker_close_frame(struct worker *w) {
 
 void worker_send(struct worker *w, enum worker_frame kind, uint64_t first, uint32_t count, const void *data, size_t length) {
   size_t room;
-  void *memory = begin_frame(w, kind, first, &room);
+  void *memory;
+  if (kind == WORKER_FAILED) output_mark(&w->output, w->claim.sequence, first);
+  output_flush(&w->output);
+  memory = begin_frame(w, kind, first, &room);
   if (kind == WORKER_FAILED) count_items(w, count);
   if (length <= room) {
     if (length) memcpy(memory, data, length);
@@ -229,6 +233,8 @@ static void do_claim(struct worker *w) {
   struct board_slot *slot = w->slot;
   uint64_t done = w->claim.count;
   w->tasks->run(w->tasks->context, w);
+  output_flush(&w->output);
+  output_mark(&w->output, w->claim.sequence, atomic_load_explicit(&slot->item, memory_order_relaxed)); /* if it was given up */
   elapsed = os_now_ns() - started;
   if (!worker_is_stopped(w)) {
     uint64_t before = atomic_load_explicit(&w->claim.shared->item_ns, memory_order_relaxed);
@@ -264,6 +270,8 @@ _Noreturn void worker_main(struct worker *w) {
   interrupt_set_continued(note_continued);
   fault_set_worker((int)w->number + 1);
   if (w->tasks->start(w->tasks->context, w) != 0) process_exit(0);
+  output_flush(&w->output);
+  output_mark(&w->output, OUTPUT_NO_ITEM, OUTPUT_NO_ITEM);
   set_phase(w, BOARD_IDLE);
   while (!must_leave(w)) {
     if (!claim_work(w)) {

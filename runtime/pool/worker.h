@@ -1,7 +1,7 @@
 /*
  * pool/worker -- the child's side: claim work, have it done, publish what came of it, sleep when there is none.
  *
- * Room: pool.  Owns: nothing that outlives the process. Ignorant of Lua: the job floor does the work through struct worker_tasks.
+ * Room: pool (may include pool/output.h).  Owns: nothing that outlives the process. Ignorant of Lua: the job floor does the work through struct worker_tasks.
  * Fork: runs in the child only.  Blocks: in worker_main and where it waits for room in its ring; a dead host ends the process
  * (SIGCONT; and the lifeline is in every poll set).
  */
@@ -17,6 +17,7 @@
 #include "memory/arena.h"
 #include "memory/board.h"
 #include "memory/channel.h"
+#include "pool/output.h"
 
 /* Kinds of frames from a worker to its host. */
 enum worker_frame {
@@ -64,6 +65,7 @@ struct worker {
   struct os_bell host_bell; /* the host's, for when it is parked */
   int lifeline;
   const struct worker_tasks *tasks;
+  struct output_worker output;
   struct worker_claim claim;
   struct bytes frame;       /* the frame under construction: starts in the ring */
   uint64_t frame_first;
@@ -72,7 +74,7 @@ struct worker {
   size_t frame_low;         /* begin a new frame when less than this is left */
 };
 
-/* worker_main -- the life of a worker. The caller filled number, board, arena, bells, lifeline and tasks. */
+/* worker_main -- the life of a worker. The caller filled number, board, arena, bells, lifeline, tasks and output. */
 _Noreturn void worker_main(struct worker *w);
 
 /* worker_open_frame -- make w->frame a fresh frame for results from item `first` on. May wait for room. */
@@ -92,6 +94,7 @@ static inline void worker_begin_item(struct worker *w, uint64_t item) {
 
 /* worker_end_item -- its value was appended to w->frame: from now on a death does not lose it. */
 static inline void worker_end_item(struct worker *w) {
+  if (w->output.kind == OUTPUT_ITEMS) output_mark(&w->output, w->claim.sequence, atomic_load_explicit(&w->slot->item, memory_order_relaxed));
   w->frame_count++;
   if (w->frame.is_borrowed) {
     w->staged_count = w->frame_count;
