@@ -386,7 +386,8 @@ end
 
 TestDescriptors = {}
 
--- What is there: its input, its output, what stays of the pool's (a lifeline, three bells, the items' memory), nothing of any other.
+-- What is there: its input, two pipes for its output (and its own way to them), what stays of the pool's (a lifeline, three bells, the
+-- items' memory), nothing of any other.
 function TestDescriptors:test_each_worker_has_its_own_only()
   local s <close> = post.start { stdin = "pipe", code = [[
     local p, q = pool.new(3), pool.new(2)
@@ -397,15 +398,21 @@ function TestDescriptors:test_each_worker_has_its_own_only()
     rest()
     p:close() q:close()]] }
   s:await "rest"
-  local sockets, workers = {}, s:workers()
+  local sockets, outputs, workers = {}, {}, s:workers()
   lu.assertEquals(#workers, 5)
   for _, worker in ipairs(workers) do
-    local counts, pipes = {}, {}
+    local counts, pipes, own = {}, {}, {}
     for _, text in ipairs(proc.fds(worker.pid)) do
       local number, target = text:match("^(%d+) %-> (.*)$")
       if tonumber(number) == 0 then
         lu.assertEquals(target, "/dev/null")
-      elseif tonumber(number) > 2 then
+      elseif tonumber(number) <= 2 then
+        lu.assertStrMatches(target, "pipe:.*")
+        lu.assertNil(outputs[target], "two workers hold " .. target)
+        outputs[target], own[target] = true, true
+      elseif own[target] then
+        counts.output = (counts.output or 0) + 1
+      else
         local kind = target:match("^socket") or target:match("eventfd") or target:match("memfd") or target
         if target:find "^/dev/shm/.*%(deleted%)$" then kind = "memfd" end -- where the system has no memfd
         if target:find "^pipe:" then -- nor eventfd: a bell is both ends of a pipe
@@ -419,7 +426,7 @@ function TestDescriptors:test_each_worker_has_its_own_only()
         end
       end
     end
-    lu.assertEquals(counts, { socket = 1, eventfd = 3, memfd = 1 })
+    lu.assertEquals(counts, { socket = 1, eventfd = 3, memfd = 1, output = 2 })
   end
   s:relieve()
   s:finish { exit = 0, stdout = "" }

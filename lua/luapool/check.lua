@@ -163,6 +163,7 @@ local POOL = {
   on_start = callback,
   on_exit = callback,
   seed = seed,
+  output = one_of("line", "tag", "discard"),
   name = text,
 }
 

@@ -1,7 +1,7 @@
 /*
  * binding/lcall -- one call: from a function and a source to published work, and from frames back to a table of results.
  *
- * Room: binding (may include binding/lpool.h).  Owns: the call's registry references and input memory, given back in end_call
+ * Room: binding (may include binding/lpool.h and binding/loutput.h).  Owns: the call's registry references and input memory, given back in end_call
  * however the call ends.
  * The body runs under a pcall of ours: an interrupt, an error of the source or of memory first cancels what runs, then goes on its way.
  */
@@ -384,6 +384,9 @@ static void take_event(struct call *c, lua_State *L, const struct pool_event *ev
     case POOL_UNREADY:
       take_unready(c, L, event);
       return;
+    case POOL_OUTPUT:
+      loutput_take(c->lp, L, event);
+      return;
     default:
       lpool_take_notice(c->lp, L, event);
   }
@@ -632,7 +635,7 @@ static void drive(struct call *c, lua_State *L) {
 
 /* ---- cancelling and ending ---- */
 
-static void cancel_call(struct call *c) {
+static void cancel_call(struct call *c, lua_State *L) {
   struct lpool *lp = c->lp;
   struct pool_event event;
   int64_t until = os_now_ns() + lp->grace_ns;
@@ -642,7 +645,13 @@ static void cancel_call(struct call *c) {
   pool_cancel(c->p, c->number, until);
   for (;;) {
     int64_t now;
-    while (pool_next(c->p, &event) != POOL_NOTHING) (void)pool_done(c->p, &event, event.count);
+    while (pool_next(c->p, &event) != POOL_NOTHING) {
+      if (event.kind == POOL_OUTPUT) {
+        loutput_take(lp, L, &event);
+      } else {
+        (void)pool_done(c->p, &event, event.count);
+      }
+    }
     if (pool_is_quiet(c->p, c->number)) break;
     now = os_now_ns();
     if (!is_killed && (now >= until || interrupt_is_urgent())) {
@@ -668,6 +677,7 @@ static void end_call(struct call *c, lua_State *L) {
   luaL_unref(L, LUA_REGISTRYINDEX, c->job.fn_reference);
   luaL_unref(L, LUA_REGISTRYINDEX, c->job.source.reference);
   if (c->owns_input) forget_sent(c->lp);
+  loutput_settle(c->lp, L);
   pool_trim(c->p);
   c->lp->is_busy = 0;
 }
@@ -776,13 +786,13 @@ static void refuse_if_busy(struct lpool *lp, lua_State *L, const char *method) {
 }
 
 static void finish_call(struct call *c, lua_State *L) {
-  if (!c->collects && c->failed_at != UINT64_MAX) cancel_call(c);
+  if (!c->collects && c->failed_at != UINT64_MAX) cancel_call(c, L);
   end_call(c, L);
 }
 
 /* The body failed; its error is on top. What it left running is stopped first. */
 static int abort_call(struct call *c, lua_State *L) {
-  cancel_call(c);
+  cancel_call(c, L);
   end_call(c, L);
   return lua_error(L);
 }

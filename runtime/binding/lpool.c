@@ -40,6 +40,7 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   } else if (pool) {
     pool_abandon(pool);
   }
+  loutput_close(&lp->output);
   bytes_free(&lp->out);
   bytes_free(&lp->sent);
   unreference(L, &lp->tasks.on_start);
@@ -76,6 +77,7 @@ static void read_options(lua_State *L, int options, struct lpool *lp) {
   lp->tasks.on_exit = option_function(L, options, "on_exit");
   lp->tasks.has_seed = lua_getfield(L, options, "seed") == LUA_TNUMBER;
   lp->tasks.seed = lua_tointeger(L, -1);
+  loutput_open(&lp->output, L, options);
   lua_getfield(L, options, "one_shot");
   lp->is_one_shot = lua_toboolean(L, -1);
   lua_pop(L, 2);
@@ -106,6 +108,7 @@ static int core_open(lua_State *L) {
   options.workers = lp->n_workers;
   options.grace_ns = lp->grace_ns;
   options.ring_bytes = (uint64_t)option_number(L, 1, "ring", 0);
+  options.output = loutput_kind(&lp->output);
   options.tasks = (struct worker_tasks){&lp->tasks, task_start, task_run, task_finish};
   status = pool_open(&lp->pool, &options);
   if (status == 0) return 1;
@@ -130,6 +133,8 @@ static void drain(struct lpool *lp, lua_State *L) {
   while (pool_next(lp->pool, &event) != POOL_NOTHING) {
     if (event.kind == POOL_NOTICE) {
       lpool_take_notice(lp, L, &event);
+    } else if (event.kind == POOL_OUTPUT) {
+      loutput_take(lp, L, &event);
     } else {
       (void)pool_done(lp->pool, &event, event.count);
     }
@@ -152,6 +157,20 @@ static int wait_for_leavers(struct lpool *lp, lua_State *L, int64_t until_ns, in
   return 1;
 }
 
+/* While the pool quits: only what tasks still print is of interest; a worker that cannot get rid of it would not leave. */
+static uint32_t reap_quitters(struct lpool *lp, lua_State *L) {
+  struct pool_event event;
+  uint32_t living = pool_reap(lp->pool, 5 * 1000000);
+  while (pool_next(lp->pool, &event) != POOL_NOTHING) {
+    if (event.kind == POOL_OUTPUT) {
+      loutput_take(lp, L, &event);
+    } else {
+      (void)pool_done(lp->pool, &event, event.count);
+    }
+  }
+  return living;
+}
+
 int lpool_end(struct lpool *lp, lua_State *L, int64_t grace_ns, int64_t until_ns, int can_raise) {
   struct pool *p = lp->pool;
   int64_t until;
@@ -160,11 +179,11 @@ int lpool_end(struct lpool *lp, lua_State *L, int64_t grace_ns, int64_t until_ns
   interrupt_ending(1);
   pool_quit(p);
   until = os_now_ns() + grace_ns;
-  while (pool_reap(p, 5 * 1000000) > 0 && os_now_ns() < until && !interrupt_is_urgent()) continue;
+  while (reap_quitters(lp, L) > 0 && os_now_ns() < until && !interrupt_is_urgent()) continue;
   if (pool_living(p) > 0) {
     pool_kill(p);
     until = os_now_ns() + (int64_t)FORCED_WAIT_MS * 1000000;
-    while (pool_reap(p, 5 * 1000000) > 0 && os_now_ns() < until) continue;
+    while (reap_quitters(lp, L) > 0 && os_now_ns() < until) continue;
   }
   interrupt_ending(-1);
   return pool_living(p) == 0;

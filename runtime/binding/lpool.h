@@ -1,7 +1,7 @@
 /*
  * binding/lpool -- the pool as Lua sees it: a userdata with a C pool inside.
  *
- * Room: binding (lpool.c and lcall.c include this; so does lluapool.c).  Owns: the pool, the registry references of its functions.
+ * Room: binding (may include binding/loutput.h; lpool.c and lcall.c include this; so do loutput.c and lluapool.c).  Owns: the pool, the registry references of its functions.
  */
 #ifndef LUAPOOL_BINDING_LPOOL_H
 #define LUAPOOL_BINDING_LPOOL_H
@@ -10,6 +10,7 @@
 #include <stdint.h>
 
 #include "base/bytes.h"
+#include "binding/loutput.h"
 #include "job/codec.h"
 #include "job/task.h"
 #include "pool/pool.h"
@@ -26,6 +27,7 @@ struct lpool {
   int is_terminated;   /* during a call (its source did it): the call ends with an error, and no worker is forked any more */
   int is_one_shot;     /* made for one call: its collection needs no warning */
   struct task_context tasks;
+  struct loutput output;
   struct codec *codec;  /* items and results; knows the names that fn gives; anchored by codec_reference */
   struct codec *sender; /* functions on their way to workers that have none of its upvalues yet; anchored by sender_reference */
   int codec_reference, sender_reference;

@@ -319,7 +319,7 @@ static _Noreturn void worker(struct journal *j, int told[2]) {
 /* A worker has no part in the lock, and writes nothing: not even what waited when it was forked. */
 static void test_in_a_worker(void **state) {
   static _Atomic uint32_t command;
-  struct process_child child = {NULL, 0, &command};
+  struct process_child child = {.command = &command};
   struct process process;
   struct process_end end;
   struct journal j, other;
