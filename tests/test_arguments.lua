@@ -4,7 +4,7 @@ local proc = require "proc"
 
 local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
 
-local KNOWN_TO_POOLS = "chunk errors grace memory name on_crash on_exit on_start retries seed timeout workers"
+local KNOWN_TO_POOLS = "chunk errors grace memory name on_crash on_exit on_start output retries seed timeout workers"
 local CHUNK, TIMEOUT = 'integer from 1 or "auto"', "positive number of seconds"
 local MEMORY = 'bytes, or a string such as "512M", at least 64K,'
 local KNOWN_TO_CALLS = "chunk errors memory on_crash retries timeout"
