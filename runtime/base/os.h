@@ -9,7 +9,8 @@
  * Build options that force the portable paths (each must pass the whole test suite):
  * LUAPOOL_NO_PIDFD, LUAPOOL_NO_EVENTFD, LUAPOOL_NO_MEMFD, LUAPOOL_NO_PRCTL (and LUAPOOL_NO_FUTEX: base/share).
  * With LUAPOOL_FAULTS, LUAPOOL_FAIL="name#k:ERRNO[,...]" makes the k-th call of os function `name` fail
- * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, pipe, poll, pidfd, open, write, read, malloc, random, lock, sync.
+ * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, pipe, poll, pidfd, open, write, read, malloc, random, lock,
+ * sync.
  * memfd, bell and random fall back for ENOSYS and fail (random: falls back) for anything else; pidfd: the caller lives without one.
  */
 #ifndef LUAPOOL_BASE_OS_H
