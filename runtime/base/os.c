@@ -235,6 +235,13 @@ int os_is_terminal(int fd) {
   return is_it;
 }
 
+int os_is_foreground(int fd) {
+  int saved = errno;
+  pid_t group = tcgetpgrp(fd);
+  errno = saved;
+  return group < 0 || group == getpgrp();
+}
+
 int os_terminal_width(int fd) {
   struct winsize size;
   int saved = errno, width = ioctl(fd, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;

@@ -57,9 +57,11 @@ int os_sync_directory(const char *path_of_file);
 /*
  * os_terminal_width -- columns of the terminal that fd is, now; 0: it is no terminal, or does not know.
  * os_is_terminal -- 1 if fd is a terminal.
+ * os_is_foreground -- 1 unless fd is the controlling terminal and another process group has it now (this one was put into the background).
  */
 int os_terminal_width(int fd);
 int os_is_terminal(int fd);
+int os_is_foreground(int fd);
 
 /* os_now_ns -- CLOCK_MONOTONIC in nanoseconds. Async-signal-safe. */
 int64_t os_now_ns(void);

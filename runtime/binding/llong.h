@@ -14,4 +14,7 @@ void ljournal_open(lua_State *L);
 /* lfingerprint_open -- hash, code, upvalue, place, known: what identifies a function. */
 void lfingerprint_open(lua_State *L);
 
+/* lterminal_open -- isatty, is_foreground, terminal_width, write_stderr: drawing on a terminal. */
+void lterminal_open(lua_State *L);
+
 #endif

@@ -196,6 +196,7 @@ static void push_core(lua_State *L) {
   ljournal_open(L);
   lfingerprint_open(L);
   lshared_open(L);
+  lterminal_open(L);
   luaL_newmetatable(L, "luapool.Error");
   lua_setfield(L, -2, "Error");
   lua_pushliteral(L, VERSION);
