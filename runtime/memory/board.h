@@ -7,8 +7,8 @@
  * worker may die between any two instructions and nobody waits for it.
  *
  * Work is a ring of *entries*. The host publishes entry number S in place S % BOARD_ENTRIES; workers claim runs of its items by moving its
- * cursor. A cursor carries the entry's lap as a tag, so that a worker that slept through a whole lap cannot claim from the
- * place's new tenant.
+ * cursor. The place is given to another entry as soon as `front` is beyond S: nothing is left to claim there, though items may still run.
+ * A cursor carries the entry's lap as a tag, so that a worker that slept through a whole lap cannot claim from the place's new tenant.
  */
 #ifndef LUAPOOL_MEMORY_BOARD_H
 #define LUAPOOL_MEMORY_BOARD_H
@@ -41,7 +41,6 @@ enum board_entry_flags {
 struct board_entry {
   _Atomic uint64_t cursor;  /* lap tag << BOARD_CURSOR_BITS | next item; moved by workers (claim) and the host (cancel) */
   _Atomic uint64_t item_ns; /* how long an item takes lately, a hint; written by any worker; 0: not known yet */
-  _Atomic uint32_t is_stopped; /* written by the host: give up what you claimed of it */
   uint32_t kind, flags, chunk; /* chunk: items per claim, 0: by schedule */
   uint64_t first;           /* number of the first item within its call, from 0 */
   uint64_t count;           /* items */
@@ -80,6 +79,7 @@ struct board_slot {
   _Atomic uint64_t command_item;  /* and the item, for a timeout */
   _Atomic uint64_t output_read[2]; /* see pool/output: bytes taken from its pipes, times two; odd while the host is reading */
   _Atomic uint32_t must_leave;    /* leave when the claim is done */
+  _Atomic uint32_t stopped_claim; /* the value of `claims` whose rest is not wanted any more */
   unsigned char gap2[CHANNEL_ALIGN - 40];
 };
 
@@ -117,6 +117,11 @@ static inline struct board_entry *board_entry(struct board *b, uint64_t sequence
 /* The cursor of entry `sequence` with `next` items claimed. */
 static inline uint64_t board_cursor(uint64_t sequence, uint64_t next) {
   return ((sequence / BOARD_ENTRIES + 1) & 0xffff) << BOARD_CURSOR_BITS | next;
+}
+
+/* 1 if the place with that cursor is (still) the one of entry `sequence`. */
+static inline int board_is_of(uint64_t cursor, uint64_t sequence) {
+  return cursor >> BOARD_CURSOR_BITS == board_cursor(sequence, 0) >> BOARD_CURSOR_BITS;
 }
 
 #endif

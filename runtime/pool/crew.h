@@ -1,7 +1,8 @@
 /*
- * pool/crew -- the inside of a pool, shared by pool.c, recovery.c and pause.c alone.
+ * pool/crew -- the inside of a pool, shared by pool.c, ledger.c, recovery.c, watch.c and pause.c alone.
  *
- * Room: pool (may include pool/pool.h, pool/account.h and pool/output.h).  Owns: nothing itself; these files own what it describes.
+ * Room: pool (may include pool/pool.h, pool/account.h, pool/links.h, pool/output.h and pool/table.h).  Owns: nothing itself; these files
+ * own what it describes.
  */
 #ifndef LUAPOOL_POOL_CREW_H
 #define LUAPOOL_POOL_CREW_H
@@ -10,8 +11,10 @@
 #include <signal.h>
 
 #include "pool/account.h"
+#include "pool/links.h"
 #include "pool/output.h"
 #include "pool/pool.h"
+#include "pool/table.h"
 
 enum crew_state {
   CREW_EMPTY = 0,
@@ -56,23 +59,33 @@ struct pool_block {
   uint32_t users;
 };
 
-/* The host's account of one entry. */
-struct pool_entry {
-  int is_active;
-  int is_cancelled;
-  int64_t kill_at_ns;  /* of a cancelled entry: who is in it then is killed; -1: nobody */
-  uint64_t target;     /* items to account for: all of them; of a cancelled entry those that had been claimed */
-  uint64_t sequence;
-  struct pool_work work;
-  struct pool_block *block;
-  uint64_t skip;
-  struct account done; /* items done, failed for good, or moved to another entry */
+/* What is known of one call. See ledger.c. */
+struct pool_call {
+  struct table_node node;  /* in pool.calls; its key: the caller's number */
+  struct links entries;    /* its entries, by `own` */
+  struct links idle;       /* in pool.idle_calls while it has none */
+  uint32_t n_unclaimed;    /* entries from which nothing was claimed yet, those that wait included */
+  uint32_t n_cancelled;    /* cancelled entries that are still active */
+  uint64_t in_flight;      /* bytes of blocks of its entries */
+  uint64_t item_ns;        /* how long an item took lately */
+  uint64_t heard_of;       /* the entry from which the last results came */
+  int has_heard;
 };
 
-/* Items that wait for a free entry. */
-struct pool_requeue {
+/* The host's account of one piece of work. See ledger.c. */
+struct pool_entry {
+  struct table_node node;  /* in pool.entries while active; its key: the entry's sequence number */
+  struct links order;      /* in pool.again or pool.backlog while it waits, then in pool.active; or in pool.spare */
+  struct links own;        /* in its call's list */
+  struct pool_call *call;
+  int is_active;           /* it has, or had, a place on the board */
+  int is_unclaimed;        /* counts in call->n_unclaimed */
+  int is_cancelled;
+  int64_t kill_at_ns;      /* of a cancelled entry: who is in it then is killed; -1: nobody */
+  uint64_t target;         /* items to account for: all of them; of a cancelled entry those that had been claimed */
   struct pool_work work;
   struct pool_block *block;
+  struct account done;     /* items done, failed for good, or moved to another entry */
 };
 
 struct pool {
@@ -86,12 +99,21 @@ struct pool {
   struct output output;
   struct crew *crew;
   struct pollfd *polls;
-  struct pool_entry entries[BOARD_ENTRIES];
-  uint64_t published, oldest; /* entries oldest .. published - 1 may be active */
-  uint32_t n_timed;           /* active entries with a timeout */
+  /* the ledger's: */
+  struct table entries;       /* the active ones, by sequence number */
+  struct table calls;
+  struct links active;        /* entries in the order of their numbers */
+  struct links again, backlog; /* entries that wait for a place: what is to be run again goes first */
+  struct links spare;         /* memory of entries */
+  struct links idle_calls;    /* those without entries, the oldest first */
+  size_t n_waiting, n_spare, n_idle_calls;
+  uint64_t published;         /* the number of the next entry */
+  uint64_t seen_front;        /* the board's front when we looked last */
+  uint32_t n_timed;           /* active entries with a timeout; the shortest of these, and how many have that */
+  int64_t shortest_ns;
+  uint32_t n_shortest;
   uint32_t n_cancelled;       /* active entries that were cancelled */
-  struct pool_requeue *requeue;
-  size_t n_requeue, requeue_capacity;
+  int is_closing;
   uint32_t turn;              /* the worker whose ring is read next */
   uint32_t failed_starts;     /* workers that died before they were ready, in a row */
   uint32_t n_shown;           /* events shown since the rings were found empty */
@@ -106,21 +128,64 @@ struct pool {
   uint64_t forks;
 };
 
-/* In pool.c, for recovery.c. */
-int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_block *block, uint64_t skip);
-void pool_wake_all(struct pool *p);
-/* Ask worker `number` to do what `reason` says, if it is still at this claim and item. */
-void pool_command(struct pool *p, uint32_t number, int reason, uint32_t claims, uint64_t item);
-/* Kill it for what it is at. Should it turn out to have gone on to something else meanwhile, that is run again and nobody's fault. */
-void pool_kill_worker(struct pool *p, uint32_t number, uint32_t claims, uint64_t item);
-
 /* What is watched by the clock: see pause.c. */
 static inline int pool_has_limits(const struct pool *p) {
   return p->n_timed > 0 || p->n_cancelled > 0;
 }
 
 /*
- * In pause.c: while there are time limits (of items, of those who were asked to stop), nobody judges one but by this clock.
+ * pool.c
+ * pool_wake -- ring sleepers until as many as `needed` look for work. pool_wake_all -- ring everybody who sleeps.
+ * pool_command -- ask worker `number` to do what `reason` says, if it is still at this claim and item.
+ * pool_kill_worker -- kill it for what it is at. Should it turn out to have gone on to something else meanwhile, that is run again, and
+ * nobody's fault.
+ */
+void pool_wake(struct pool *p, uint64_t needed);
+void pool_wake_all(struct pool *p);
+void pool_command(struct pool *p, uint32_t number, int reason, uint32_t claims, uint64_t item);
+void pool_kill_worker(struct pool *p, uint32_t number, uint32_t claims, uint64_t item);
+
+/*
+ * ledger.c
+ * pool_entry_of -- the entry with that sequence number, NULL: it is not active (any more). pool_entry_after -- the next active one in order
+ * (NULL: the first); NULL: there is none. pool_has_place -- 1: its place on the board is not another's yet.
+ * pool_publish -- give those that wait their places, as far as there are any.
+ * pool_settle -- note items as done; the entry is gone when that were all. -EBADMSG: they were not the entry's to report, or were
+ * reported before. -ENOMEM: the pool is broken.
+ * pool_move_items -- items are to be done again, by whoever comes: they move to an entry of their own. Of a cancelled entry: they are done.
+ * pool_post_again -- a new entry for some of its items, which stay to be settled. 0 or -ENOMEM.
+ * pool_cancel_all -- as pool_cancel, for every call.
+ */
+void pool_open_ledger(struct pool *p);
+void pool_close_ledger(struct pool *p);
+struct pool_entry *pool_entry_of(const struct pool *p, uint64_t sequence);
+struct pool_entry *pool_entry_after(const struct pool *p, const struct pool_entry *entry);
+int pool_has_place(const struct pool *p, const struct pool_entry *entry);
+void pool_publish(struct pool *p);
+int pool_settle(struct pool *p, struct pool_entry *entry, uint64_t first, uint64_t count);
+void pool_move_items(struct pool *p, struct pool_entry *entry, uint64_t first, uint64_t count);
+int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count);
+void pool_cancel_all(struct pool *p);
+
+/*
+ * recovery.c
+ * pool_look_for_dead -- take note of who has died. pool_give_room -- ring worker `number` if it waits for room in its ring.
+ */
+void pool_look_for_dead(struct pool *p);
+void pool_give_room(struct pool *p, uint32_t number);
+
+/*
+ * watch.c
+ * pool_watch -- ask and kill whoever is over his time at `now` (see pool_judged_ns).
+ * pool_watch_cancelled -- the same, for those in cancelled entries alone; returns when to look again, -1: when a ring or a death says so.
+ * pool_next_deadline -- when pool_next has something to do though nothing happens; -1: never.
+ */
+void pool_watch(struct pool *p, int64_t now);
+int64_t pool_watch_cancelled(struct pool *p, int64_t now);
+int64_t pool_next_deadline(struct pool *p);
+
+/*
+ * pause.c: while there are time limits (of items, of those who were asked to stop), nobody judges one but by this clock.
  * pool_beat -- look at the clock; planned_ns: how much of the time since the last beat was to be slept. Returns the time.
  * pool_judged_ns -- time limits that ended before it are over. It stands still while it is not known whether the pool was stopped.
  * pool_settled_ns -- when that will be known; -1: nothing is to be.
@@ -128,15 +193,5 @@ static inline int pool_has_limits(const struct pool *p) {
 int64_t pool_beat(struct pool *p, int64_t planned_ns);
 int64_t pool_judged_ns(const struct pool *p, int64_t now);
 int64_t pool_settled_ns(const struct pool *p);
-
-/* In recovery.c, for pool.c. */
-struct pool_entry *pool_entry_of(struct pool *p, uint64_t sequence); /* NULL if it is not active */
-void pool_release_entry(struct pool *p, struct pool_entry *state);
-void pool_release_block(struct pool *p, struct pool_block *block);
-void pool_drop_block(struct pool *p, struct pool_entry *state);
-void pool_look_for_dead(struct pool *p);
-int64_t pool_watch_cancelled(struct pool *p, int64_t now);
-void pool_give_room(struct pool *p, uint32_t number);
-int64_t pool_next_deadline(struct pool *p);
 
 #endif

@@ -23,11 +23,9 @@ static void forgive_worker(struct crew *crew, struct board_slot *slot, int64_t b
 
 /* Who was asked to stop then has the more time for it. */
 static void forgive_cancelled(struct pool *p, int64_t begin, int64_t end) {
-  uint64_t sequence;
-  for (sequence = p->oldest; p->n_cancelled && sequence < p->published; sequence++) {
-    struct pool_entry *state = pool_entry_of(p, sequence);
-    if (state != NULL && state->is_cancelled && state->kill_at_ns > begin) state->kill_at_ns += end - begin;
-  }
+  struct pool_entry *entry = NULL;
+  while (p->n_cancelled > 0 && (entry = pool_entry_after(p, entry)) != NULL)
+    if (entry->is_cancelled && entry->kill_at_ns > begin) entry->kill_at_ns += end - begin;
 }
 
 /* Nobody ran in [begin, end). With `is_doubtful`: those who were stopped in it did not. */

@@ -1,6 +1,6 @@
 /*
- * pool/pool -- see pool.h (may include pool/crew.h, pool/output.h and pool/schedule.h). This file: opening, starting, posting, waiting,
- * ending. The dead and what they leave: pool/recovery.c.
+ * pool/pool -- see pool.h (may include pool/crew.h, pool/output.h and pool/schedule.h). This file: opening, starting, waking, waiting, ending.
+ * What was posted: pool/ledger.c. What came back, and the dead: pool/recovery.c. Time limits: pool/watch.c, pool/pause.c.
  */
 #include "pool/pool.h"
 
@@ -42,6 +42,7 @@ int pool_open(struct pool **out, const struct pool_options *options) {
   p = os_allocate(sizeof *p);
   if (p == NULL) return -ENOMEM;
   memset(p, 0, sizeof *p);
+  pool_open_ledger(p);
   p->owner = getpid();
   p->n_workers = options->workers;
   p->grace_ns = options->grace_ns;
@@ -68,18 +69,6 @@ static void forget_bell(struct os_bell *bell) {
   os_bell_close(bell);
 }
 
-static void free_entries(struct pool *p) {
-  size_t k;
-  uint32_t i;
-  for (i = 0; i < BOARD_ENTRIES; i++) {
-    pool_drop_block(p, &p->entries[i]);
-    account_free(&p->entries[i].done);
-  }
-  for (k = 0; k < p->n_requeue; k++)
-    if (p->requeue[k].block && --p->requeue[k].block->users == 0) free(p->requeue[k].block);
-  free(p->requeue);
-}
-
 static void free_pool(struct pool *p) {
   uint32_t i;
   for (i = 0; p->crew && i < p->n_workers; i++) {
@@ -87,7 +76,7 @@ static void free_pool(struct pool *p) {
     output_close_pipes(&p->crew[i].output);
     channel_clear(&p->crew[i].channel);
   }
-  free_entries(p);
+  pool_close_ledger(p);
   output_close(&p->output);
   forget_bell(&p->bell);
   if (p->arena.fd >= 0) process_forget_fd(p->arena.fd);
@@ -169,6 +158,10 @@ uint32_t pool_living(const struct pool *p) {
 
 uint64_t pool_forks(const struct pool *p) {
   return p->forks;
+}
+
+int pool_status(const struct pool *p) {
+  return p->is_broken;
 }
 
 void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *info) {
@@ -267,16 +260,12 @@ int pool_start(struct pool *p, uint32_t wanted, int all) {
   return (int)living;
 }
 
-/* ---- posting ---- */
+/* ---- asking workers ---- */
 
-uint32_t pool_can_post(const struct pool *p) {
-  return (uint32_t)(BOARD_ENTRIES - (p->published - p->oldest));
-}
-
-static void ring_sleepers(struct pool *p, uint64_t needed) {
+void pool_wake(struct pool *p, uint64_t needed) {
   uint64_t lookers = 0;
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_workers && lookers < needed; i++) {
     uint32_t phase = atomic_load(&p->board->slots[i].phase);
     if (p->crew[i].state == CREW_LIVING && (phase == BOARD_IDLE || phase == BOARD_SPINNING || phase == BOARD_STARTING)) lookers++;
   }
@@ -294,112 +283,6 @@ void pool_wake_all(struct pool *p) {
     if (p->crew[i].state == CREW_LIVING && atomic_load(&p->board->slots[i].phase) == BOARD_PARKED) os_bell_ring(&p->crew[i].bell);
 }
 
-/* How many workers have something to do: one for each block that waits, all of them for an open range. */
-static uint64_t wanted_workers(const struct pool *p, const struct pool_work *work) {
-  uint64_t waiting = p->published - atomic_load(&p->board->front);
-  return work->kind == BOARD_INDEXED ? waiting + work->count : waiting;
-}
-
-/* Something is watched by the clock from now on. */
-static void begin_limits(struct pool *p) {
-  if (pool_has_limits(p)) return;
-  p->beat_ns = os_now_ns();
-  p->gap_end_ns = 0;
-}
-
-int pool_post_entry(struct pool *p, const struct pool_work *work, struct pool_block *block, uint64_t skip) {
-  uint64_t sequence = p->published;
-  struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-  struct board_entry *e = board_entry(p->board, sequence);
-  if (pool_can_post(p) == 0) return -EAGAIN;
-  state->is_active = 1;
-  state->is_cancelled = 0;
-  state->target = work->count;
-  state->sequence = sequence;
-  state->work = *work;
-  state->block = block;
-  state->skip = skip;
-  account_clear(&state->done);
-  atomic_store_explicit(&e->item_ns, 0, memory_order_relaxed);
-  atomic_store_explicit(&e->is_stopped, 0, memory_order_relaxed);
-  e->kind = work->kind;
-  e->flags = work->flags | (work->timeout_ns > 0 ? BOARD_HAS_TIMEOUT : 0);
-  e->chunk = work->chunk;
-  e->first = work->first;
-  e->count = work->count;
-  e->memory_bytes = work->memory_bytes;
-  e->job = work->job;
-  e->job_offset = work->job_offset;
-  e->job_length = work->job_length;
-  e->block_offset = block ? block->offset : 0;
-  e->block_length = block ? block->length : 0;
-  e->block_skip = skip;
-  FAULT_POINT("dispatch_before");
-  atomic_store_explicit(&e->cursor, board_cursor(sequence, 0), memory_order_release);
-  p->published++;
-  if (work->timeout_ns > 0) {
-    begin_limits(p);
-    p->n_timed++;
-  }
-  atomic_store(&p->board->published, p->published);
-  FAULT_POINT("dispatch_mid");
-  ring_sleepers(p, wanted_workers(p, work));
-  return 0;
-}
-
-int pool_post(struct pool *p, const struct pool_work *work) {
-  struct pool_block *block = NULL;
-  int status;
-  if (work->count == 0 || work->count > BOARD_MAX_ITEMS) return -EINVAL;
-  if (work->kind == BOARD_BLOCK) {
-    block = malloc(sizeof *block);
-    if (block == NULL) return -ENOMEM;
-    *block = (struct pool_block){work->block_offset, work->block_length, work->first, 1};
-  }
-  status = pool_post_entry(p, work, block, 0);
-  if (status < 0) free(block);
-  return status;
-}
-
-uint64_t pool_item_ns(const struct pool *p, uint64_t call) {
-  uint64_t sequence, item_ns = 0;
-  for (sequence = p->published; sequence-- > 0 && p->published - sequence <= BOARD_ENTRIES;) {
-    const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-    uint64_t ns;
-    if (state->sequence != sequence || state->work.call != call) continue;
-    ns = atomic_load_explicit(&board_entry(p->board, sequence)->item_ns, memory_order_relaxed);
-    if (ns == 0) continue;
-    item_ns = ns;
-    break;
-  }
-  return item_ns;
-}
-
-uint32_t pool_unclaimed(const struct pool *p, uint64_t call) {
-  uint64_t front = atomic_load(&p->board->front), sequence;
-  uint32_t count = 0;
-  for (sequence = front; sequence < p->published; sequence++) {
-    const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-    count += state->work.call == call && state->is_active && !state->is_cancelled;
-  }
-  return count;
-}
-
-int pool_status(const struct pool *p) {
-  return p->is_broken;
-}
-
-uint64_t pool_in_flight(const struct pool *p, uint64_t call) {
-  uint64_t sequence, total = 0;
-  for (sequence = p->oldest; sequence < p->published; sequence++) {
-    const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-    if (state->is_active && state->work.call == call && state->block) total += state->block->length;
-  }
-  return total;
-}
-
-/* ---- asking workers ---- */
-
 void pool_command(struct pool *p, uint32_t number, int reason, uint32_t claims, uint64_t item) {
   struct board_slot *slot = &p->board->slots[number];
   struct crew *crew = &p->crew[number];
@@ -409,6 +292,7 @@ void pool_command(struct pool *p, uint32_t number, int reason, uint32_t claims, 
   crew->asked_at_ns = os_now_ns();
   atomic_store(&slot->command_claim, crew->asked_claims);
   atomic_store(&slot->command_item, crew->asked_item);
+  if (reason == INTERRUPT_CANCEL) atomic_store(&slot->stopped_claim, claims);
   atomic_store(&slot->command, (uint32_t)reason);
   (void)process_signal(&crew->process, SIGTERM);
 }
@@ -419,65 +303,6 @@ void pool_kill_worker(struct pool *p, uint32_t number, uint32_t claims, uint64_t
   crew->killed_item = item;
   process_kill_tree(&crew->process);
   p->must_look = 1;
-}
-
-/* Take away what is left of an entry, so that nobody claims from it any more. Returns how many items were claimed before. */
-static uint64_t exhaust(struct board_entry *e) {
-  uint64_t cursor = atomic_load(&e->cursor);
-  atomic_store(&e->is_stopped, 1);
-  while (!atomic_compare_exchange_weak(&e->cursor, &cursor, (cursor & ~BOARD_MAX_ITEMS) | e->count)) {
-  }
-  return cursor & BOARD_MAX_ITEMS;
-}
-
-static void cancel_entry(struct pool *p, struct pool_entry *state, int64_t kill_at_ns) {
-  if (state->is_cancelled) {
-    if (kill_at_ns >= 0 && (state->kill_at_ns < 0 || kill_at_ns < state->kill_at_ns)) state->kill_at_ns = kill_at_ns;
-    return;
-  }
-  begin_limits(p);
-  p->n_cancelled++;
-  state->is_cancelled = 1;
-  state->kill_at_ns = kill_at_ns;
-  state->target = exhaust(board_entry(p->board, state->sequence));
-  /* Items that were moved to other entries count as done, and were claimed: there cannot be more of them than that. */
-  if (state->done.total == state->target) pool_release_entry(p, state);
-}
-
-void pool_cancel(struct pool *p, uint64_t call, int64_t kill_at_ns) {
-  uint64_t sequence, last = p->published;
-  size_t i, kept = 0;
-  for (sequence = p->oldest; sequence < last; sequence++) {
-    struct pool_entry *state = pool_entry_of(p, sequence);
-    if (state != NULL && state->work.call == call) cancel_entry(p, state, kill_at_ns);
-  }
-  for (i = 0; i < p->n_requeue; i++) {
-    if (p->requeue[i].work.call != call) {
-      p->requeue[kept++] = p->requeue[i];
-    } else {
-      pool_release_block(p, p->requeue[i].block);
-    }
-  }
-  p->n_requeue = kept;
-  pool_watch_cancelled(p, 0);
-}
-
-int pool_is_quiet(const struct pool *p, uint64_t call) {
-  uint64_t sequence;
-  for (sequence = p->oldest; p->n_cancelled > 0 && sequence < p->published; sequence++) {
-    const struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-    if (state->is_active && state->is_cancelled && (call == 0 || state->work.call == call)) return 0;
-  }
-  return 1;
-}
-
-void pool_kill_stragglers(struct pool *p, uint64_t call) {
-  uint64_t sequence;
-  for (sequence = p->oldest; sequence < p->published; sequence++) {
-    struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-    if (state->is_active && state->is_cancelled && (call == 0 || state->work.call == call)) state->kill_at_ns = 0;
-  }
-  pool_watch_cancelled(p, 0);
 }
 
 /* ---- waiting ---- */
@@ -552,6 +377,7 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   int status;
   if (pool_has_limits(p)) (void)pool_beat(p, 0);
   deadline = pool_next_deadline(p);
+  if (p->n_waiting) pool_publish(p);
   if (has_data(p) || p->has_news) return 0;
   if (may_spin(p) && spin_for_data(p)) return 0;
   if (deadline >= 0 && (until_ns < 0 || deadline < until_ns)) until_ns = deadline;
@@ -587,14 +413,10 @@ void pool_ask_to_leave(struct pool *p) {
 }
 
 void pool_quit(struct pool *p) {
-  uint64_t sequence, last = p->published;
   uint32_t i;
   FAULT_POINT("term_begin");
   p->is_ending = ENDING_QUIT;
-  for (sequence = p->oldest; sequence < last; sequence++) {
-    struct pool_entry *state = pool_entry_of(p, sequence);
-    if (state != NULL) cancel_entry(p, state, -1);
-  }
+  pool_cancel_all(p);
   for (i = 0; i < p->n_workers; i++) {
     if (p->crew[i].state != CREW_LIVING) continue;
     atomic_store(&p->board->slots[i].must_leave, 2);

@@ -96,12 +96,13 @@ void pool_trim(struct pool *p);
 /* pool_input_at -- the bytes again, NULL if they cannot be mapped. */
 const void *pool_input_at(struct pool *p, uint64_t offset, uint64_t length);
 
-/* pool_can_post -- how many entries could be posted now. */
-uint32_t pool_can_post(const struct pool *p);
+/* pool_can_post -- how many entries would be published at once, if they were posted now. */
+uint32_t pool_can_post(struct pool *p);
 
 /*
- * pool_post -- publish work and wake whoever should do it. 0; -EAGAIN: too many entries unfinished; -ENOMEM; nothing changed then.
- * On success a block belongs to the pool.
+ * pool_post -- publish work and wake whoever should do it. Any number may be posted: when the board is full, work waits in the order in which
+ * it came, and is published by pool_next as workers claim what is before it. 0, -EINVAL (no items, or too many) or -ENOMEM; nothing changed
+ * then. On success a block belongs to the pool.
  */
 int pool_post(struct pool *p, const struct pool_work *work);
 
@@ -135,8 +136,8 @@ uint64_t pool_item_ns(const struct pool *p, uint64_t call);
 int pool_status(const struct pool *p);
 /* pool_in_flight -- bytes of blocks of the call that are not done yet. */
 uint64_t pool_in_flight(const struct pool *p, uint64_t call);
-/* pool_unclaimed -- entries of the call from which nothing was claimed yet. */
-uint32_t pool_unclaimed(const struct pool *p, uint64_t call);
+/* pool_unclaimed -- entries of the call from which nothing was claimed yet. This and the others above are answered in constant time. */
+uint32_t pool_unclaimed(struct pool *p, uint64_t call);
 
 /*
  * pool_cancel -- nothing more of the call is claimed or shown, and what of it waits for a worker is dropped; its input memory is freed.

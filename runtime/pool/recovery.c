@@ -14,81 +14,7 @@
 
 enum { LOOK_EVERY_NS = 5 * 1000000, LOOK_EVERY_EVENTS = 64, STALE_ITEM = -1 };
 
-/* ---- entries ---- */
-
-struct pool_entry *pool_entry_of(struct pool *p, uint64_t sequence) {
-  struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-  return state->is_active && state->sequence == sequence ? state : NULL;
-}
-
-void pool_release_block(struct pool *p, struct pool_block *block) {
-  if (block == NULL || --block->users > 0) return;
-  arena_free(&p->arena, block->offset, block->length);
-  free(block);
-}
-
-/* At the end of the pool: the arena goes as a whole. */
-void pool_drop_block(struct pool *p, struct pool_entry *state) {
-  (void)p;
-  if (state->is_active && state->block && --state->block->users == 0) free(state->block);
-  state->block = NULL;
-}
-
-void pool_release_entry(struct pool *p, struct pool_entry *state) {
-  pool_release_block(p, state->block);
-  state->block = NULL;
-  state->is_active = 0;
-  if (state->work.timeout_ns > 0) p->n_timed--;
-  if (state->is_cancelled) p->n_cancelled--;
-  while (p->oldest < p->published && !p->entries[p->oldest % BOARD_ENTRIES].is_active) p->oldest++;
-}
-
-/* Note items as done. -EBADMSG: they were not the entry's to report, or were reported before. */
-static int settle(struct pool *p, struct pool_entry *state, uint64_t first, uint64_t count) {
-  const struct pool_work *work = &state->work;
-  int status;
-  if (first < work->first || count > work->count || first - work->first > work->count - count) return -EBADMSG;
-  status = account_add(&state->done, first, first + count);
-  if (status == -EEXIST) return -EBADMSG;
-  if (status < 0) {
-    p->is_broken = status;
-    return status;
-  }
-  if (state->done.total == state->target) pool_release_entry(p, state);
-  return 0;
-}
-
-static int push_requeue(struct pool *p, const struct pool_work *work, struct pool_block *block) {
-  if (p->n_requeue == p->requeue_capacity) {
-    size_t capacity = p->requeue_capacity ? p->requeue_capacity * 2 : 64;
-    struct pool_requeue *list = realloc(p->requeue, capacity * sizeof *list);
-    if (list == NULL) return p->is_broken = -ENOMEM;
-    p->requeue = list;
-    p->requeue_capacity = capacity;
-  }
-  p->requeue[p->n_requeue++] = (struct pool_requeue){*work, block};
-  if (block) block->users++;
-  return 0;
-}
-
-static void post_requeued(struct pool *p) {
-  size_t i, posted = 0;
-  for (i = 0; i < p->n_requeue; i++) {
-    struct pool_requeue *r = &p->requeue[i];
-    if (pool_post_entry(p, &r->work, r->block, r->block ? r->work.first - r->block->first : 0) < 0) break;
-    posted++;
-  }
-  memmove(p->requeue, p->requeue + posted, (p->n_requeue - posted) * sizeof *p->requeue);
-  p->n_requeue -= posted;
-}
-
-/* Items [first, first + count) of an entry are to be done again, by whoever comes: they move to an entry of their own. If cancelled, not. */
-static void move_items(struct pool *p, struct pool_entry *state, uint64_t first, uint64_t count) {
-  struct pool_work work = state->work;
-  work.first = first;
-  work.count = count;
-  if (state->is_cancelled || push_requeue(p, &work, state->block) == 0) (void)settle(p, state, first, count);
-}
+/* ---- lost items ---- */
 
 /* Move every item of [begin, end) that is neither done nor `spared`. */
 static void move_gaps(struct pool *p, uint64_t sequence, uint64_t begin, uint64_t end, uint64_t spared) {
@@ -101,7 +27,7 @@ static void move_gaps(struct pool *p, uint64_t sequence, uint64_t begin, uint64_
       continue;
     }
     if (spared > gap.begin && spared < stop) stop = spared;
-    move_items(p, state, gap.begin, stop - gap.begin);
+    pool_move_items(p, state, gap.begin, stop - gap.begin);
     if (p->is_broken) return;
     begin = stop;
   }
@@ -163,7 +89,7 @@ static int read_frame(struct pool *p, uint32_t number, const struct channel_head
   }
   if (header->kind == WORKER_FAILED && header->count != 1) return -EBADMSG;
   if (header->count == 0) return -EBADMSG;
-  if (state->is_cancelled) return settle(p, state, header->first, header->count) == -EBADMSG ? -EBADMSG : 0;
+  if (state->is_cancelled) return pool_settle(p, state, header->first, header->count) == -EBADMSG ? -EBADMSG : 0;
   event->kind = header->kind == WORKER_RESULTS ? POOL_RESULTS : POOL_FAILED;
   return 1;
 }
@@ -277,7 +203,7 @@ void pool_look_for_dead(struct pool *p) {
     output_worker_is_dead(&crew->output);
     p->has_news = has_died = 1;
   }
-  if (has_died && p->oldest < p->published && p->is_ending == ENDING_NOT) pool_wake_all(p);
+  if (has_died && !links_are_empty(&p->active) && p->is_ending == ENDING_NOT) pool_wake_all(p);
 }
 
 /* May the loss of this item be reported? */
@@ -297,7 +223,7 @@ static void blame(struct crew *crew, const struct pool_entry *state, uint64_t it
   crew->last.call = state->work.call;
   crew->last.first = item;
   crew->last.count = 1;
-  crew->last.sequence = state->sequence;
+  crew->last.sequence = state->node.key;
 }
 
 static int was_expected(const struct pool *p, const struct crew *crew, const struct board_slot *slot) {
@@ -320,7 +246,7 @@ static int settle_claim(struct pool *p, struct crew *crew, struct board_slot *sl
   if (first < state->work.first) first = state->work.first;
   if (first - state->work.first > state->work.count) return 0;
   if (count > state->work.count - (first - state->work.first)) count = state->work.count - (first - state->work.first);
-  sequence = state->sequence;
+  sequence = state->node.key;
   blamed = is_bystander(crew, slot) ? STALE_ITEM : blamed_item(slot, state);
   if (blamed != STALE_ITEM) blame(crew, state, (uint64_t)blamed);
   move_gaps(p, sequence, first, first + count, blamed == STALE_ITEM ? UINT64_MAX : (uint64_t)blamed);
@@ -377,7 +303,7 @@ static int is_of_interest(struct pool *p, const struct pool_event *last) {
   struct pool_entry *state = last->kind == POOL_LOST ? pool_entry_of(p, last->sequence) : NULL;
   if (state == NULL) return last->kind != POOL_LOST;
   if (!state->is_cancelled) return 1;
-  (void)settle(p, state, last->first, 1);
+  (void)pool_settle(p, state, last->first, 1);
   return 0;
 }
 
@@ -451,7 +377,7 @@ static int recheck_entry(struct pool *p, uint64_t sequence, uint64_t begin, uint
     int owned = is_owned(p, sequence, &gap);
     if (owned < 0 || (!owned && is_unread(p))) return -EAGAIN; /* read after the owners: whoever was done by then had published */
     begin = gap.end;
-    if (!owned) move_items(p, state, gap.begin, gap.end - gap.begin);
+    if (!owned) pool_move_items(p, state, gap.begin, gap.end - gap.begin);
     if (p->is_broken) return p->is_broken;
   }
   return 0;
@@ -463,134 +389,34 @@ static int recheck_entry(struct pool *p, uint64_t sequence, uint64_t begin, uint
  * afterwards (or the answer is for later).
  */
 static void recheck(struct pool *p) {
-  uint64_t sequence, last = p->published;
-  for (sequence = p->oldest; sequence < last; sequence++) {
-    struct pool_entry *state = pool_entry_of(p, sequence);
-    uint64_t claimed;
-    if (state == NULL) continue;
-    claimed = state->is_cancelled ? state->target : atomic_load(&board_entry(p->board, sequence)->cursor) & BOARD_MAX_ITEMS;
-    if (recheck_entry(p, sequence, state->work.first, state->work.first + claimed) < 0) return;
+  struct pool_entry *state, *next;
+  for (state = pool_entry_after(p, NULL); state != NULL; state = next) {
+    uint64_t claimed = state->target; /* also of those that have lost their place: nothing was left to claim */
+    next = pool_entry_after(p, state);
+    if (!state->is_cancelled && pool_has_place(p, state))
+      claimed = atomic_load(&board_entry(p->board, state->node.key)->cursor) & BOARD_MAX_ITEMS;
+    if (recheck_entry(p, state->node.key, state->work.first, state->work.first + claimed) < 0) return;
   }
   p->must_recheck = 0;
 }
 
-/* ---- deadlines ---- */
-
-/*
- * When must worker `number` be looked at again? -1: never. With `act`, does what is due at `now` (see pool_judged_ns).
- */
-static int64_t watch_worker(struct pool *p, uint32_t number, int64_t now, int act) {
-  struct crew *crew = &p->crew[number];
-  struct board_slot *slot = &p->board->slots[number];
-  struct pool_entry *state;
-  uint32_t claims = atomic_load(&slot->claims);
-  uint64_t item;
-  int64_t started, due;
-  if (crew->state != CREW_LIVING || atomic_load(&slot->phase) != BOARD_OWNING) return -1;
-  state = pool_entry_of(p, atomic_load(&slot->entry));
-  if (state == NULL || state->is_cancelled || state->work.timeout_ns <= 0) return -1;
-  item = atomic_load(&slot->item);
-  started = atomic_load(&slot->item_started_ns);
-  if (started == 0 || item != atomic_load(&slot->item) || claims != atomic_load(&slot->claims)) return now + state->work.timeout_ns;
-  if (crew->is_asked == INTERRUPT_TIMEOUT && crew->asked_claims == claims && crew->asked_item == item) {
-    due = crew->asked_at_ns + p->grace_ns;
-    if (act && now >= due && crew->reason == 0) {
-      crew->reason = INTERRUPT_TIMEOUT;
-      pool_kill_worker(p, number, claims, item);
-    }
-    return due > now ? due : now + LOOK_EVERY_NS;
-  }
-  due = started + state->work.timeout_ns;
-  if (now < due || !act) return due;
-  pool_command(p, number, INTERRUPT_TIMEOUT, claims, item);
-  return now + p->grace_ns;
-}
-
-/* As watch_worker, for one that may be in a cancelled entry: it is asked to stop, once for each claim, and killed when its time is over. */
-static int64_t watch_cancelled(struct pool *p, uint32_t number, int64_t now) {
-  struct crew *crew = &p->crew[number];
-  struct board_slot *slot = &p->board->slots[number];
-  uint32_t claims = atomic_load(&slot->claims), phase = atomic_load(&slot->phase);
-  uint64_t item = atomic_load(&slot->item);
-  struct pool_entry *state;
-  if (crew->state != CREW_LIVING || crew->was_killed || crew->reason) return -1;
-  if (phase == BOARD_CLAIMING) return now + LOOK_EVERY_NS / 5;
-  if (phase != BOARD_OWNING) return -1;
-  state = pool_entry_of(p, atomic_load(&slot->entry));
-  if (atomic_load(&slot->claims) != claims) return now;
-  if (state == NULL || !state->is_cancelled) return -1;
-  if (state->kill_at_ns >= 0 && now >= state->kill_at_ns) {
-    crew->was_killed = 1;
-    pool_kill_worker(p, number, claims, item);
-    return -1;
-  }
-  if (crew->is_asked != INTERRUPT_CANCEL || crew->asked_claims != claims) pool_command(p, number, INTERRUPT_CANCEL, claims, item);
-  return state->kill_at_ns;
-}
-
-/* Look after everybody who is in a cancelled entry. Returns when to do so again, -1: when a ring or a death says so. */
-int64_t pool_watch_cancelled(struct pool *p, int64_t now) {
-  int64_t next = -1;
-  uint32_t i;
-  for (i = 0; p->n_cancelled && i < p->n_workers; i++) {
-    int64_t due = watch_cancelled(p, i, now);
-    if (due >= 0 && (next < 0 || due < next)) next = due;
-  }
-  return next;
-}
-
-static int64_t earlier(int64_t a, int64_t b) {
-  return a < 0 || (b >= 0 && b < a) ? b : a;
-}
-
-/* When does the first item with a time limit have to be looked at? None that begins from now on is over before its time. */
-static int64_t next_timeout(struct pool *p, int64_t now) {
-  int64_t next = -1;
-  uint64_t sequence;
-  uint32_t i;
-  for (i = 0; i < p->n_workers; i++) next = earlier(next, watch_worker(p, i, now, 0));
-  if (next < 0) { /* nobody is in a timed item yet */
-    for (sequence = p->oldest; sequence < p->published; sequence++) {
-      const struct pool_entry *state = pool_entry_of(p, sequence);
-      if (state != NULL && state->work.timeout_ns > 0) next = earlier(next, now + state->work.timeout_ns);
-    }
-    return next;
-  }
-  for (i = 0; i < p->n_workers; i++) {
-    const struct pool_entry *state = pool_entry_of(p, atomic_load(&p->board->slots[i].entry));
-    if (p->crew[i].state == CREW_LIVING && state != NULL && state->work.timeout_ns > 0) next = earlier(next, now + state->work.timeout_ns);
-  }
-  return next;
-}
-
-int64_t pool_next_deadline(struct pool *p) {
-  int64_t now, next = -1;
-  if (p->must_recheck || p->n_requeue) return os_now_ns() + LOOK_EVERY_NS / 5;
-  if (!pool_has_limits(p)) return -1;
-  if (pool_settled_ns(p) >= 0) return pool_settled_ns(p);
-  now = os_now_ns();
-  if (p->n_timed) next = next_timeout(p, now);
-  return p->n_cancelled ? earlier(next, pool_watch_cancelled(p, now)) : next;
-}
+/* ---- the caller's view ---- */
 
 /* What has to be done from time to time although no ring says so. */
 static void keep_watch(struct pool *p) {
   int64_t now = pool_has_limits(p) ? pool_beat(p, 0) : os_now_ns();
-  uint32_t i;
   if (p->must_look || now - p->looked_at_ns > LOOK_EVERY_NS) {
     pool_look_for_dead(p);
     p->looked_at_ns = now;
   }
-  for (i = 0; p->n_timed && i < p->n_workers; i++) (void)watch_worker(p, i, pool_judged_ns(p, now), 1);
-  (void)pool_watch_cancelled(p, pool_judged_ns(p, now));
+  if (pool_has_limits(p)) pool_watch(p, pool_judged_ns(p, now));
   if (p->must_recheck) recheck(p);
-  if (p->n_requeue) post_requeued(p);
+  pool_publish(p);
 }
-
-/* ---- the caller's view ---- */
 
 enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
   uint32_t i, number = p->turn;
+  if (p->n_waiting) pool_publish(p);
   if (p->n_shown >= LOOK_EVERY_EVENTS) { /* the rings may never be empty */
     p->n_shown = 0;
     keep_watch(p);
@@ -630,7 +456,7 @@ int pool_done(struct pool *p, const struct pool_event *event, uint64_t count) {
   }
   if (event->kind == POOL_RESULTS || event->kind == POOL_FAILED || event->kind == POOL_LOST) {
     if (state && state->is_cancelled) count = event->count; /* since it was shown: nobody cares for the rest of it */
-    if (state) status = settle(p, state, event->first, count);
+    if (state) status = pool_settle(p, state, event->first, count);
     if (status == -EBADMSG || (count < event->count && !event->is_salvage)) condemn(p, number, event->sequence, event->first + count);
   }
   if (crew->state == CREW_REPORTING) {
@@ -659,14 +485,10 @@ int pool_block(struct pool *p, const struct pool_event *event, const unsigned ch
 
 int pool_repost(struct pool *p, const struct pool_event *event) {
   struct pool_entry *state = pool_entry_of(p, event->sequence);
-  struct pool_work work;
   int status;
   if (state == NULL) return -EINVAL;
   if (state->is_cancelled) return -ECANCELED;
-  work = state->work;
-  work.first = event->first;
-  work.count = 1;
-  status = push_requeue(p, &work, state->block);
+  status = pool_post_again(p, state, event->first, 1);
   if (status == 0) p->has_news = 1;
   return status;
 }
@@ -679,19 +501,4 @@ int pool_is_running(struct pool *p, uint32_t number) {
   if (p->crew[number].state == CREW_EMPTY || atomic_load(&slot->phase) != BOARD_OWNING) return 0;
   state = pool_entry_of(p, sequence);
   return state != NULL && account_gap(&state->done, first, first + count, &gap);
-}
-
-uint64_t pool_done_below(struct pool *p, uint64_t call) {
-  uint64_t sequence, lowest = UINT64_MAX;
-  size_t i;
-  for (sequence = p->oldest; sequence < p->published; sequence++) {
-    struct pool_entry *state = &p->entries[sequence % BOARD_ENTRIES];
-    const struct pool_work *work = &state->work;
-    struct account_interval gap;
-    if (!state->is_active || state->is_cancelled || work->call != call || work->first >= lowest) continue;
-    if (account_gap(&state->done, work->first, work->first + work->count, &gap)) lowest = gap.begin;
-  }
-  for (i = 0; i < p->n_requeue; i++)
-    if (p->requeue[i].work.call == call && p->requeue[i].work.first < lowest) lowest = p->requeue[i].work.first;
-  return lowest;
 }

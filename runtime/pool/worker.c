@@ -38,7 +38,7 @@ static void note_claim(struct worker *w, uint64_t first, uint64_t count) {
   atomic_store_explicit(&slot->entry, w->claim.sequence, memory_order_relaxed);
   atomic_store_explicit(&slot->first, first, memory_order_relaxed);
   atomic_store_explicit(&slot->count, count, memory_order_relaxed);
-  atomic_fetch_add_explicit(&slot->claims, 1, memory_order_release);
+  w->claim.number = atomic_fetch_add_explicit(&slot->claims, 1, memory_order_release) + 1;
   set_phase(w, BOARD_OWNING);
 }
 
@@ -64,7 +64,7 @@ static void copy_entry(struct worker_claim *claim, struct board_entry *e, uint64
 static int claim_from(struct worker *w, uint64_t sequence) {
   struct board_entry *e = board_entry(w->board, sequence);
   uint64_t cursor = atomic_load_explicit(&e->cursor, memory_order_acquire);
-  while (cursor >> BOARD_CURSOR_BITS == board_cursor(sequence, 0) >> BOARD_CURSOR_BITS) {
+  while (board_is_of(cursor, sequence)) {
     uint64_t next = cursor & BOARD_MAX_ITEMS, count = e->count, first = e->first, many;
     if (next >= count) return 0;
     many = e->kind == BOARD_BLOCK
@@ -228,6 +228,14 @@ void worker_send(struct worker *w, enum worker_frame kind, uint64_t first, uint3
 
 /* ---- the life ---- */
 
+/* How long an item takes is told to whoever claims from the entry next. If its place is another's by now, nobody does. */
+static void tell_item_ns(struct worker *w, uint64_t done, int64_t elapsed) {
+  struct board_entry *e = w->claim.shared;
+  uint64_t before = atomic_load_explicit(&e->item_ns, memory_order_relaxed);
+  if (worker_is_stopped(w) || !board_is_of(atomic_load_explicit(&e->cursor, memory_order_relaxed), w->claim.sequence)) return;
+  atomic_store_explicit(&e->item_ns, schedule_item_ns(before, done, elapsed), memory_order_relaxed);
+}
+
 static void do_claim(struct worker *w) {
   int64_t started = os_now_ns(), elapsed;
   struct board_slot *slot = w->slot;
@@ -236,10 +244,7 @@ static void do_claim(struct worker *w) {
   output_flush(&w->output);
   output_mark(&w->output, w->claim.sequence, atomic_load_explicit(&slot->item, memory_order_relaxed)); /* if it was given up */
   elapsed = os_now_ns() - started;
-  if (!worker_is_stopped(w)) {
-    uint64_t before = atomic_load_explicit(&w->claim.shared->item_ns, memory_order_relaxed);
-    atomic_store_explicit(&w->claim.shared->item_ns, schedule_item_ns(before, done, elapsed), memory_order_relaxed);
-  }
+  tell_item_ns(w, done, elapsed);
   atomic_fetch_add_explicit(&slot->claims_done, 1, memory_order_relaxed);
   atomic_fetch_add_explicit(&slot->busy_ns, elapsed, memory_order_relaxed);
   atomic_store_explicit(&slot->item_started_ns, 0, memory_order_release);

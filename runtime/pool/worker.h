@@ -47,7 +47,8 @@ struct worker_tasks {
 /* A claim: a copy of the entry as it was, and which items of it. */
 struct worker_claim {
   uint64_t sequence; /* of the entry */
-  struct board_entry *shared; /* is_stopped and item_ns are read and written there */
+  uint32_t number;   /* of the claim: slot->claims as long as it lasts */
+  struct board_entry *shared; /* item_ns is read and written there */
   uint32_t kind, flags;
   int64_t memory_bytes;
   uint64_t job, job_offset, job_length, block_offset, block_length, block_skip;
@@ -110,7 +111,7 @@ static inline int worker_needs_frame(const struct worker *w) {
 
 /* worker_is_stopped -- 1 if the rest of the claim is not wanted any more. */
 static inline int worker_is_stopped(const struct worker *w) {
-  return (int)atomic_load_explicit(&w->claim.shared->is_stopped, memory_order_relaxed) ||
+  return atomic_load_explicit(&w->slot->stopped_claim, memory_order_relaxed) == w->claim.number ||
          (int)atomic_load_explicit(&w->slot->must_leave, memory_order_relaxed) == 2;
 }
 

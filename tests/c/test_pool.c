@@ -223,7 +223,10 @@ static void assert_quiet(void) {
   assert_int_equal(pool_can_post(the_pool), BOARD_ENTRIES);
   while (!pool_is_quiet(the_pool, 0) && os_now_ns() < deadline) sched_yield(); /* somebody may be looking for work */
   assert_true(os_now_ns() < deadline);
-  assert_int_equal(the_pool->n_requeue, 0);
+  assert_int_equal(the_pool->n_waiting, 0);
+  assert_true(links_are_empty(&the_pool->active));
+  assert_int_equal(the_pool->entries.count, 0);
+  assert_int_equal(the_pool->calls.count, the_pool->n_idle_calls);
   assert_int_equal(the_pool->n_timed, 0);
 }
 
@@ -233,6 +236,10 @@ static void square(uint64_t count, uint32_t chunk) {
   collect(count);
   assert_quiet();
 }
+
+static void wait_until_quiet(void);
+static void ignore_everything(struct worker *w, uint64_t item);
+static void kill_somebody(uint64_t *seed);
 
 /* ---- what goes well -------------------------------------------------------------------------------- */
 
@@ -308,27 +315,137 @@ static void wait_for_permission(struct worker *w, uint64_t item) {
   while (!atomic_load(&shared->may_go_on)) poll(NULL, 0, 1);
 }
 
-static void test_too_many_entries_are_refused(void **state) {
+/* More than the board has places for: the rest waits, and comes in its order. */
+static void test_a_backlog_is_worked_off(void **state) {
   struct pool_work work = {.kind = BOARD_INDEXED, .call = 1, .count = 1, .job = 1};
-  uint64_t i;
+  uint64_t i, many = 5 * BOARD_ENTRIES;
   (void)state;
   shared->item = wait_for_permission;
   open_pool(2, 0);
   begin_call();
-  for (i = 0; i < BOARD_ENTRIES; i++) post(i, 1, 0);
+  for (i = 0; i < many; i++) post_kind(i % 2 ? BOARD_BLOCK : BOARD_INDEXED, 1, i, 1, 0, 0);
+  while (atomic_load(&shared->runs) < 2) poll(NULL, 0, 1);
   assert_int_equal(pool_can_post(the_pool), 0);
-  assert_int_equal(pool_post(the_pool, &work), -EAGAIN);
-  assert_true(pool_unclaimed(the_pool, 1) >= BOARD_ENTRIES - 2);
+  assert_int_equal(pool_unclaimed(the_pool, 1), many - 2);
   assert_int_equal(pool_unclaimed(the_pool, 2), 0);
+  assert_int_equal(pool_in_flight(the_pool, 1), many / 2 * 100);
+  assert_true(the_pool->n_waiting >= many - BOARD_ENTRIES - 2);
   atomic_store(&shared->may_go_on, 1);
-  collect(BOARD_ENTRIES);
+  collect(many);
   assert_quiet();
   assert_int_equal(pool_unclaimed(the_pool, 1), 0);
+  assert_int_equal(pool_in_flight(the_pool, 1), 0);
   work.count = 0;
   assert_int_equal(pool_post(the_pool, &work), -EINVAL);
   work.count = BOARD_MAX_ITEMS + 1;
   assert_int_equal(pool_post(the_pool, &work), -EINVAL);
   end_pool();
+}
+
+static void wait_at_the_bad_item(struct worker *w, uint64_t item) {
+  if (item == shared->bad_item) wait_for_permission(w, item);
+}
+
+/* One long item, and far more short ones behind it than the board has places: it holds up nobody. */
+static void test_a_long_item_holds_up_nobody(void **state) {
+  enum { MANY = 4 * BOARD_ENTRIES };
+  uint64_t i;
+  (void)state;
+  shared->item = wait_at_the_bad_item;
+  open_pool(2, 0);
+  begin_call();
+  for (i = 0; i < MANY; i++) post(i, 1, 0); /* item 0 is the long one */
+  collect(MANY - 1);
+  assert_false(call.is_done[0]);
+  assert_int_equal(pool_can_post(the_pool), BOARD_ENTRIES);
+  atomic_store(&shared->may_go_on, 1);
+  collect(MANY);
+  assert_quiet();
+  end_pool();
+}
+
+/* Thousands of calls of one item each, more than half of them cancelled before they ran. What is done for one does not depend on the others. */
+static void test_thousands_of_calls(void **state) {
+  enum { CALLS = 20000, CANCELLED_EACH = 3 };
+  uint64_t i, left = 0;
+  (void)state;
+  shared->item = wait_at_the_bad_item;
+  open_pool(2, 0);
+  begin_call();
+  for (i = 0; i < CALLS; i++) post_kind(BOARD_BLOCK, i + 1, i, 1, 0, i % 2 ? 1000 * long_ns() : 0);
+  assert_int_equal(the_pool->calls.count, CALLS - the_pool->n_idle_calls);
+  for (i = 1; i < CALLS; i++) {
+    if (i % CANCELLED_EACH) {
+      pool_cancel(the_pool, i + 1, -1);
+    } else {
+      left++;
+    }
+    assert_true(pool_in_flight(the_pool, i + 1) <= 100);
+    assert_true(pool_unclaimed(the_pool, i + 1) <= 1);
+    (void)pool_item_ns(the_pool, i + 1);
+    (void)pool_is_quiet(the_pool, i + 1);
+  }
+  while (the_pool->n_waiting + the_pool->entries.count > 1) turn();
+  assert_true(call.done >= left);
+  for (i = 1; i < CALLS; i++) {
+    assert_true(pool_is_quiet(the_pool, i + 1));
+    if (i % CANCELLED_EACH == 0) assert_true(call.is_done[i]);
+  }
+  assert_false(call.is_done[0]);
+  atomic_store(&shared->may_go_on, 1);
+  collect(call.done + 1);
+  assert_quiet();
+  assert_true(the_pool->calls.count < 100);
+  assert_int_equal(the_pool->arena.n_free, 1);
+  end_pool();
+}
+
+/* Whoever is killed: what was lost is done before the backlog, and each item once. */
+static void test_kills_with_a_backlog(void **state) {
+  enum { MANY = 3 * BOARD_ENTRIES };
+  uint64_t seed = 5, i;
+  int64_t deadline = os_now_ns() + long_ns();
+  (void)state;
+  open_pool(3, SMALL_RING);
+  begin_call();
+  call.count_of_retries = 1 << 30;
+  for (i = 0; i < MANY; i++) post_kind(i % 3 ? BOARD_INDEXED : BOARD_BLOCK, 1 + i % 7, 10 * i, 10, (uint32_t)(i % 4), 0);
+  while (call.done < 10 * MANY && os_now_ns() < deadline) {
+    if (random_below(&seed, 3) == 0) kill_somebody(&seed);
+    turn();
+  }
+  assert_int_equal(call.done, 10 * MANY);
+  assert_quiet();
+  assert_true(pool_forks(the_pool) > 3);
+  end_pool();
+}
+
+/* Closed, and cancelled, while most of it waits. */
+static void test_ends_with_a_backlog(void **state) {
+  uint64_t i;
+  int round;
+  (void)state;
+  for (round = 0; round < 3; round++) {
+    shared->item = ignore_everything;
+    open_pool(2, 0);
+    for (i = 0; i < 3 * BOARD_ENTRIES; i++) post_kind(BOARD_BLOCK, 1, i, 1, 0, 0);
+    if (round == 1) {
+      pool_cancel(the_pool, 1, 0);
+      wait_until_quiet();
+      assert_quiet();
+      assert_int_equal(the_pool->arena.n_free, 1);
+      shared->item = NULL;
+      square(100, 0);
+    } else if (round == 2) {
+      pool_quit(the_pool);
+      pool_kill(the_pool);
+      while (pool_reap(the_pool, 50 * MS) > 0) continue;
+      wait_until_quiet();
+      assert_quiet();
+    }
+    pool_close(the_pool);
+    the_pool = NULL;
+  }
 }
 
 enum { LARGE_BYTES = 3 << 20 };
@@ -497,7 +614,7 @@ static void test_closing_with_retries_in_hand(void **state) {
   assert_int_equal(event.kind, POOL_LOST);
   assert_int_equal(pool_repost(the_pool, &event), 0);
   assert_int_equal(pool_done(the_pool, &event, 1), 0);
-  assert_int_equal(the_pool->n_requeue, 1);
+  assert_int_equal(the_pool->n_waiting, 1);
   pool_close(the_pool);
   the_pool = NULL;
 }
@@ -1350,7 +1467,11 @@ int main(void) {
     CASE(test_results_fill_the_ring),
     CASE(test_nobody_reads_for_a_while),
     CASE(test_many_small_entries),
-    CASE(test_too_many_entries_are_refused),
+    CASE(test_a_backlog_is_worked_off),
+    CASE(test_a_long_item_holds_up_nobody),
+    CASE(test_thousands_of_calls),
+    CASE(test_kills_with_a_backlog),
+    CASE(test_ends_with_a_backlog),
     CASE(test_items_far_larger_than_the_ring),
     CASE(test_blocks_are_given_back),
     CASE(test_options_are_checked),

@@ -1,0 +1,456 @@
+/*
+ * pool/ledger -- what was posted, for which call, and what of it is done (may include pool/crew.h).
+ *
+ * Room: pool.  Owns: entries, calls, and the blocks of input memory that entries use. See pool.h for the contract of the public functions.
+ * An *entry* is a piece of posted work. It waits until the board has a place for it: first what is to be run again, then the backlog, each
+ * in order. Then it is active until every item of it is accounted for. A place of the board is free again as soon as nothing of its entry
+ * is left to claim; so one long item holds up nobody.
+ * A *call* counts what its entries come to, so that no question about one call walks through the entries of others.
+ */
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/fault.h"
+#include "pool/crew.h"
+
+enum {
+  KEEP_CALLS = 64,   /* calls without entries that are remembered, for what is known of their items */
+  KEEP_ENTRIES = 256 /* entries whose memory is kept for others */
+};
+
+void pool_open_ledger(struct pool *p) {
+  table_init(&p->entries);
+  table_init(&p->calls);
+  links_init(&p->active);
+  links_init(&p->again);
+  links_init(&p->backlog);
+  links_init(&p->spare);
+  links_init(&p->idle_calls);
+}
+
+/* ---- calls ---- */
+
+static struct pool_call *find_call(const struct pool *p, uint64_t number) {
+  struct table_node *node = table_find(&p->calls, number);
+  return node ? OWNER_OF(node, struct pool_call, node) : NULL;
+}
+
+static void free_oldest_idle(struct pool *p) {
+  struct pool_call *call = OWNER_OF(p->idle_calls.next, struct pool_call, idle);
+  links_remove(&call->idle);
+  table_take(&p->calls, &call->node);
+  p->n_idle_calls--;
+  free(call);
+}
+
+/* The call is to get an entry. NULL: no memory. */
+static struct pool_call *need_call(struct pool *p, uint64_t number) {
+  struct pool_call *call = find_call(p, number);
+  if (call != NULL) {
+    if (!links_are_empty(&call->idle)) p->n_idle_calls--;
+    links_remove(&call->idle);
+    return call;
+  }
+  call = calloc(1, sizeof *call);
+  if (call == NULL) return NULL;
+  call->node.key = number;
+  links_init(&call->entries);
+  links_init(&call->idle);
+  table_put(&p->calls, &call->node);
+  return call;
+}
+
+/* Has it no entry any more? */
+static void rest_call(struct pool *p, struct pool_call *call) {
+  if (!links_are_empty(&call->entries)) return;
+  links_append(&p->idle_calls, &call->idle);
+  if (++p->n_idle_calls > KEEP_CALLS) free_oldest_idle(p);
+}
+
+/* ---- entries ---- */
+
+struct pool_entry *pool_entry_of(const struct pool *p, uint64_t sequence) {
+  struct table_node *node = table_find(&p->entries, sequence);
+  return node ? OWNER_OF(node, struct pool_entry, node) : NULL;
+}
+
+struct pool_entry *pool_entry_after(const struct pool *p, const struct pool_entry *entry) {
+  struct links *next = entry ? entry->order.next : p->active.next;
+  return next == &p->active ? NULL : OWNER_OF(next, struct pool_entry, order);
+}
+
+int pool_has_place(const struct pool *p, const struct pool_entry *entry) {
+  return entry->is_active && p->published - entry->node.key <= BOARD_ENTRIES;
+}
+
+static void release_block(struct pool *p, struct pool_block *block) {
+  if (block == NULL || --block->users > 0) return;
+  if (!p->is_closing) arena_free(&p->arena, block->offset, block->length); /* else it goes as a whole */
+  free(block);
+}
+
+static struct pool_entry *take_spare(struct pool *p) {
+  struct pool_entry *entry;
+  if (links_are_empty(&p->spare)) return calloc(1, sizeof *entry);
+  entry = OWNER_OF(p->spare.next, struct pool_entry, order);
+  links_remove(&entry->order);
+  p->n_spare--;
+  return entry;
+}
+
+/* A new entry at the end of the `queue`; on success it is one more user of the block. NULL: no memory. */
+static struct pool_entry *add_entry(struct pool *p, struct links *queue, const struct pool_work *work, struct pool_block *block) {
+  struct pool_call *call = need_call(p, work->call);
+  struct pool_entry *entry;
+  struct account done;
+  if (call == NULL) return NULL;
+  entry = take_spare(p);
+  if (entry == NULL) {
+    rest_call(p, call);
+    return NULL;
+  }
+  done = entry->done; /* its memory is used again */
+  memset(entry, 0, sizeof *entry);
+  entry->done = done;
+  entry->call = call;
+  entry->work = *work;
+  entry->target = work->count;
+  entry->block = block;
+  entry->is_unclaimed = 1;
+  call->n_unclaimed++;
+  if (block) {
+    block->users++;
+    call->in_flight += block->length;
+  }
+  links_append(queue, &entry->order);
+  links_init(&entry->own);
+  links_append(&call->entries, &entry->own);
+  p->n_waiting++;
+  return entry;
+}
+
+static void note_claimed(struct pool_entry *entry) {
+  if (entry->is_unclaimed) entry->call->n_unclaimed--;
+  entry->is_unclaimed = 0;
+}
+
+static void free_entry(struct pool *p, struct pool_entry *entry) {
+  struct pool_call *call = entry->call;
+  note_claimed(entry);
+  if (entry->block) call->in_flight -= entry->block->length;
+  release_block(p, entry->block);
+  links_remove(&entry->order);
+  links_remove(&entry->own);
+  account_clear(&entry->done);
+  if (p->n_spare < KEEP_ENTRIES) {
+    links_append(&p->spare, &entry->order);
+    p->n_spare++;
+  } else {
+    account_free(&entry->done);
+    free(entry);
+  }
+  rest_call(p, call);
+}
+
+void pool_close_ledger(struct pool *p) {
+  struct links *lists[] = {&p->active, &p->again, &p->backlog};
+  size_t i;
+  if (p->active.next == NULL) return; /* was never opened */
+  p->is_closing = 1;
+  for (i = 0; i < 3; i++)
+    while (!links_are_empty(lists[i])) free_entry(p, OWNER_OF(lists[i]->next, struct pool_entry, order));
+  while (!links_are_empty(&p->spare)) {
+    struct pool_entry *entry = take_spare(p);
+    account_free(&entry->done);
+    free(entry);
+  }
+  while (!links_are_empty(&p->idle_calls)) free_oldest_idle(p);
+  table_free(&p->entries);
+  table_free(&p->calls);
+}
+
+/* ---- time limits ---- */
+
+static void find_shortest(struct pool *p) {
+  struct pool_entry *entry = NULL;
+  p->n_shortest = 0;
+  while (p->n_timed > 0 && (entry = pool_entry_after(p, entry)) != NULL) {
+    int64_t timeout = entry->work.timeout_ns;
+    if (timeout <= 0) continue;
+    if (p->n_shortest == 0 || timeout < p->shortest_ns) {
+      p->shortest_ns = timeout;
+      p->n_shortest = 0;
+    }
+    p->n_shortest += timeout == p->shortest_ns;
+  }
+}
+
+/* Something is watched by the clock from now on. */
+static void begin_limits(struct pool *p) {
+  if (pool_has_limits(p)) return;
+  p->beat_ns = os_now_ns();
+  p->gap_end_ns = 0;
+}
+
+static void begin_timed(struct pool *p, int64_t timeout_ns) {
+  if (timeout_ns <= 0) return;
+  begin_limits(p);
+  if (p->n_timed++ == 0 || timeout_ns < p->shortest_ns) {
+    p->shortest_ns = timeout_ns;
+    p->n_shortest = 0;
+  }
+  p->n_shortest += timeout_ns == p->shortest_ns;
+}
+
+static void end_timed(struct pool *p, int64_t timeout_ns) {
+  if (timeout_ns <= 0) return;
+  p->n_timed--;
+  if (timeout_ns == p->shortest_ns && --p->n_shortest == 0) find_shortest(p);
+}
+
+/* ---- the board's places ---- */
+
+/* Where the workers are: entries below have nothing left to claim. Workers move it on when they look for work; so do we. */
+static uint64_t move_front(struct pool *p) {
+  uint64_t front = atomic_load_explicit(&p->board->front, memory_order_acquire);
+  while (front < p->published) {
+    struct board_entry *e = board_entry(p->board, front);
+    if ((atomic_load_explicit(&e->cursor, memory_order_acquire) & BOARD_MAX_ITEMS) < e->count) break;
+    if (atomic_compare_exchange_strong_explicit(&p->board->front, &front, front + 1, memory_order_acq_rel, memory_order_acquire)) front++;
+  }
+  for (; p->seen_front < front; p->seen_front++) {
+    struct pool_entry *entry = pool_entry_of(p, p->seen_front);
+    if (entry != NULL) note_claimed(entry);
+  }
+  return front;
+}
+
+uint32_t pool_can_post(struct pool *p) {
+  return p->n_waiting > 0 ? 0 : (uint32_t)(BOARD_ENTRIES - (p->published - move_front(p)));
+}
+
+/* How many workers have something to do: one for each block that waits, all of them for an open range. */
+static uint64_t wanted_workers(const struct pool *p, const struct pool_work *work) {
+  uint64_t waiting = p->published - p->seen_front;
+  return work->kind == BOARD_INDEXED ? waiting + work->count : waiting;
+}
+
+/* Give an entry that waits its place. There is one. */
+static void activate(struct pool *p, struct pool_entry *entry) {
+  const struct pool_work *work = &entry->work;
+  const struct pool_block *block = entry->block;
+  uint64_t sequence = p->published;
+  struct board_entry *e = board_entry(p->board, sequence);
+  p->n_waiting--;
+  links_remove(&entry->order);
+  links_append(&p->active, &entry->order);
+  entry->is_active = 1;
+  entry->node.key = sequence;
+  table_put(&p->entries, &entry->node);
+  atomic_store_explicit(&e->item_ns, 0, memory_order_relaxed);
+  e->kind = work->kind;
+  e->flags = work->flags | (work->timeout_ns > 0 ? BOARD_HAS_TIMEOUT : 0);
+  e->chunk = work->chunk;
+  e->first = work->first;
+  e->count = work->count;
+  e->memory_bytes = work->memory_bytes;
+  e->job = work->job;
+  e->job_offset = work->job_offset;
+  e->job_length = work->job_length;
+  e->block_offset = block ? block->offset : 0;
+  e->block_length = block ? block->length : 0;
+  e->block_skip = block ? work->first - block->first : 0;
+  FAULT_POINT("dispatch_before");
+  atomic_store_explicit(&e->cursor, board_cursor(sequence, 0), memory_order_release);
+  p->published++;
+  begin_timed(p, work->timeout_ns);
+  atomic_store(&p->board->published, p->published);
+  FAULT_POINT("dispatch_mid");
+  pool_wake(p, wanted_workers(p, work));
+}
+
+void pool_publish(struct pool *p) {
+  while (p->n_waiting > 0 && p->published - move_front(p) < BOARD_ENTRIES) {
+    struct links *queue = links_are_empty(&p->again) ? &p->backlog : &p->again;
+    activate(p, OWNER_OF(queue->next, struct pool_entry, order));
+  }
+}
+
+int pool_post(struct pool *p, const struct pool_work *work) {
+  struct pool_block *block = NULL;
+  if (work->count == 0 || work->count > BOARD_MAX_ITEMS) return -EINVAL;
+  if (work->kind == BOARD_BLOCK) {
+    block = malloc(sizeof *block);
+    if (block == NULL) return -ENOMEM;
+    *block = (struct pool_block){work->block_offset, work->block_length, work->first, 0};
+  }
+  if (add_entry(p, &p->backlog, work, block) == NULL) {
+    free(block);
+    return -ENOMEM;
+  }
+  pool_publish(p);
+  return 0;
+}
+
+int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count) {
+  struct pool_work work = entry->work;
+  work.first = first;
+  work.count = count;
+  return add_entry(p, &p->again, &work, entry->block) ? 0 : -ENOMEM;
+}
+
+/* ---- what is done ---- */
+
+/* How long its items take, by the workers' measure. */
+static void learn(struct pool *p, struct pool_entry *entry) {
+  uint64_t item_ns;
+  if (!pool_has_place(p, entry)) return;
+  item_ns = atomic_load_explicit(&board_entry(p->board, entry->node.key)->item_ns, memory_order_relaxed);
+  if (item_ns) entry->call->item_ns = item_ns;
+  entry->call->heard_of = entry->node.key;
+  entry->call->has_heard = 1;
+}
+
+static void release_entry(struct pool *p, struct pool_entry *entry) {
+  end_timed(p, entry->work.timeout_ns);
+  p->n_cancelled -= entry->is_cancelled;
+  entry->call->n_cancelled -= entry->is_cancelled;
+  table_take(&p->entries, &entry->node);
+  free_entry(p, entry);
+}
+
+int pool_settle(struct pool *p, struct pool_entry *entry, uint64_t first, uint64_t count) {
+  const struct pool_work *work = &entry->work;
+  int status;
+  if (first < work->first || count > work->count || first - work->first > work->count - count) return -EBADMSG;
+  status = account_add(&entry->done, first, first + count);
+  if (status == -EEXIST) return -EBADMSG;
+  if (status < 0) {
+    p->is_broken = status;
+    return status;
+  }
+  learn(p, entry);
+  if (entry->done.total == entry->target) release_entry(p, entry);
+  return 0;
+}
+
+void pool_move_items(struct pool *p, struct pool_entry *entry, uint64_t first, uint64_t count) {
+  if (!entry->is_cancelled && pool_post_again(p, entry, first, count) < 0) {
+    p->is_broken = -ENOMEM;
+    return;
+  }
+  (void)pool_settle(p, entry, first, count);
+}
+
+/* ---- cancelling ---- */
+
+/* Take away what is left of an active entry, so that nobody claims from it any more. Returns how many items were claimed before. */
+static uint64_t exhaust(struct pool *p, struct pool_entry *entry) {
+  struct board_entry *e;
+  uint64_t cursor;
+  if (!pool_has_place(p, entry)) return entry->work.count;
+  e = board_entry(p->board, entry->node.key);
+  cursor = atomic_load(&e->cursor);
+  while (!atomic_compare_exchange_weak(&e->cursor, &cursor, (cursor & ~BOARD_MAX_ITEMS) | e->count)) {
+  }
+  return cursor & BOARD_MAX_ITEMS;
+}
+
+static void cancel_entry(struct pool *p, struct pool_entry *entry, int64_t kill_at_ns) {
+  if (!entry->is_active) {
+    p->n_waiting--;
+    free_entry(p, entry);
+    return;
+  }
+  if (entry->is_cancelled) {
+    if (kill_at_ns >= 0 && (entry->kill_at_ns < 0 || kill_at_ns < entry->kill_at_ns)) entry->kill_at_ns = kill_at_ns;
+    return;
+  }
+  begin_limits(p);
+  note_claimed(entry);
+  p->n_cancelled++;
+  entry->call->n_cancelled++;
+  entry->is_cancelled = 1;
+  entry->kill_at_ns = kill_at_ns;
+  entry->target = exhaust(p, entry);
+  /* Items that were moved to other entries count as done, and were claimed: there cannot be more of them than that. */
+  if (entry->done.total == entry->target) release_entry(p, entry);
+}
+
+/* As the entries of a call go, it may become idle; it is not forgotten as long as others have been idle for longer. */
+static void cancel_call(struct pool *p, struct pool_call *call, int64_t kill_at_ns) {
+  struct links *link, *next;
+  for (link = call->entries.next; link != &call->entries; link = next) {
+    next = link->next;
+    cancel_entry(p, OWNER_OF(link, struct pool_entry, own), kill_at_ns);
+  }
+}
+
+void pool_cancel(struct pool *p, uint64_t number, int64_t kill_at_ns) {
+  struct pool_call *call = find_call(p, number);
+  if (call == NULL) return;
+  cancel_call(p, call, kill_at_ns);
+  pool_watch_cancelled(p, 0);
+}
+
+void pool_cancel_all(struct pool *p) {
+  struct links *lists[] = {&p->again, &p->backlog, &p->active}, *link, *next;
+  size_t i;
+  for (i = 0; i < 3; i++)
+    for (link = lists[i]->next; link != lists[i]; link = next) {
+      next = link->next;
+      cancel_entry(p, OWNER_OF(link, struct pool_entry, order), -1);
+    }
+}
+
+int pool_is_quiet(const struct pool *p, uint64_t number) {
+  const struct pool_call *call;
+  if (number == 0) return p->n_cancelled == 0;
+  call = find_call(p, number);
+  return call == NULL || call->n_cancelled == 0;
+}
+
+void pool_kill_stragglers(struct pool *p, uint64_t number) {
+  struct pool_entry *entry = NULL;
+  while (p->n_cancelled > 0 && (entry = pool_entry_after(p, entry)) != NULL)
+    if (entry->is_cancelled && (number == 0 || entry->work.call == number)) entry->kill_at_ns = 0;
+  pool_watch_cancelled(p, 0);
+}
+
+/* ---- what is known of a call ---- */
+
+uint64_t pool_item_ns(const struct pool *p, uint64_t number) {
+  const struct pool_call *call = find_call(p, number);
+  uint64_t item_ns = 0;
+  if (call == NULL) return 0;
+  if (call->has_heard && p->published - call->heard_of <= BOARD_ENTRIES) /* the place is still that entry's: there may be later news */
+    item_ns = atomic_load_explicit(&board_entry(p->board, call->heard_of)->item_ns, memory_order_relaxed);
+  return item_ns ? item_ns : call->item_ns;
+}
+
+uint32_t pool_unclaimed(struct pool *p, uint64_t number) {
+  const struct pool_call *call = find_call(p, number);
+  if (call == NULL) return 0;
+  (void)move_front(p);
+  return call->n_unclaimed;
+}
+
+uint64_t pool_in_flight(const struct pool *p, uint64_t number) {
+  const struct pool_call *call = find_call(p, number);
+  return call ? call->in_flight : 0;
+}
+
+uint64_t pool_done_below(struct pool *p, uint64_t number) {
+  const struct pool_call *call = find_call(p, number);
+  uint64_t lowest = UINT64_MAX;
+  struct links *link;
+  for (link = call ? call->entries.next : NULL; link != NULL && link != &call->entries; link = link->next) {
+    const struct pool_entry *entry = OWNER_OF(link, struct pool_entry, own);
+    const struct pool_work *work = &entry->work;
+    struct account_interval gap;
+    if (entry->is_cancelled || work->first >= lowest) continue;
+    if (account_gap(&entry->done, work->first, work->first + work->count, &gap)) lowest = gap.begin;
+  }
+  return lowest;
+}
