@@ -92,6 +92,7 @@ struct pool {
   int owner;
   uint32_t n_workers;
   int64_t grace_ns;
+  uint64_t max_tasks;
   struct worker_tasks tasks;
   struct board *board;
   struct arena arena;

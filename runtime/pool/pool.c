@@ -46,6 +46,7 @@ int pool_open(struct pool **out, const struct pool_options *options) {
   p->owner = getpid();
   p->n_workers = options->workers;
   p->grace_ns = options->grace_ns;
+  p->max_tasks = options->max_tasks;
   p->tasks = options->tasks;
   p->bell.read_fd = p->bell.write_fd = -1;
   arena_init(&p->arena);
@@ -183,6 +184,7 @@ _Noreturn static void be_worker(struct pool *p, uint32_t number, const int write
   w.host_bell = p->bell;
   w.lifeline = process_lifeline();
   w.tasks = &p->tasks;
+  w.tasks_left = p->max_tasks ? p->max_tasks : UINT64_MAX;
   output_begin(&w.output, &p->output, writers, &p->board->slots[number]);
   worker_main(&w);
 }

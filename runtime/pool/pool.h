@@ -27,6 +27,7 @@ struct pool_options {
   uint32_t workers;     /* 1 .. BOARD_MAX_WORKERS */
   int64_t grace_ns;     /* between asking a worker to stop and killing it */
   uint64_t ring_bytes;  /* per worker; 0: the default */
+  uint64_t max_tasks;   /* a worker leaves by itself after so many items (on_exit runs), and pool_start replaces it; 0: it stays */
   enum output_kind output; /* where workers print */
   struct worker_tasks tasks; /* what workers do; copied; its context must live as long as the pool */
 };

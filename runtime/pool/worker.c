@@ -42,7 +42,7 @@ static void note_claim(struct worker *w, uint64_t first, uint64_t count) {
   set_phase(w, BOARD_OWNING);
 }
 
-static void copy_entry(struct worker_claim *claim, struct board_entry *e, uint64_t sequence) {
+static void copy_entry(struct worker_claim *claim, struct board_entry *e, uint64_t sequence, uint64_t next) {
   claim->sequence = sequence;
   claim->shared = e;
   claim->kind = e->kind;
@@ -53,7 +53,7 @@ static void copy_entry(struct worker_claim *claim, struct board_entry *e, uint64
   claim->job_length = e->job_length;
   claim->block_offset = e->block_offset;
   claim->block_length = e->block_length;
-  claim->block_skip = e->block_skip;
+  claim->block_skip = e->block_skip + next;
   claim->entry_first = e->first;
 }
 
@@ -70,7 +70,8 @@ static int claim_from(struct worker *w, uint64_t sequence) {
     many = e->kind == BOARD_BLOCK
                ? count - next
                : schedule_claim(count - next, w->board->n_workers, atomic_load_explicit(&e->item_ns, memory_order_relaxed), e->chunk);
-    copy_entry(&w->claim, e, sequence);
+    if (many > w->tasks_left) many = w->tasks_left;
+    copy_entry(&w->claim, e, sequence, next);
     if (atomic_compare_exchange_strong_explicit(&e->cursor, &cursor, cursor + many, memory_order_acq_rel, memory_order_acquire)) {
       FAULT_POINT("worker_claimed");
       note_claim(w, first + next, many);
@@ -191,6 +192,7 @@ static void publish_large(struct worker *w, const void *data, size_t length, uin
 /* Before they are published: who has seen their results finds them counted. */
 static void count_items(struct worker *w, uint32_t count) {
   atomic_fetch_add_explicit(&w->slot->items_done, count, memory_order_relaxed);
+  if (w->tasks_left != UINT64_MAX) w->tasks_left -= count < w->tasks_left ? count : w->tasks_left;
 }
 
 void worker_close_frame(struct worker *w) {
@@ -278,13 +280,13 @@ _Noreturn void worker_main(struct worker *w) {
   output_flush(&w->output);
   output_mark(&w->output, OUTPUT_NO_ITEM, OUTPUT_NO_ITEM);
   set_phase(w, BOARD_IDLE);
-  while (!must_leave(w)) {
+  while (!must_leave(w) && w->tasks_left > 0) {
     if (!claim_work(w)) {
       wait_for_work(w);
       continue;
     }
     do_claim(w);
-    set_phase(w, BOARD_IDLE);
+    set_phase(w, w->tasks_left > 0 ? BOARD_IDLE : BOARD_LEAVING); /* nobody is to count on one who leaves */
   }
   set_phase(w, BOARD_LEAVING);
   w->tasks->finish(w->tasks->context, w);

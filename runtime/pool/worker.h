@@ -51,7 +51,8 @@ struct worker_claim {
   struct board_entry *shared; /* item_ns is read and written there */
   uint32_t kind, flags;
   int64_t memory_bytes;
-  uint64_t job, job_offset, job_length, block_offset, block_length, block_skip;
+  uint64_t job, job_offset, job_length, block_offset, block_length;
+  uint64_t block_skip; /* items in the block before the first of this claim */
   uint64_t entry_first; /* number of the entry's first item */
   uint64_t first, count;
 };
@@ -67,6 +68,7 @@ struct worker {
   int lifeline;
   const struct worker_tasks *tasks;
   struct output_worker output;
+  uint64_t tasks_left;      /* items that it may still run; at 0 it leaves */
   struct worker_claim claim;
   struct bytes frame;       /* the frame under construction: starts in the ring */
   uint64_t frame_first;
@@ -75,7 +77,7 @@ struct worker {
   size_t frame_low;         /* begin a new frame when less than this is left */
 };
 
-/* worker_main -- the life of a worker. The caller filled number, board, arena, bells, lifeline, tasks and output. */
+/* worker_main -- the life of a worker. The caller filled number, board, arena, bells, lifeline, tasks, tasks_left and output. */
 _Noreturn void worker_main(struct worker *w);
 
 /* worker_open_frame -- make w->frame a fresh frame for results from item `first` on. May wait for room. */

@@ -771,6 +771,109 @@ static void test_fork_fails_half_way(void **state) {
 }
 #endif
 
+/* ---- workers that leave after so many items ---------------------------------------------------------- */
+
+static uint64_t own_runs; /* in a worker: items that it ran */
+
+/* Notes where a block's items do not stand where the claim says, and workers that run more than they may. */
+static void count_own_runs(struct worker *w, uint64_t item) {
+  const uint64_t *first;
+  if (++own_runs > shared->bad_item) atomic_fetch_add(&shared->bad_runs, 1);
+  if (w->claim.kind != BOARD_BLOCK || item != w->claim.first) return;
+  first = arena_at(w->arena, w->claim.block_offset, w->claim.block_length);
+  if (first == NULL || *first != w->claim.first - w->claim.block_skip) atomic_fetch_add(&shared->bad_runs, 1);
+}
+
+static void open_leaving_pool(uint32_t workers, uint64_t max_tasks) {
+  struct pool_options options = {.workers = workers, .ring_bytes = SMALL_RING, .grace_ns = long_ns(), .max_tasks = max_tasks,
+                                 .tasks = {NULL, start_work, run_work, finish_work}};
+  shared->item = count_own_runs;
+  shared->bad_item = max_tasks;
+  own_runs = 0;
+  assert_int_equal(pool_open(&the_pool, &options), 0);
+}
+
+static void post_blocks(uint64_t count, uint64_t size) {
+  uint64_t first;
+  for (first = 0; first < count; first += size) {
+    struct pool_work work = {.kind = BOARD_BLOCK, .call = 1, .first = first, .count = count - first < size ? count - first : size, .job = 1};
+    void *memory;
+    work.block_length = sizeof first;
+    assert_int_equal(pool_input(the_pool, work.block_length, &work.block_offset, &memory), 0);
+    memcpy(memory, &first, sizeof first);
+    assert_int_equal(pool_post(the_pool, &work), 0);
+  }
+}
+
+static void test_workers_leave_after_so_many(void **state) {
+  static const uint64_t limits[] = {1, 7, 100, 5000};
+  static const uint32_t chunks[] = {0, 1, 10, 1000};
+  uint64_t items = (uint64_t)rounds_of(1000), forks;
+  size_t i, c;
+  (void)state;
+  for (i = 0; i < 4; i++) {
+    open_leaving_pool(2, limits[i]);
+    forks = 0;
+    for (c = 0; c < 4; c++) {
+      begin_call();
+      if (c % 2) post_blocks(items, chunks[c]); else post(0, items, chunks[c]);
+      collect(items);
+      assert_quiet();
+      forks += items / limits[i];
+    }
+    assert_true(pool_forks(the_pool) >= forks);
+    assert_true(pool_forks(the_pool) <= forks + 2 + 4); /* everybody did as much as he might */
+    end_pool();
+    assert_int_equal(shared->runs, 4 * items);
+    assert_int_equal(shared->started, shared->finished); /* each left in order */
+    atomic_store(&shared->runs, 0);
+  }
+  assert_int_equal(shared->bad_runs, 0);
+  assert_int_equal(call.lost + call.failed + call.unready + call.notices, 0);
+}
+
+/* Nobody knows any more who has done how much; but each item is done, and once. */
+static void test_leaving_and_dying(void **state) {
+  uint64_t seed = 21;
+  int round, rounds = rounds_of(60);
+  (void)state;
+  call.count_of_retries = 1 << 30;
+  open_leaving_pool(3, 40);
+  for (round = 0; round < rounds; round++) {
+    int64_t deadline = os_now_ns() + long_ns();
+    begin_call();
+    if (round % 2) post_blocks(600, 90); else post(0, 600, 0);
+    while (call.done < 600 && os_now_ns() < deadline) {
+      if (random_below(&seed, 4) == 0) kill_somebody(&seed);
+      turn();
+    }
+    assert_int_equal(call.done, 600);
+  }
+  assert_quiet();
+  assert_int_equal(shared->bad_runs, 0);
+  end_pool();
+}
+
+#ifdef LUAPOOL_FAULTS
+static void test_leaving_and_dying_at_points(void **state) {
+  static const char *const points[] = {"worker_claimed#2:kill", "worker_result_before#2:kill", "worker_result_after#3:kill"};
+  size_t i;
+  (void)state;
+  call.count_of_retries = 1 << 30;
+  for (i = 0; i < 3; i++) {
+    with_fault(points[i]);
+    open_leaving_pool(2, 3);
+    begin_call();
+    post_blocks(60, 20);
+    collect(60);
+    assert_quiet();
+    with_fault("");
+    end_pool();
+  }
+  assert_int_equal(shared->bad_runs, 0);
+}
+#endif
+
 /* ---- damage ---------------------------------------------------------------------------------------- */
 
 /* Frames that make no sense, sent once instead of the bad item's value. */
@@ -1487,6 +1590,11 @@ int main(void) {
     CASE(test_recheck_while_others_work),
     CASE(test_no_memory_for_a_pool),
     CASE(test_fork_fails_half_way),
+#endif
+    CASE(test_workers_leave_after_so_many),
+    CASE(test_leaving_and_dying),
+#ifdef LUAPOOL_FAULTS
+    CASE(test_leaving_and_dying_at_points),
 #endif
     CASE(test_damage_costs_its_worker_alone),
     CASE(test_claims_behind_the_damage_are_not_lost),
