@@ -54,6 +54,8 @@ function check.source(src, number, name)
       return "iterator", function() return src() end
     end
     return "table", src, nil, #src
+  elseif core.array_length(src) then
+    return "array", src, nil, #src
   elseif is_callable(src) then
     return "iterator", function() return src() end
   end
@@ -65,6 +67,36 @@ end
 function check.duration(value, number, name)
   if value == nil or (type(value) == "number" and value >= 0) then return value end
   bad_argument(number, name, "number of seconds, 0 or more,", value)
+end
+
+--- The options of pool.wait.
+---@return integer count, number? timeout
+function check.wait_options(options, n, name)
+  local count = n
+  for option, value in pairs(options) do
+    if option == "count" then
+      count = type(value) == "number" and math.tointeger(value)
+      if not count or count < 0 then
+        error(("bad option 'count' to '%s' (integer from 0 expected, got %s)"):format(name, describe(value)), 3)
+      end
+    elseif option == "timeout" then
+      if type(value) ~= "number" or value ~= value or value < 0 then
+        error(("bad option 'timeout' to '%s' (number of seconds, 0 or more, expected, got %s)"):format(name, describe(value)), 3)
+      end
+    else
+      error(("unknown option '%s' to '%s' (known: count timeout)"):format(tostring(option), name), 3)
+    end
+  end
+  return math.min(count, n), options.timeout
+end
+
+--- A number of workers, as an argument.
+---@return integer
+function check.workers(value, number, name)
+  if value == "auto" then return check.default_workers() end
+  local n = type(value) == "number" and math.tointeger(value)
+  if not n or n < 1 or n > MAX_WORKERS then bad_argument(number, name, ('integer from 1 to %d or "auto"'):format(MAX_WORKERS), value) end
+  return n
 end
 
 -- ---- options ----
@@ -146,14 +178,72 @@ local function text(value, option, name)
   return value
 end
 
---- What each call may say anew.
+local function buffer(value, option, name)
+  if value == "auto" then return 0 end
+  local n = type(value) == "number" and math.tointeger(value)
+  if not n or n < 1 or n > 1 << 30 then bad_option(option, name, 'integer from 1 or "auto"', value) end
+  return n
+end
+
+local function progress(value, option, name)
+  if type(value) == "boolean" then return value end
+  if not is_callable(value) then bad_option(option, name, "boolean or function", value) end
+  return type(value) == "function" and value or function(...) return value(...) end
+end
+
+local HALT = '"now,fail=3", "soon,fail=10%", "now,success=1" or the like'
+
+-- When to end a call early, as GNU parallel words it: { soon = boolean, what = "fail" | "success", count = or share = }.
+local function halt(value, option, name)
+  local when, what, number, percent
+  if type(value) == "string" then when, what, number, percent = value:match("^%s*(%a+)%s*,%s*(%a+)%s*=%s*(%d+)(%%?)%s*$") end
+  number = math.tointeger(tonumber(number))
+  if (when ~= "now" and when ~= "soon") or (what ~= "fail" and what ~= "success") or not number or number == 0 or number > 1 << 30 then
+    bad_option(option, name, HALT, value)
+  end
+  if percent == "%" then
+    if number > 100 then bad_option(option, name, HALT, value) end
+    return { soon = when == "soon", what = what, share = number / 100 }
+  end
+  return { soon = when == "soon", what = what, count = number }
+end
+
+local function array(value, option, name)
+  if not core.array_length(value) then bad_option(option, name, "array made by pool.array", value) end
+  return value
+end
+
+local function resume(value, option, name)
+  if value ~= true and value ~= false and value ~= "failed" then bad_option(option, name, 'boolean or "failed"', value) end
+  return value
+end
+
+local function flag(value, option, name)
+  if type(value) ~= "boolean" then bad_option(option, name, "boolean", value) end
+  return value
+end
+
+--- What a pool may say for its calls, and each call anew.
 local CALL = {
   chunk = chunk,
+  buffer = buffer,
   timeout = seconds(0, "positive number of seconds"),
   memory = memory,
   on_crash = one_of("raise", "retry", "skip"),
   retries = whole(0, 1 << 20, "integer from 0"),
   errors = one_of("raise", "collect"),
+  progress = progress,
+}
+
+--- What only a call can say.
+local ONCE = {
+  deadline = seconds(0, "positive number of seconds"),
+  halt = halt,
+  into = array,
+  log = text,
+  resume = resume,
+  map = callback,
+  combine = callback,
 }
 
 --- What only the pool can say.
@@ -165,26 +255,51 @@ local POOL = {
   seed = seed,
   output = one_of("line", "tag", "discard"),
   name = text,
+  max_tasks = whole(1, 1 << 30, "integer from 1"),
+  nested = flag,
 }
 
-local function known(...)
+--- Options that only some verbs understand.
+local VERBS = {
+  into = { map = true, map_async = true },
+  log = { map = true, each = true, imap = true, imap_unordered = true, starmap = true },
+  resume = { map = true, each = true, imap = true, imap_unordered = true, starmap = true },
+  map = { reduce = true },
+  combine = { reduce = true },
+}
+
+-- Is the option for this verb?
+local function fits(option, name)
+  return VERBS[option] == nil or VERBS[option][name] or false
+end
+
+local function known(name, ...)
   local names = {}
   for _, set in ipairs { ... } do
-    for name in pairs(set) do names[#names + 1] = name end
+    for option in pairs(set) do
+      if fits(option, name) then names[#names + 1] = option end
+    end
   end
   table.sort(names)
   return table.concat(names, " ")
 end
 
-local function read(options, name, into_call, into_pool)
+-- Each option of the user's goes into the table that is paired with the set that knows it: (set, into), ...
+local function read(options, name, sets)
   for option, value in pairs(options) do
-    local reader = CALL[option]
-    local into = into_call
-    if not reader and into_pool then reader, into = POOL[option], into_pool end
+    local reader, into
+    for _, pair in ipairs(sets) do
+      if pair[1][option] and fits(option, name) then reader, into = pair[1][option], pair[2] end
+    end
     if not reader then
-      error(("unknown option '%s' to '%s' (known: %s)"):format(tostring(option), name, known(CALL, into_pool and POOL or {})), BLAME)
+      local list = {}
+      for i, pair in ipairs(sets) do list[i] = pair[1] end
+      error(("unknown option '%s' to '%s' (known: %s)"):format(tostring(option), name, known(name, table.unpack(list))), BLAME)
     end
     into[option] = reader(value, option, name)
+  end
+  if options.resume ~= nil and not options.log then
+    error(("bad option 'resume' to '%s' (it says how to go on with a log: the option 'log' is missing)"):format(name), BLAME)
   end
 end
 
@@ -196,7 +311,7 @@ function check.call_options(options, defaults, number, name)
   local call = {}
   for key, value in pairs(defaults) do call[key] = value end
   call.collect = nil
-  read(options, name, call)
+  read(options, name, { { CALL, call }, { ONCE, call } })
   return check.finish_call(call)
 end
 
@@ -209,12 +324,18 @@ function check.finish_call(call)
   elseif not call.on_crash then
     call.crash_retries = call.retries
   end
+  if call.halt then
+    call.halt_soon = call.halt.soon
+    local is_failure = call.halt.what == "fail"
+    call.halt_failed, call.halt_done = is_failure and call.halt.count or nil, not is_failure and call.halt.count or nil
+    call.halt_failed_share, call.halt_done_share = is_failure and call.halt.share or nil, not is_failure and call.halt.share or nil
+  end
   return call
 end
 
---- The argument of pool.new, or the options of a one-shot verb.
+--- The argument of pool.new, or (is_once) the options of a one-shot verb.
 ---@return table pool, table call
-function check.pool_options(options, number, name)
+function check.pool_options(options, number, name, is_once)
   local pool, call = {}, {}
   if type(options) == "number" then
     options = { workers = options }
@@ -223,7 +344,9 @@ function check.pool_options(options, number, name)
   elseif type(options) ~= "table" then
     bad_argument(number, name, "number of workers or table of options", options)
   end
-  read(options, name, call, pool)
+  local sets = { { CALL, call }, { POOL, pool } }
+  if is_once then sets[3] = { ONCE, call } end
+  read(options, name, sets)
   pool.workers = pool.workers or check.default_workers()
   pool.timeout = call.timeout
   return pool, check.finish_call(call)

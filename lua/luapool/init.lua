@@ -12,10 +12,16 @@ local pool = {
   _VERSION = "luapool " .. core.version,
   Error = core.Error,
   new = later("pool", "new"),
-  map = later("pool", "map_once"),
   range = later("range", "new"),
   register = later("register", "register"),
+  wait = later("future", "wait"),
+  as_completed = later("future", "as_completed"),
 }
+
+-- One-shot verbs: as the methods of a pool, with workers forked for that call alone.
+for _, name in ipairs { "map", "starmap", "each", "imap", "imap_unordered", "filter", "find", "any", "all", "reduce", "apply" } do
+  pool[name] = later("pool", name .. "_once")
+end
 
 --- Processors that this process may use: its affinity, capped by the cgroup's quota.
 ---@return integer

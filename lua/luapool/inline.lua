@@ -1,7 +1,7 @@
 -- luapool/inline -- the verbs without workers: `workers = 0`, and pools inside a task. Room: lua. Owns nothing.
 -- Items and results go through the same codec as to real workers, and errors have the same shape. Time limits, memory limits and crashes
 -- are the one thing that only a process of its own can contain: they are not enforced here.
-local core = ...
+local core, part = ...
 
 local inline = {}
 
@@ -18,7 +18,7 @@ end
 
 -- xpcall that remembers the traceback: ok, results ... | false, value, traceback. The handler leaves the value alone: __close sees it.
 -- Without a traceback the handler was not asked: no memory, or an error in it.
-local function call(fn, ...)
+local function protected(fn, ...)
   local traceback
   local function on_error(value)
     traceback = debug and debug.traceback(nil, 2) or ""
@@ -68,7 +68,7 @@ local function try(fn, copy, index, item, options)
   local ok, sent = copy(item, "item")
   if not ok then return false, refusal(sent, index, item) end
   if options.seed then math.randomseed(options.seed, index) end
-  local done, result, traceback = call(fn, sent)
+  local done, result, traceback = protected(fn, sent)
   if not done then return false, failure(result, traceback, copy, index, item) end
   if options.discard then return true end
   ok, result = copy(result, "result")
@@ -88,7 +88,7 @@ end
 
 --- on_start of an inline pool; an error in it is worded as that of a worker.
 function inline.start(on_start, worker)
-  local ok, problem, traceback = call(on_start, worker)
+  local ok, problem, traceback = protected(on_start, worker)
   if ok then return end
   local e = failure(problem, traceback, core.copier(on_start))
   if not core.is_interrupt(e) then e.message = "on_start failed: " .. e.message end
@@ -103,30 +103,90 @@ function inline.finish(on_exit, worker)
   warn("luapool: on_exit failed: ", tostring(problem))
 end
 
+-- Ends a call early, as C's lcall_judge does: nil, "halted", or an error to raise.
+local function new_judge(call, total)
+  local until_time = call.deadline and core.now() + call.deadline
+  local failed, done = 0, 0
+  local function reaches(count, limit, share)
+    return (limit and count >= limit) or (share and total and count > 0 and count >= share * total)
+  end
+  return function(ok)
+    if ok then done = done + 1 else failed = failed + 1 end
+    if reaches(failed, call.halt_failed, call.halt_failed_share) then return "halted" end
+    if reaches(done, call.halt_done, call.halt_done_share) then return "halted" end
+    if not ok and not call.collect and not (call.halt and call.halt.what == "fail") then return "failed" end
+    if until_time and core.now() >= until_time then
+      return setmetatable({ kind = "timeout", message = ("the call took longer than %s s (deadline)"):format(call.deadline) }, Error)
+    end
+  end
+end
+
 --- As handle:run: results, n, errors.
-function inline.run(fn, kind, a, b, n, options, seed)
-  local copy = core.copier(fn)
-  options = setmetatable({ seed = seed }, { __index = options })
-  local fetch, results, errors = item_at(kind, a, b), {}, nil
-  local index = 0
+function inline.run(job, call, seed)
+  local copy, into = core.copier(job.named or job.fn), call.into
+  local options = setmetatable({ seed = seed }, { __index = call })
+  local fetch, results, errors = item_at(job.kind, job.a, job.b), {}, nil
+  local judge, n, index = new_judge(call, job.n), job.n, 0
   while n == nil or index < n do
     local item = fetch(index + 1)
     if n == nil and item == nil then break end
     index = index + 1
-    local ok, result = try_often(fn, copy, index, item, options)
-    if ok then
+    local ok, result = try_often(job.fn, copy, index, item, options)
+    if ok and into then
+      into[index] = result
+    elseif ok then
       results[index] = result
     else
       errors = errors or {}
       errors[index] = result
-      if not options.collect then break end
     end
+    local verdict = judge(ok)
+    if verdict == "halted" or verdict == "failed" then break end
+    if verdict then error(verdict, 0) end
   end
   return results, n or index, errors
 end
 
+local Call = {}
+Call.__index = Call
+
+--- As handle:begin with results that come as they are ready: each is computed when it is asked for.
+function inline.begin(pool, job, call)
+  return setmetatable({
+    pool = pool, job = job, call = call, copy = core.copier(job.named or job.fn), fetch = item_at(job.kind, job.a, job.b),
+    options = setmetatable({ seed = pool.options.seed }, { __index = call }), judge = new_judge(call, job.n), index = 0, failed = 0,
+  }, Call)
+end
+
+--- values, first, n | nil, index, 1, error | nothing at the end
+function Call:next()
+  local n = self.job.n
+  if self.is_over or (n and self.index >= n) then return nil end
+  local item = self.fetch(self.index + 1)
+  if n == nil and item == nil then
+    self.is_over = true
+    return nil
+  end
+  self.index = self.index + 1
+  local began = core.now()
+  local ok, result = part("pool").as_worker(self.pool, try_often, self.job.fn, self.copy, self.index, item, self.options)
+  local verdict = self.judge(ok)
+  if verdict == "halted" then self.is_over = true end
+  if not ok then
+    self.failed = self.failed + 1
+    if type(result) == "table" then result.seconds = core.now() - began end
+    return nil, self.index, 1, result
+  end
+  if verdict and verdict ~= "halted" then error(verdict, 0) end
+  return { result, self.call.seconds and core.now() - began or nil }, self.index, 1
+end
+
+function Call:progress() return self.index, self.job.n, self.failed end
+function Call:stop() self.is_over = true end
+Call.cancel = Call.stop
+
 --- As handle:apply: { n = , ... } | nil, error.
-function inline.apply(_, fn, ...)
+function inline.apply(fn, ...)
   local copy = core.copier(fn)
   local arguments = table.pack(...)
   for i = 1, arguments.n do
@@ -134,7 +194,7 @@ function inline.apply(_, fn, ...)
     if not ok then error(("argument #%d of the task: %s"):format(i, value), 0) end
     arguments[i] = value
   end
-  local results = table.pack(call(fn, table.unpack(arguments, 1, arguments.n)))
+  local results = table.pack(protected(fn, table.unpack(arguments, 1, arguments.n)))
   if not results[1] then
     local e = failure(results[2], results[3], copy)
     if core.is_interrupt(e) then error(e, 0) end

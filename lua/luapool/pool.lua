@@ -1,5 +1,5 @@
--- luapool/pool -- pools and their verbs. Room: lua. Owns: one C handle per pool, which owns the workers.
--- The mechanism is in C (binding/lcall.c); here are the words: arguments, defaults, what is raised.
+-- luapool/pool -- pools: their workers' lives. Room: lua. Owns: one C handle per pool, which owns the workers.
+-- What pools do is in luapool/verbs; the mechanism is in C (binding/lpool.c and its neighbours).
 local core, part = ...
 
 local check = part "check"
@@ -9,6 +9,8 @@ part "errors"
 ---@field handle userdata? the C pool; nil: everything runs inline
 ---@field options table of the pool
 ---@field call_options table defaults of its calls
+---@field futures table<userdata, luapool.Future> those whose end somebody wants to be told
+---@field problems any[] errors of callbacks that nobody was told yet
 local Pool = { __name = "luapool.pool" }
 
 ---@class luapool.PoolMethods
@@ -21,34 +23,35 @@ local function check_self(self, name)
   end
 end
 
---- Inside a task every pool runs inline: same results, no explosion of processes.
+-- Inside a task every pool runs inline, unless it was made there with nested = true: same results, no explosion of processes.
 local function is_inline(self)
-  return self.handle == nil or core.is_worker()
+  return self.handle == nil or (core.is_worker() and not self.is_nested)
 end
+Pool.is_inline = is_inline
 
 -- Refuse what cannot be, at the line that called the method: C would blame this file.
 local function check_usable(self, name)
   if self.is_closed then error(("cannot use '%s': the pool is closed"):format(name), 3) end
   if is_inline(self) then return end
   local state, owner, here = self.handle:state()
-  if state == "busy" then error(("cannot use '%s': the pool is busy with another call"):format(name), 3) end
+  if state == "closed" then error(("cannot use '%s': the pool is closed"):format(name), 3) end
   if state == "foreign" then
     error(("cannot use '%s' here: the pool belongs to process %d, this is process %d"):format(name, owner, here), 3)
   end
 end
 
--- An inline pool has one worker, number 0: this process, while the call lasts. (Inside a task it is the task's own.)
-local function run_inline(self, method, ...)
+-- An inline pool has one worker, number 0: this process, while a call lasts. (Inside a task it is the task's own.)
+-- Its hooks are called once; those of a pool with workers that is used inside a task are its own workers' business.
+function Pool.as_worker(self, fn, ...)
   local before = core.worker()
   local worker = before or { id = 0 }
   local _ <close> = setmetatable({}, { __close = function() core.worker(before) end })
   core.worker(worker)
-  -- A pool with workers that is used inside a task: its hooks are its own workers' business.
   if not self.handle and not self.has_started then
     if self.options.on_start then part("inline").start(self.options.on_start, worker) end
     self.has_started = true
   end
-  return part("inline")[method](...)
+  return fn(...)
 end
 
 local function end_inline(self)
@@ -56,95 +59,120 @@ local function end_inline(self)
   self.has_started = nil
 end
 
-local function run(self, fn, kind, a, b, n, options)
-  if is_inline(self) then return run_inline(self, "run", fn, kind, a, b, n, options, self.options.seed) end
-  return self.handle:run(fn, kind, a, b, n, options)
+-- ---- callbacks ----
+
+--- Raise the first error of a callback that was not raised yet: it is nobody else's, and must not be lost.
+function Pool.raise_problems(self)
+  if #self.problems > 0 then error(table.remove(self.problems, 1), 0) end
 end
 
--- The lowest failed item's error.
-local function first_error(errors)
-  local lowest
-  for index in pairs(errors) do
-    if not lowest or index < lowest then lowest = index end
+-- What C calls while the host waits: futures are over.
+local function run_callbacks(self)
+  while true do
+    local call = self.handle:ready()
+    if not call then return end
+    local future = self.futures[call]
+    self.futures[call] = nil
+    if future then part("future").finish(future) end
   end
-  return errors[lowest]
 end
 
-local function finish(results, n, errors, options)
-  if options.collect then return results, n, errors or {} end
-  if errors then error(first_error(errors), 0) end
-  return results, n
-end
-
---- Apply fn to every item; results in input order.
----@param fn fun(item: any): any first result only
----@param src any integer n, range, sequence table or iterator function
----@param options table? chunk, timeout, memory, on_crash, retries, errors
----@return table results, integer n, table? errors (with errors = "collect": by item)
---- Raises the first failure (a pool.Error), an interrupt, or what an iterator raised; the pool stays usable. Blocks.
-function methods:map(fn, src, options)
-  check_self(self, "map")
-  check_usable(self, "map")
-  fn = check.fn(fn, 1, "map")
-  local kind, a, b, n = check.source(src, 2, "map")
-  local call = check.call_options(options, self.call_options, 3, "map")
-  local results, count, errors = run(self, fn, kind, a, b, n, call)
-  return finish(results, count, errors, call)
-end
-
---- Run fn(...) once in a worker and wait for it.
----@return any ... all results of fn
---- Raises a pool.Error when it fails, or an interrupt.
-function methods:apply(fn, ...)
-  check_self(self, "apply")
-  check_usable(self, "apply")
-  fn = check.fn(fn, 1, "apply")
-  local results, err
-  if is_inline(self) then
-    results, err = run_inline(self, "apply", self.call_options, fn, ...)
-  else
-    results, err = self.handle:apply(self.call_options, fn, ...)
+--- The future wants to be told when its call is over.
+function Pool.watch(self, call, future)
+  if not self.has_hook then
+    self.has_hook = true
+    self.handle:hook(function() run_callbacks(self) end)
   end
-  if err then error(err, 0) end
-  return table.unpack(results, 1, results.n)
+  self.futures[call] = future
+  call:notify()
 end
 
---- Let the workers finish and leave (on_exit runs), and wait for it. Idempotent.
----@param timeout number? seconds; nil waits for ever
----@return boolean gone false: some still live after timeout; terminate() ends them
+-- ---- ending ----
+
+--- Let what was begun finish, then let the workers leave. Idempotent; blocks; interruptible.
+--- Streams that are still open are cancelled. Raises an error of a callback that nobody was told yet.
+---@param timeout number? seconds to wait at most
+---@return boolean gone false: some still live, and the pool is still usable
 function methods:close(timeout)
   check_self(self, "close")
-  timeout = check.duration(timeout, 1, "close")
+  check.duration(timeout, 1, "close")
   if self.is_closed then return true end
-  check_usable(self, "close")
   if is_inline(self) then
+    if self.handle then return true end -- the workers are the host's to end
+    self.is_closed = true
     end_inline(self)
-  elseif not self.handle:close(timeout) then
-    return false
+    Pool.raise_problems(self)
+    return true
   end
-  self.is_closed = true
-  return true
+  if self.handle:state() == "foreign" then check_usable(self, "close") end
+  if self.handle:is_waiting() then error("cannot use 'close': the pool is busy with another call", 2) end
+  self.is_closed = self.handle:close(timeout)
+  Pool.raise_problems(self)
+  return self.is_closed
 end
 
---- Interrupt what runs, kill what does not end within grace, and wait until all are gone. Idempotent; never raises an interrupt.
----@param grace number? seconds; default: the pool's
+--- Interrupt all tasks, kill after `grace` seconds whoever does not stop, and reap. Open calls are cancelled. Idempotent; blocks that
+--- long.
+---@param grace number? default: the pool's
 function methods:terminate(grace)
   check_self(self, "terminate")
-  grace = check.duration(grace, 1, "terminate")
+  check.duration(grace, 1, "terminate")
+  if self.is_closed then return end
   if is_inline(self) then
+    if self.handle then return end
+    self.is_closed = true
     end_inline(self)
-  else
-    self.handle:terminate(grace)
+    return
   end
   self.is_closed = true
+  self.handle:terminate(grace)
+  for _, problem in ipairs(self.problems) do warn("luapool: a callback failed: ", tostring(problem)) end
 end
 
---- An interrupt may have come between the end of the workers and our note of it.
+--- Cancel every open call: what has not run is dropped, what runs is interrupted (killed after the grace). The pool stays usable. Blocks
+--- until no worker is in any of these calls.
+function methods:cancel()
+  check_self(self, "cancel")
+  check_usable(self, "cancel")
+  if is_inline(self) then return end
+  self.handle:cancel()
+end
+
+--- Do what can be done without waiting (or within `seconds`): results are read, callbacks run. For programs with a loop of their own.
+---@param seconds number? how long to wait for something to happen; default 0
+---@return integer open calls that are not over yet
+function methods:step(seconds)
+  check_self(self, "step")
+  check_usable(self, "step")
+  check.duration(seconds, 1, "step")
+  if is_inline(self) then return 0 end
+  self.handle:turn(seconds or 0)
+  Pool.raise_problems(self)
+  return self.handle:pending()
+end
+
+--- Change the number of workers. Those that are too many leave when they have finished what they are at; new ones start at the next call.
+---@param n integer|"auto"
+function methods:resize(n)
+  check_self(self, "resize")
+  check_usable(self, "resize")
+  n = check.workers(n, 1, "resize")
+  if is_inline(self) then
+    self.options.workers = n
+    return
+  end
+  self.handle:resize(n)
+  self.options.workers = n
+end
+
+-- ---- what is going on ----
+
 local function is_gone(self)
-  return not self.handle or self.is_closed or self.handle:state() == "closed"
+  return self.handle == nil or self.is_closed or self.handle:state() ~= "open"
 end
 
---- Counts since the pool was made: calls, forks, sent (functions), renewed (workers replaced to get one), items, chunks, busy (seconds).
+--- What happened so far: calls, forks, functions sent, times that the workers were renewed; items, chunks and seconds of work.
+---@return table
 function methods:stats()
   check_self(self, "stats")
   if is_gone(self) then return { calls = 0, forks = 0, sent = 0, renewed = 0, items = 0, chunks = 0, busy = 0.0 } end
@@ -173,31 +201,85 @@ function Pool.__tostring(self)
 end
 
 local function make(options, call_options)
-  local self = { options = options, call_options = call_options, is_closed = false }
+  local self = { options = options, call_options = call_options, is_closed = false, futures = {}, problems = {} }
   if options.workers > 0 and not core.is_worker() then self.handle = core.open(options) end
   return setmetatable(self, Pool)
 end
 
 --- A pool of workers; they start at first use.
----@param options integer|table|nil number of workers, or a table: workers, timeout, grace, memory, chunk, on_crash, retries, errors,
---- on_start, on_exit, seed, name
+---@param options integer|table|nil number of workers, or a table: workers, timeout, grace, memory, chunk, buffer, on_crash, retries,
+--- errors, on_start, on_exit, seed, name, max_tasks, nested, progress
 ---@return luapool.Pool
 function Pool.new(options)
   local pool_options, call_options = check.pool_options(options, 1, "new")
   return make(pool_options, call_options)
 end
 
---- pool.map: as p:map, with workers forked for this call alone: fn and everything that it reaches is simply there.
----@param options table? the options of p:map and those of pool.new
-function Pool.map_once(fn, src, options)
-  fn = check.fn(fn, 1, "map")
-  local kind, a, b, n = check.source(src, 2, "map")
-  local pool_options, call = check.pool_options(options, 3, "map")
-  if n and n < pool_options.workers then pool_options.workers = math.max(n, math.min(pool_options.workers, 1)) end
+-- ---- the verbs ----
+
+local verbs = part "verbs"
+
+-- fn, src, options
+for name, verb in pairs(verbs.over_items) do
+  methods[name] = function(self, fn, src, options)
+    check_self(self, name)
+    check_usable(self, name)
+    fn = check.fn(fn, 1, name)
+    local kind, a, b, n = check.source(src, 2, name)
+    local call = check.call_options(options, self.call_options, 3, name)
+    return verb(self, { fn = fn, kind = kind, a = a, b = b, n = n }, call)
+  end
+
+  --- With workers forked for this call alone: fn and everything that it reaches is simply there.
+  Pool[name .. "_once"] = function(fn, src, options)
+    fn = check.fn(fn, 1, name)
+    local kind, a, b, n = check.source(src, 2, name)
+    local pool_options, call = check.pool_options(options, 3, name, true)
+    if n and n < pool_options.workers then pool_options.workers = math.max(n, math.min(pool_options.workers, 1)) end
+    pool_options.one_shot = true
+    local job = { fn = fn, kind = kind, a = a, b = b, n = n }
+    if verbs.outlives[name] then return verb(make(pool_options, call), job, call, true) end
+    local self <close> = make(pool_options, call)
+    return verb(self, job, call)
+  end
+end
+
+--- Fold all items into one value: see luapool/verbs.
+function methods:reduce(op, src, init, options)
+  check_self(self, "reduce")
+  check_usable(self, "reduce")
+  op = check.fn(op, 1, "reduce")
+  local kind, a, b, n = check.source(src, 2, "reduce")
+  local call = check.call_options(options, self.call_options, 4, "reduce")
+  return verbs.reduce(self, { fn = op, kind = kind, a = a, b = b, n = n }, init, call)
+end
+
+function Pool.reduce_once(op, src, init, options)
+  op = check.fn(op, 1, "reduce")
+  local kind, a, b, n = check.source(src, 2, "reduce")
+  local pool_options, call = check.pool_options(options, 4, "reduce", true)
   pool_options.one_shot = true
   local self <close> = make(pool_options, call)
-  local results, count, errors = run(self, fn, kind, a, b, n, call)
-  return finish(results, count, errors, call)
+  return verbs.reduce(self, { fn = op, kind = kind, a = a, b = b, n = n }, init, call)
+end
+
+-- fn, ...
+for name, verb in pairs(verbs.over_arguments) do
+  methods[name] = function(self, fn, ...)
+    check_self(self, name)
+    check_usable(self, name)
+    fn = check.fn(fn, 1, name)
+    return verb(self, fn, ...)
+  end
+end
+
+--- pool.apply: as p:apply, with a worker forked for this call alone.
+function Pool.apply_once(fn, ...)
+  fn = check.fn(fn, 1, "apply")
+  local pool_options, call = check.pool_options({ workers = 1 }, 1, "apply", true)
+  pool_options.one_shot = true
+  local self <close> = make(pool_options, call)
+  return verbs.over_arguments.apply(self, fn, ...)
 end
 
 return Pool

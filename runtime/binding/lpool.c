@@ -1,4 +1,4 @@
-/* binding/lpool -- see lpool.h. */
+/* binding/lpool -- see lpool.h (may include binding/lcall.h). */
 #include "binding/lpool.h"
 
 #include <errno.h>
@@ -8,6 +8,7 @@
 
 #include "base/fault.h"
 #include "base/os.h"
+#include "binding/lcall.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 #include "process/process.h"
@@ -32,9 +33,53 @@ static void unreference(lua_State *L, int *reference) {
   *reference = LUA_NOREF;
 }
 
+/* The address of this is the registry key of { [lp] = handle }, weak. */
+static char handles_key;
+
+void lpool_push_value(lua_State *L, const struct lpool *lp, enum lpool_value which) {
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &handles_key);
+  lua_rawgetp(L, -1, lp);
+  if (lua_isuserdata(L, -1)) {
+    lua_getiuservalue(L, -1, which);
+  } else {
+    lua_pushnil(L);
+  }
+  lua_insert(L, -3);
+  lua_pop(L, 2);
+}
+
+/* Make the handle at the top known to lpool_push_value. */
+static void note_handle(lua_State *L, const struct lpool *lp) {
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &handles_key) == LUA_TNIL) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_createtable(L, 0, 1);
+    lua_pushliteral(L, "v");
+    lua_setfield(L, -2, "__mode");
+    lua_setmetatable(L, -2);
+    lua_pushvalue(L, -1);
+    lua_rawsetp(L, LUA_REGISTRYINDEX, &handles_key);
+  }
+  lua_pushvalue(L, -2);
+  lua_rawsetp(L, -2, lp);
+  lua_pop(L, 1);
+}
+
+void lpool_cancel_calls(struct lpool *lp, lua_State *L, int64_t grace_ns) {
+  while (lp->open != NULL) lcall_conclude(L, lp->open, OUTCOME_CANCELLED, grace_ns);
+}
+
+/* The pool is gone: whoever is in a call is, too. */
+static void drop_calls(lua_State *L, struct lpool *lp) {
+  lpool_cancel_calls(lp, L, 0);
+  while (lp->ending != NULL) lcall_release(L, lp->ending);
+}
+
 static void free_handle(lua_State *L, struct lpool *lp) {
   struct pool *pool = lp->pool;
   lp->pool = NULL;
+  drop_calls(L, lp);
+  lsend_release(lp, &lp->sent);
   if (lp->owner == getpid()) {
     pool_close(pool);
   } else if (pool) {
@@ -42,7 +87,6 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   }
   loutput_close(&lp->output);
   bytes_free(&lp->out);
-  bytes_free(&lp->sent);
   unreference(L, &lp->tasks.on_start);
   unreference(L, &lp->tasks.on_exit);
   unreference(L, &lp->codec_reference);
@@ -92,12 +136,17 @@ static int core_open(lua_State *L) {
   struct lpool *lp;
   int status;
   luaL_checktype(L, 1, LUA_TTABLE);
-  lp = lua_newuserdatauv(L, sizeof *lp, 0);
+  lp = lua_newuserdatauv(L, sizeof *lp, LPOOL_VALUES);
   memset(lp, 0, sizeof *lp);
   lp->owner = getpid();
   lp->L = main_thread(L);
   lp->tasks.on_start = lp->tasks.on_exit = lp->codec_reference = lp->sender_reference = LUA_NOREF;
   luaL_setmetatable(L, LPOOL_TYPE);
+  note_handle(L, lp);
+  lua_newtable(L);
+  lua_setiuservalue(L, -2, LPOOL_CALLS);
+  lua_newtable(L);
+  lua_setiuservalue(L, -2, LPOOL_READY);
   read_options(L, 1, lp);
   lp->tasks.L = lp->L;
   lp->codec = codec_open(L);
@@ -127,27 +176,13 @@ void lpool_take_notice(struct lpool *lp, lua_State *L, const struct pool_event *
   lua_pop(L, 1);
 }
 
-/* Take what the workers say while they leave. */
-static void drain(struct lpool *lp, lua_State *L) {
-  struct pool_event event;
-  while (pool_next(lp->pool, &event) != POOL_NOTHING) {
-    if (event.kind == POOL_NOTICE) {
-      lpool_take_notice(lp, L, &event);
-    } else if (event.kind == POOL_OUTPUT) {
-      loutput_take(lp, L, &event);
-    } else {
-      (void)pool_done(lp->pool, &event, event.count);
-    }
-  }
-}
-
 /* Let workers finish by themselves. 1: all gone; 0: until_ns passed. */
 static int wait_for_leavers(struct lpool *lp, lua_State *L, int64_t until_ns, int can_raise) {
   pool_ask_to_leave(lp->pool);
   while (pool_living(lp->pool) > 0) {
     int64_t now;
     uint32_t living = pool_reap(lp->pool, (int64_t)CLOSE_TURN_MS * 1000000);
-    drain(lp, L);
+    lpump_take_protected(L, lp);
     if (living == 0) break;
     now = os_now_ns();
     if (until_ns >= 0 && now >= until_ns) return 0;
@@ -157,17 +192,10 @@ static int wait_for_leavers(struct lpool *lp, lua_State *L, int64_t until_ns, in
   return 1;
 }
 
-/* While the pool quits: only what tasks still print is of interest; a worker that cannot get rid of it would not leave. */
+/* While the pool quits: a worker that cannot get rid of what its tasks printed would not leave. */
 static uint32_t reap_quitters(struct lpool *lp, lua_State *L) {
-  struct pool_event event;
   uint32_t living = pool_reap(lp->pool, 5 * 1000000);
-  while (pool_next(lp->pool, &event) != POOL_NOTHING) {
-    if (event.kind == POOL_OUTPUT) {
-      loutput_take(lp, L, &event);
-    } else {
-      (void)pool_done(lp->pool, &event, event.count);
-    }
-  }
+  lpump_take_protected(L, lp);
   return living;
 }
 
@@ -197,17 +225,49 @@ static int64_t option_seconds(lua_State *L, int index, int64_t none) {
   return (int64_t)(seconds * NS_PER_S);
 }
 
-/* handle:close([timeout]) -> true | false: the workers finish and leave; after `timeout` seconds false (they live on). Idempotent. */
+void lpool_settle(struct lpool *lp, lua_State *L) {
+  if (lp->depth == 0 && lp->is_terminated && lp->pool != NULL && lp->owner == getpid()) free_handle(L, lp);
+}
+
+static int is_stream(const struct call *c) {
+  return c->mode == CALL_ORDERED || c->mode == CALL_UNORDERED;
+}
+
+/* Streams end here: nobody will ask for the rest. */
+static void cancel_streams(lua_State *L, struct lpool *lp) {
+  struct call *c, *next;
+  for (c = lp->open; c != NULL; c = next) {
+    next = c->next;
+    if (is_stream(c)) lcall_conclude(L, c, OUTCOME_CANCELLED, lp->grace_ns);
+  }
+}
+
+/* Let open calls come to their end. 1: they have; 0: until_ns passed. */
+static int finish_calls(lua_State *L, struct lpool *lp, int64_t until_ns) {
+  cancel_streams(L, lp);
+  while (lp->open != NULL || lp->ending != NULL || lp->n_ready != lp->n_taken) {
+    lpump_work(L, lp);
+    if (lp->open == NULL && lp->ending == NULL) break;
+    if (until_ns >= 0 && os_now_ns() >= until_ns) return 0;
+    lpump_sleep(L, lp, until_ns);
+  }
+  return 1;
+}
+
+/*
+ * handle:close([timeout]) -> true | false: calls that were begun finish, then the workers leave; after `timeout` seconds false (they live
+ * on). Idempotent.
+ */
 static int handle_close(lua_State *L) {
   struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
-  int64_t timeout = option_seconds(L, 2, -1);
+  int64_t timeout = option_seconds(L, 2, -1), until = timeout < 0 ? -1 : os_now_ns() + timeout;
   if (lp->pool == NULL) {
     lua_pushboolean(L, 1);
     return 1;
   }
   lpool_check(L, "close");
-  if (lp->is_busy) return luaL_error(L, "cannot use 'close': the pool is busy with another call");
-  if (!lpool_end(lp, L, -1, timeout < 0 ? -1 : os_now_ns() + timeout, 1)) {
+  if (lp->depth || lp->is_in_hook || lp->taking) return luaL_error(L, "cannot use 'close': the pool is busy with another call");
+  if (!finish_calls(L, lp, until) || !lpool_end(lp, L, -1, until, 1)) {
     lua_pushboolean(L, 0);
     return 1;
   }
@@ -223,8 +283,9 @@ static int handle_terminate(lua_State *L) {
   if (lp->pool == NULL) return 0;
   lpool_check(L, "terminate");
   lp->is_terminated = 1;
+  lpool_cancel_calls(lp, L, grace);
   (void)lpool_end(lp, L, grace, -1, 0);
-  if (!lp->is_busy) free_handle(L, lp);
+  if (!lp->is_in_hook && !lp->taking) lpool_settle(lp, L);
   return 0;
 }
 
@@ -295,11 +356,42 @@ static int handle_workers(lua_State *L) {
   return 1;
 }
 
-/* handle:state() -> "open" | "busy" | "closed" | "foreign", pid of the process that made the pool, pid of this one */
+/* handle:is_waiting() -> is somebody inside a call of this pool that waits (or in a callback)? */
+static int handle_is_waiting(lua_State *L) {
+  const struct lpool *lp = lpool_check(L, "is_waiting");
+  lua_pushboolean(L, lp->depth || lp->is_in_hook || lp->taking);
+  return 1;
+}
+
+/* handle:pending() -> how many calls are not over */
+static int handle_pending(lua_State *L) {
+  const struct lpool *lp = lpool_check(L, "pending");
+  const struct call *c;
+  lua_Integer n = 0;
+  for (c = lp->open; c != NULL; c = c->next) n++;
+  lua_pushinteger(L, n);
+  return 1;
+}
+
+/* handle:active() -> how many workers are at work */
+static int handle_active(lua_State *L) {
+  const struct lpool *lp = lpool_check(L, "active");
+  lua_Integer n = 0;
+  uint32_t i;
+  for (i = 0; i < lp->n_workers; i++) {
+    struct pool_worker_info info;
+    pool_info(lp->pool, i, &info);
+    n += info.pid != 0 && info.phase == BOARD_OWNING;
+  }
+  lua_pushinteger(L, n);
+  return 1;
+}
+
+/* handle:state() -> "open" | "closed" | "foreign", pid of the process that made the pool, pid of this one */
 static int handle_state(lua_State *L) {
   struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
   int here = (int)getpid();
-  lua_pushstring(L, lp->owner != here ? "foreign" : lp->pool == NULL ? "closed" : lp->is_busy ? "busy" : "open");
+  lua_pushstring(L, lp->owner != here ? "foreign" : lp->pool == NULL ? "closed" : "open");
   lua_pushinteger(L, lp->owner);
   lua_pushinteger(L, here);
   return 3;
@@ -307,9 +399,12 @@ static int handle_state(lua_State *L) {
 
 void lpool_open_library(lua_State *L) {
   static const luaL_Reg methods[] = {
-    {"run", lpool_run}, {"apply", lpool_apply}, {"close", handle_close}, {"terminate", handle_terminate},
-    {"stats", handle_stats}, {"workers", handle_workers}, {"state", handle_state}, {NULL, NULL}};
+    {"run", lpool_run}, {"apply", lpool_apply}, {"begin", lpool_begin}, {"submit", lpool_submit}, {"turn", lpool_turn},
+    {"hook", lpool_set_hook}, {"ready", lpool_take_ready}, {"cancel", lpool_cancel_all}, {"close", handle_close}, {"terminate", handle_terminate},
+    {"stats", handle_stats}, {"workers", handle_workers}, {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending},
+    {"active", handle_active}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", handle_gc}, {NULL, NULL}};
+  lcall_open_library(L);
   luaL_newmetatable(L, LPOOL_TYPE);
   luaL_setfuncs(L, meta, 0);
   luaL_newlib(L, methods);

@@ -1,7 +1,7 @@
 /*
  * binding/lpool -- the pool as Lua sees it: a userdata with a C pool inside.
  *
- * Room: binding (may include binding/loutput.h; lpool.c and lcall.c include this; so do loutput.c and lluapool.c).  Owns: the pool, the registry references of its functions.
+ * Room: binding (may include binding/loutput.h; its neighbours include this).  Owns: the pool, the registry references of its functions.
  */
 #ifndef LUAPOOL_BINDING_LPOOL_H
 #define LUAPOOL_BINDING_LPOOL_H
@@ -17,14 +17,24 @@
 
 #define LPOOL_TYPE "luapool.handle"
 
+struct call;
+struct sent;
+
+/* User values of the handle. */
+enum lpool_value {
+  LPOOL_CALLS = 1, /* { [number] = open call } */
+  LPOOL_READY,     /* calls that are over and wanted to be told, in order */
+  LPOOL_HOOK,
+  LPOOL_VALUES = LPOOL_HOOK
+};
+
 struct lpool {
   struct pool *pool;   /* NULL: closed */
   lua_State *L;        /* the main thread of its state */
   int owner;           /* the process that made it */
   uint32_t n_workers;
   int64_t grace_ns;
-  int is_busy;         /* inside a call */
-  int is_terminated;   /* during a call (its source did it): the call ends with an error, and no worker is forked any more */
+  int is_terminated;   /* while somebody waits in it: that call ends with an error, and no worker is forked any more */
   int is_one_shot;     /* made for one call: its collection needs no warning */
   struct task_context tasks;
   struct loutput output;
@@ -33,21 +43,33 @@ struct lpool {
   int codec_reference, sender_reference;
   struct bytes out;    /* what is being written for the workers */
   uint64_t calls;      /* numbers of calls and jobs */
-  /* The function sent last, kept in input memory: a call with the very same bytes needs not be loaded anew. */
-  struct bytes sent;
-  uint64_t sent_job, sent_offset, sent_length; /* sent_job 0: none */
-  int64_t busy_since_ns;
+  uint64_t named;      /* number of the call whose function the codec was told; 0: none */
+  struct sent *sent;   /* the function sent last: a call with the very same bytes needs not be loaded anew */
+  /* calls: */
+  struct call *open, *ending, *lazy;
+  lua_Integer n_ready, n_taken; /* of the queue LPOOL_READY */
+  uint32_t n_deadlines;
+  struct call *taking; /* whose event is being read: no verb may be used from inside */
+  int must_settle;     /* a call is over: half lines of its items go out */
+  int depth;           /* how many waits are under way: the pool is freed when the last one ends */
+  /* the hook: Lua code that is to be run now and then while the host waits (callbacks of futures, progress) */
+  int has_hook, is_in_hook;
+  int64_t tick_ns, next_tick_ns; /* 0: only when a call is ready */
   uint64_t n_calls, n_sent, n_renewed; /* for stats: calls, functions sent, times that the workers were replaced to get a function */
 };
 
 /* lpool_check -- the handle at index 1, open, of this process and state, else raises a clear error. */
 struct lpool *lpool_check(lua_State *L, const char *method);
 
-/* lpool_run -- handle:run(fn, kind, a, b, n, options): see lcall.c. */
+/* The verbs' mechanism: see lverb.c. */
 int lpool_run(lua_State *L);
-
-/* lpool_apply -- handle:apply(fn, ...): see lcall.c. */
+int lpool_begin(lua_State *L);
 int lpool_apply(lua_State *L);
+int lpool_submit(lua_State *L);
+int lpool_turn(lua_State *L);
+int lpool_set_hook(lua_State *L);
+int lpool_take_ready(lua_State *L);
+int lpool_cancel_all(lua_State *L);
 
 /*
  * lpool_end -- end all workers and wait for it.
@@ -57,6 +79,15 @@ int lpool_apply(lua_State *L);
  * else waits it out.
  */
 int lpool_end(struct lpool *lp, lua_State *L, int64_t grace_ns, int64_t until_ns, int can_raise);
+
+/* lpool_push_value -- push a user value of the handle; nil while it is being collected. */
+void lpool_push_value(lua_State *L, const struct lpool *lp, enum lpool_value which);
+
+/* lpool_cancel_calls -- every open call is concluded as cancelled; workers get grace_ns. Does not wait. */
+void lpool_cancel_calls(struct lpool *lp, lua_State *L, int64_t grace_ns);
+
+/* lpool_settle -- a wait is over: free the pool if it was terminated meanwhile and nobody waits in it any more. */
+void lpool_settle(struct lpool *lp, lua_State *L);
 
 /* lpool_take_notice -- warn of what a worker said while it left (on_exit failed); the event is done then. */
 void lpool_take_notice(struct lpool *lp, lua_State *L, const struct pool_event *event);

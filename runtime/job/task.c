@@ -30,6 +30,7 @@ void task_push_item(lua_State *L, const struct source *source, uint64_t number) 
       lua_pushnumber(L, source->first_float + (lua_Number)number * source->step_float);
       break;
     case SOURCE_TABLE:
+    case SOURCE_ARRAY:
       lua_rawgeti(L, LUA_REGISTRYINDEX, source->reference);
       lua_geti(L, -1, (lua_Integer)number + 1);
       lua_remove(L, -2);
@@ -170,9 +171,18 @@ static void push_message(lua_State *L, int value) {
   }
 }
 
+/* How long the item has run, nil if nobody asked. */
+static void push_seconds(const struct task_context *t, lua_State *L) {
+  if (t->item_began_ns) {
+    lua_pushnumber(L, (lua_Number)(os_now_ns() - t->item_began_ns) / 1e9);
+  } else {
+    lua_pushnil(L);
+  }
+}
+
 /*
  * (status, error value, item text or nil, kind or nil) -> nothing; leaves the record in t->record:
- * kind, message, traceback, item, value. Runs protected: a __tostring of the user's may do anything.
+ * kind, message, traceback, item, value, seconds. Runs protected: a __tostring of the user's may do anything.
  */
 static int make_record(lua_State *L) {
   struct task_context *t = lua_touserdata(L, lua_upvalueindex(1));
@@ -195,6 +205,8 @@ static int make_record(lua_State *L) {
   write_or_nil(t, L, 5);
   write_or_nil(t, L, 3);
   write_or_nil(t, L, value);
+  push_seconds(t, L);
+  (void)codec_write(t->codec, L, -1);
   return 0;
 }
 
@@ -208,6 +220,7 @@ static void plain_record(struct task_context *t, lua_State *L, const char *kind,
   lua_pushstring(L, message);
   (void)codec_write(t->codec, L, -1);
   lua_pushnil(L);
+  (void)codec_write(t->codec, L, -1);
   (void)codec_write(t->codec, L, -1);
   (void)codec_write(t->codec, L, -1);
   (void)codec_write(t->codec, L, -1);
@@ -354,6 +367,7 @@ int task_start(void *context, struct worker *w) {
   t->worker = w;
   bytes_init(&t->record);
   t->loaded_job = 0;
+  t->owned[0] = t->owned[1] = t->into_reference = LUA_NOREF;
   delivery_in_child();
   postpone_collection(t->L);
   lua_checkstack(t->L, LUA_MINSTACK);
@@ -394,37 +408,72 @@ void task_finish(void *context, struct worker *w) {
 
 /* ---- the function of a claim ---- */
 
+static void let_go(lua_State *T, int *reference) {
+  luaL_unref(T, LUA_REGISTRYINDEX, *reference);
+  *reference = LUA_NOREF;
+}
+
+/* Read what the function's bytes are followed by: the array to write into, where an indexed source begins. */
+static int read_places(struct task_context *t, lua_State *T, struct codec_reader *reader) {
+  const struct worker_claim *claim = &t->worker->claim;
+  int status = 0;
+  if (claim->flags & BOARD_INTO) {
+    status = codec_read(t->codec, T, reader);
+    if (status == 0) t->into_reference = t->owned[1] = luaL_ref(T, LUA_REGISTRYINDEX);
+  }
+  if (status != 0 || claim->kind != BOARD_INDEXED) return status;
+  status = codec_read(t->codec, T, reader);
+  if (status != 0) return status;
+  if (lua_type(T, -1) != LUA_TNUMBER) {
+    t->source.kind = SOURCE_ARRAY;
+    t->source.reference = t->owned[0] = luaL_ref(T, LUA_REGISTRYINDEX);
+    return 0;
+  }
+  status = codec_read(t->codec, T, reader);
+  if (status != 0) return status;
+  t->source.kind = lua_isinteger(T, -1) ? SOURCE_INTEGERS : SOURCE_FLOATS;
+  t->source.first = lua_tointeger(T, -2);
+  t->source.step = lua_tointeger(T, -1);
+  t->source.first_float = lua_tonumber(T, -2);
+  t->source.step_float = lua_tonumber(T, -1);
+  lua_pop(T, 2);
+  return 0;
+}
+
+/* The function of a job that came after the fork. Pushes it; raises what is wrong. */
+static void read_job(struct task_context *t, lua_State *T) {
+  const struct worker_claim *claim = &t->worker->claim;
+  const void *data = claim->job_length ? arena_at(t->worker->arena, claim->job_offset, claim->job_length) : NULL;
+  struct codec_reader reader;
+  if (data == NULL) luaL_error(T, "the function did not reach the worker");
+  codec_read_begin(t->codec, &reader, data, claim->job_length);
+  memset(&t->source, 0, sizeof t->source);
+  if (codec_read(t->codec, T, &reader) != 0 || read_places(t, T, &reader) != 0) luaL_error(T, "%s", codec_message(t->codec));
+}
+
 /* (context) -> the claim's function; its source goes into the context. Protected; raises what is wrong. */
 static int load_job(lua_State *T) {
   struct task_context *t = lua_touserdata(T, 1);
   const struct worker_claim *claim = &t->worker->claim;
-  struct codec_reader reader;
   const struct job *job;
-  const void *data;
-  int is_float;
+  let_go(T, &t->owned[0]);
+  let_go(T, &t->owned[1]);
+  t->into_reference = LUA_NOREF;
   for (job = t->jobs; job != NULL && job->number != claim->job; job = job->next) continue;
   if (job != NULL) {
     lua_rawgeti(T, LUA_REGISTRYINDEX, job->fn_reference);
     t->source = job->source;
+    t->into_reference = job->into_reference;
   } else {
-    data = claim->job_length ? arena_at(t->worker->arena, claim->job_offset, claim->job_length) : NULL;
-    if (data == NULL) return luaL_error(T, "the function did not reach the worker");
-    codec_read_begin(t->codec, &reader, data, claim->job_length);
-    if (codec_read(t->codec, T, &reader) != 0) return luaL_error(T, "%s", codec_message(t->codec));
-    memset(&t->source, 0, sizeof t->source);
-    if (claim->kind == BOARD_INDEXED) {
-      if (codec_read(t->codec, T, &reader) != 0 || codec_read(t->codec, T, &reader) != 0)
-        return luaL_error(T, "%s", codec_message(t->codec));
-      is_float = !lua_isinteger(T, -1);
-      t->source.kind = is_float ? SOURCE_FLOATS : SOURCE_INTEGERS;
-      t->source.first = lua_tointeger(T, -2);
-      t->source.step = lua_tointeger(T, -1);
-      t->source.first_float = lua_tonumber(T, -2);
-      t->source.step_float = lua_tonumber(T, -1);
-      lua_pop(T, 2);
-    }
+    read_job(t, T);
   }
-  codec_name_function(t->codec, T, -1);
+  if (claim->flags & BOARD_WRAPPED) {
+    if (lua_getupvalue(T, -1, 1) == NULL) return luaL_error(T, "the function did not reach the worker");
+    codec_name_function(t->codec, T, lua_gettop(T));
+    lua_pop(T, 1);
+  } else {
+    codec_name_function(t->codec, T, -1);
+  }
   t->loaded_job = claim->job;
   return 1;
 }
@@ -476,7 +525,7 @@ static int push_arguments(struct task_context *t, lua_State *T) {
 }
 
 /* In run_items: its arguments. */
-enum { RUN_CONTEXT = 1, RUN_FN = 2, RUN_SEEDER = 3, RUN_TOP = 3 };
+enum { RUN_CONTEXT = 1, RUN_FN = 2, RUN_SEEDER = 3, RUN_INTO = 4, RUN_TOP = 4 };
 
 static void seed_item(struct task_context *t, lua_State *T) {
   if (!t->has_seed || lua_isnil(T, RUN_SEEDER)) return;
@@ -515,13 +564,17 @@ static int write_item(struct task_context *t, lua_State *T) {
   int status;
   t->is_writing = 1;
   status = write_results(t, T);
+  if (status == 0 && (t->worker->claim.flags & BOARD_SECONDS)) {
+    push_seconds(t, T);
+    status = codec_write(t->codec, T, -1);
+  }
   t->is_writing = 0;
   lua_settop(T, RUN_TOP);
   return t->is_refused = status != 0;
 }
 
 /*
- * (context, fn, randomseed): run items until the claim is done or no longer wanted, or until one fails: then t->next is that
+ * (context, fn, randomseed, array or nil): run items until the claim is done or no longer wanted, or until one fails: then t->next is that
  * item, and either this
  * raises, or t->is_refused says that its result cannot cross. One pcall serves for all items: it would cost more than a small task.
  */
@@ -530,16 +583,19 @@ static int run_items(lua_State *T) {
   struct worker *w = t->worker;
   const uint64_t end = w->claim.first + w->claim.count;
   const int wants_results = !(w->claim.flags & BOARD_NO_RESULTS);
-  const int n_results = w->claim.flags & BOARD_ALL_RESULTS ? LUA_MULTRET : wants_results;
+  const int is_into = w->claim.flags & BOARD_INTO;
+  const int n_results = w->claim.flags & BOARD_ALL_RESULTS ? LUA_MULTRET : wants_results || is_into;
   luaL_checkstack(T, LUA_MINSTACK, NULL);
   while (t->next < end && !worker_is_stopped(w)) {
     if (worker_needs_frame(w)) open_frame(t);
     worker_begin_item(w, t->next);
     FAULT_POINT("worker_run");
+    if (w->claim.flags & BOARD_SECONDS) t->item_began_ns = os_now_ns();
     if (t->has_seed) seed_item(t, T);
     lua_pushvalue(T, RUN_FN);
     lua_call(T, push_arguments(t, T), n_results);
     if (wants_results && write_item(t, T)) return 0;
+    if (is_into) lua_seti(T, RUN_INTO, (lua_Integer)t->next + 1);
     worker_end_item(w);
     t->next++;
     if (interrupt_pending() && settle_interrupts()) return 0;
@@ -577,8 +633,13 @@ static int run_protected(struct task_context *t) {
   lua_pushlightuserdata(T, t);
   lua_pushvalue(T, FN);
   lua_pushvalue(T, SEEDER);
+  if (t->into_reference == LUA_NOREF) {
+    lua_pushnil(T);
+  } else {
+    lua_rawgeti(T, LUA_REGISTRYINDEX, t->into_reference);
+  }
   delivery_enter(&scope, T);
-  status = lua_pcall(T, 3, 0, HANDLER);
+  status = lua_pcall(T, 4, 0, HANDLER);
   delivery_leave(&scope);
   return status;
 }
@@ -591,6 +652,7 @@ void task_run(void *context, struct worker *w) {
   status = get_function(t);
   t->next = w->claim.first;
   t->is_refused = 0;
+  t->item_began_ns = 0;
   if (status != LUA_OK) fail_item(t, status);
   begin_block(t);
   while (status == LUA_OK && t->next < end && !worker_is_stopped(w) && !interrupt_external()) {

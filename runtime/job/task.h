@@ -22,7 +22,8 @@ enum source_kind {
   SOURCE_INTEGERS = 1, /* first + k * step */
   SOURCE_FLOATS = 2,
   SOURCE_TABLE = 3,    /* sequence[k + 1] */
-  SOURCE_ITERATOR = 4  /* function() -> item or nil */
+  SOURCE_ITERATOR = 4, /* function() -> item or nil */
+  SOURCE_ARRAY = 5     /* shared array[k + 1]: the same one in every process */
 };
 
 /* Where the items of a call come from. References are to the registry of the host's state (and so of its forked copies). */
@@ -30,7 +31,7 @@ struct source {
   enum source_kind kind;
   lua_Integer first, step;
   lua_Number first_float, step_float;
-  int reference;  /* table or iterator */
+  int reference;  /* table, iterator or array */
   uint64_t count; /* items; UINT64_MAX: not known */
 };
 
@@ -38,8 +39,9 @@ struct source {
 struct job {
   uint64_t number;
   int fn_reference;
+  int into_reference; /* the shared array that results go into, or LUA_NOREF */
   struct source source;
-  struct job *next;
+  struct job *next, **link;
 };
 
 /* A budget of memory laid over the state's allocator in the child. */
@@ -63,6 +65,9 @@ struct task_context {
   struct task_budget budget;
   uint64_t loaded_job;   /* number of the job whose function is at FN; 0: none */
   struct source source;  /* of that job */
+  int into_reference;    /* of that job */
+  int owned[2];          /* registry references that were made to load it: array to read, array to write */
+  int64_t item_began_ns; /* 0: nobody asked */
   struct codec_reader block;
   uint64_t block_at;     /* number of the item that the block's reader stands at */
   uint64_t next;         /* the next item to run */

@@ -34,7 +34,10 @@ enum board_entry_flags {
   BOARD_GO_ON = 2,         /* after a failed item the claim goes on (else the rest is given up: the host cancels the call) */
   BOARD_HAS_TIMEOUT = 4,   /* workers note when each item started */
   BOARD_ALL_RESULTS = 8,   /* an item's value is the sequence of all results of fn */
-  BOARD_ARGUMENTS = 16     /* an item is a sequence of arguments */
+  BOARD_ARGUMENTS = 16,    /* an item is a sequence of arguments */
+  BOARD_SECONDS = 32,      /* after each value: how many seconds it took */
+  BOARD_WRAPPED = 64,      /* the function is a wrapper: its first upvalue is the user's, whose upvalues give names to classes */
+  BOARD_INTO = 128         /* results go into a shared array; with BOARD_NO_RESULTS */
 };
 
 /* Written by the host before it publishes the entry; workers only read, but for cursor and item_ns. */

@@ -235,6 +235,7 @@ static void undo_start(struct pool *p, const unsigned char *was_started) {
     forget_bell(&p->crew[i].bell);
     output_close_pipes(&p->crew[i].output);
     p->crew[i].state = CREW_EMPTY;
+    p->must_recheck = 1; /* it may have claimed something already */
   }
 }
 
@@ -305,6 +306,18 @@ void pool_kill_worker(struct pool *p, uint32_t number, uint32_t claims, uint64_t
   crew->killed_item = item;
   process_kill_tree(&crew->process);
   p->must_look = 1;
+}
+
+int pool_has_claim(struct pool *p, uint64_t call) {
+  uint32_t i;
+  for (i = 0; i < p->n_workers; i++) {
+    const struct board_slot *slot = &p->board->slots[i];
+    const struct pool_entry *state;
+    if (p->crew[i].state != CREW_LIVING || atomic_load(&slot->phase) != BOARD_OWNING) continue;
+    state = pool_entry_of(p, atomic_load(&slot->entry));
+    if (state != NULL && state->work.call == call) return 1;
+  }
+  return 0;
 }
 
 /* ---- waiting ---- */

@@ -153,6 +153,9 @@ void pool_cancel(struct pool *p, uint64_t call, int64_t kill_at_ns);
 int pool_is_quiet(const struct pool *p, uint64_t call);
 void pool_kill_stragglers(struct pool *p, uint64_t call);
 
+/* pool_has_claim -- 1 if a worker has an item of the call in its hands. */
+int pool_has_claim(struct pool *p, uint64_t call);
+
 /*
  * pool_wait -- sleep until something happens: a worker rings or dies, extra_fd (-1: none) becomes readable, until_ns
  * (CLOCK_MONOTONIC; -1: none)

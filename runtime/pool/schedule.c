@@ -5,6 +5,9 @@ enum {
   CLAIM_TARGET_NS = 1000 * 1000, /* a claim should take about this long: frames cost a thousandth of it, a wrong guess little */
   SHARES_PER_WORKER = 3,         /* what is left is cut into so many claims for each worker */
   FIRST_BLOCK_ITEMS = 1,
+  AHEAD_NS = 8 * 1000 * 1000,    /* a stream has this much work for each worker ahead of its consumer, */
+  AHEAD_ITEMS = 4,               /* or so many items or chunks for each while no time is known and when they are long, */
+  AHEAD_MOST = 1 << 20,          /* but not more items than this in all */
   UNKNOWN_BLOCK_ITEMS = 64       /* while no time is known, a block grows to this at most */
 };
 
@@ -59,6 +62,13 @@ uint64_t schedule_block(uint64_t left, uint64_t written, uint32_t workers, uint6
 uint32_t schedule_window(uint32_t workers) {
   uint64_t window = (uint64_t)workers * 3 + 1;
   return window > 512 ? 512 : (uint32_t)window;
+}
+
+uint64_t schedule_ahead(uint32_t workers, uint64_t item_ns, uint32_t chunk) {
+  uint64_t least = AHEAD_ITEMS * (uint64_t)(chunk ? chunk : 1), each = item_ns ? AHEAD_NS / item_ns : UNKNOWN_BLOCK_ITEMS, all;
+  if (each < least) each = least;
+  all = each * workers;
+  return all > AHEAD_MOST && AHEAD_MOST > least * workers ? AHEAD_MOST : all;
 }
 
 uint32_t schedule_spinners(uint32_t cpus, uint32_t busy) {

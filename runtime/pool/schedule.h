@@ -34,6 +34,12 @@ uint64_t schedule_block(uint64_t left, uint64_t written, uint32_t workers, uint6
 uint32_t schedule_window(uint32_t workers);
 
 /*
+ * schedule_ahead -- how many items of a stream may be out or waiting from the one on that the consumer is at.
+ *   item_ns, chunk   as above
+ */
+uint64_t schedule_ahead(uint32_t workers, uint64_t item_ns, uint32_t chunk);
+
+/*
  * schedule_spinners -- how many sleepless searchers there is a processor for.
  *   cpus, busy   usable processors, and how many of them are at work (the host counts when it is)
  */

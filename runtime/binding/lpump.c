@@ -1,0 +1,216 @@
+/*
+ * binding/lpump -- the wait: one turn serves all calls of a pool, whoever waits.
+ *
+ * Room: binding (may include binding/lcall.h, binding/lpool.h and binding/loutput.h).  Owns: nothing.
+ * Order within a turn: interrupts, forks, what came back, what is to be written, deadlines, the hook (callbacks, progress), forks again.
+ */
+#include <errno.h>
+#include <lauxlib.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "binding/lcall.h"
+#include "job/delivery.h"
+#include "process/interrupt.h"
+
+enum {
+  ATTENTION_NS = 500 * 1000,       /* while a call is being ended: look again this often */
+  UNKILLABLE_NS = 1000 * 1000 * 1000, /* a killed worker that is not gone by then hangs in the kernel */
+  EVENTS_PER_LOOK = 64
+};
+
+/* ---- interrupts ---- */
+
+/*
+ * A signal came that is not ours to handle. Under the stock interpreter it has set its hook on this state: give the hook a call to fire at.
+ */
+static int nothing(lua_State *L) {
+  (void)L;
+  return 0;
+}
+
+static void let_hooks_run(lua_State *L) {
+  if (lua_gethook(L) == NULL) return;
+  lua_pushcfunction(L, nothing);
+  lua_call(L, 0, 0);
+}
+
+void lpump_checkpoint(lua_State *L) {
+  if (interrupt_pending() && delivery_checkpoint(L)) luaL_error(L, "cancelled: an interrupt is pending");
+}
+
+/* ---- forks ---- */
+
+/* How many workers the open calls can use. */
+static uint32_t wanted_workers(const struct lpool *lp) {
+  uint64_t wanted = 0;
+  const struct call *c;
+  for (c = lp->open; c != NULL && wanted < lp->n_workers; c = c->next) {
+    uint64_t left = c->total == UINT64_MAX ? UINT64_MAX : c->total - c->settled;
+    if (c->buffer && c->buffer < left) left = c->buffer;
+    wanted += left < lp->n_workers ? left : lp->n_workers;
+  }
+  return wanted < lp->n_workers ? (uint32_t)wanted : lp->n_workers;
+}
+
+void lpump_start(lua_State *L, struct lpool *lp) {
+  uint32_t wanted = wanted_workers(lp);
+  int status, is_first = pool_living(lp->pool) == 0;
+  if (lp->is_terminated) luaL_error(L, "the pool was terminated during the call");
+  if (wanted == 0) return;
+  if (is_first && !lp->is_one_shot) codec_know_globals(lp->sender, L); /* what they inherit: functions are sent to them later */
+  status = pool_start(lp->pool, wanted, is_first);
+  if (status < 0) luaL_error(L, "cannot start workers: fork: %s", strerror(-status));
+}
+
+/* ---- what came back ---- */
+
+/* (lpool): take all that is there. */
+static int take_all(lua_State *L) {
+  struct lpool *lp = lua_touserdata(L, 1);
+  struct pool_event event;
+  int turns = 0;
+  while (lp->pool && pool_next(lp->pool, &event) != POOL_NOTHING) {
+    ltake_event(L, lp, &event);
+    if (++turns % EVENTS_PER_LOOK == 0 && interrupt_pending()) return 0;
+  }
+  return 0;
+}
+
+/* The error on top came while an event was taken: it ends the call concerned (which is told), or is nobody's. Returns 1 if it was a call's. */
+static int blame_call(lua_State *L, struct lpool *lp) {
+  struct call *c = lp->taking;
+  lp->taking = NULL;
+  if (c == NULL || c->phase != CALL_OPEN) return 0;
+  lua_pushvalue(L, -1);
+  lcall_fail(L, c);
+  return 1;
+}
+
+static int take(lua_State *L, struct lpool *lp) {
+  if (lp->taking) luaL_error(L, "the pool cannot be used here: it is reading a result");
+  lua_pushcfunction(L, take_all);
+  lua_pushlightuserdata(L, lp);
+  return lua_pcall(L, 1, 0, 0);
+}
+
+static void take_events(lua_State *L, struct lpool *lp) {
+  if (take(L, lp) != LUA_OK) {
+    int is_told = blame_call(L, lp);
+    if (!is_told || delivery_is_interrupt(L, -1)) lua_error(L);
+    lua_pop(L, 1);
+  }
+  if (pool_status(lp->pool) < 0) luaL_error(L, "the pool cannot go on: %s", strerror(-pool_status(lp->pool)));
+}
+
+void lpump_take_protected(lua_State *L, struct lpool *lp) {
+  int status;
+  if (lp->taking) return;
+  delivery_shield(1); /* nobody here could pass an interrupt on */
+  status = take(L, lp);
+  delivery_shield(-1);
+  if (status == LUA_OK) return;
+  (void)blame_call(L, lp);
+  lua_pop(L, 1);
+}
+
+void lpump_settle(lua_State *L, struct lpool *lp) {
+  if (!lp->must_settle || lp->pool == NULL || lp->taking) return;
+  lp->must_settle = 0;
+  lpump_take_protected(L, lp);
+  loutput_settle(lp, L);
+}
+
+/* ---- the turn ---- */
+
+/* Calls with a lazy source whose results are wanted all at once. The iterators may open and end calls: begin anew after each. */
+static void fill_lazy(lua_State *L, struct lpool *lp) {
+  struct call *c;
+  uint64_t last = UINT64_MAX; /* newest first, by number */
+  for (;;) {
+    for (c = lp->lazy; c != NULL && c->number >= last; c = c->next_lazy) continue;
+    if (c == NULL) return;
+    last = c->number;
+    lcall_push(L, c);
+    lfill_more(L, c);
+    lua_pop(L, 1);
+  }
+}
+
+static void check_deadlines(lua_State *L, struct lpool *lp) {
+  struct call *c, *next;
+  if (lp->n_deadlines == 0) return;
+  for (c = lp->open; c != NULL; c = next) {
+    next = c->next;
+    if (c->deadline_ns) lcall_judge(L, c);
+  }
+}
+
+static void run_hook(lua_State *L, struct lpool *lp) {
+  int status;
+  if (lp->is_in_hook || !lp->has_hook) return;
+  if (lp->n_ready == lp->n_taken && !(lp->tick_ns && os_now_ns() >= lp->next_tick_ns)) return;
+  if (lp->tick_ns) lp->next_tick_ns = os_now_ns() + lp->tick_ns;
+  lp->is_in_hook = 1;
+  lpool_push_value(L, lp, LPOOL_HOOK);
+  status = lua_pcall(L, 0, 0, 0);
+  lp->is_in_hook = 0;
+  if (status != LUA_OK) lua_error(L);
+}
+
+static void check_alive(lua_State *L, const struct lpool *lp) {
+  if (lp->pool == NULL || lp->is_terminated) luaL_error(L, "the pool was terminated during the call");
+}
+
+void lpump_work(lua_State *L, struct lpool *lp) {
+  check_alive(L, lp);
+  lpump_checkpoint(L);
+  lpump_start(L, lp);
+  take_events(L, lp);
+  if (lp->lazy) fill_lazy(L, lp);
+  check_alive(L, lp);
+  check_deadlines(L, lp);
+  if (lp->ending) lcall_settle_ending(L, lp);
+  lpump_settle(L, lp);
+  run_hook(L, lp);
+  check_alive(L, lp);
+  lpump_start(L, lp); /* once more: nobody may wait for those who have just been found dead */
+}
+
+/* The earliest time at which something is to be done that nobody rings for. */
+static int64_t next_deadline(const struct lpool *lp, int64_t until_ns) {
+  const struct call *c;
+  if (lp->tick_ns && lp->has_hook && (until_ns < 0 || lp->next_tick_ns < until_ns)) until_ns = lp->next_tick_ns;
+  if (lp->n_deadlines == 0) return until_ns;
+  for (c = lp->open; c != NULL; c = c->next)
+    if (c->deadline_ns && (until_ns < 0 || c->deadline_ns < until_ns)) until_ns = c->deadline_ns;
+  return until_ns;
+}
+
+void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns) {
+  until_ns = next_deadline(lp, until_ns);
+  if (interrupt_pending()) return;
+  if (pool_wait(lp->pool, interrupt_fd(), until_ns) == -EINTR && !interrupt_pending()) let_hooks_run(L);
+}
+
+void lpump_finish(lua_State *L, struct lpool *lp, struct call *c) {
+  int64_t until = -1;
+  interrupt_ending(1);
+  interrupt_obeying(1);
+  while (c->phase == CALL_ENDING && lp->pool != NULL) {
+    int64_t now;
+    lpump_take_protected(L, lp);
+    lcall_settle_ending(L, lp);
+    if (c->phase != CALL_ENDING) break;
+    now = os_now_ns();
+    if (until < 0 && (interrupt_is_urgent() || now >= c->kill_ns)) {
+      pool_kill_stragglers(lp->pool, c->number);
+      until = now + UNKILLABLE_NS;
+    } else if (until >= 0 && now >= until) {
+      break; /* it cannot be killed (a dead file system): it is abandoned with the pool */
+    }
+    (void)pool_wait(lp->pool, -1, now + ATTENTION_NS);
+  }
+  interrupt_obeying(-1);
+  interrupt_ending(-1);
+}

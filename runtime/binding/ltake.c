@@ -1,0 +1,354 @@
+/*
+ * binding/ltake -- what comes back: frames of results and failures, routed to the call that they belong to.
+ *
+ * Room: binding (may include binding/lcall.h, binding/lpool.h, binding/loutput.h and binding/lerror.h).  Owns: nothing.
+ * While an event is read its call is lp->taking: no verb of the pool can be used from inside (by a load function or a finalizer).
+ */
+#include <errno.h>
+#include <lauxlib.h>
+#include <string.h>
+
+#include "binding/lcall.h"
+#include "binding/lerror.h"
+#include "pool/schedule.h"
+
+enum { FIRST_TABLE_ITEMS = 1 << 26 /* a results table is made this large at most in advance */ };
+
+/* What stands on the stack from c->at on while an event of the call is taken. */
+enum { AT_CALL = 1, AT_RESULTS = 2, AT_FRAMES = 3, AT_VALUES = 3 };
+
+static int is_stream(const struct call *c) {
+  return c->mode == CALL_ORDERED || c->mode == CALL_UNORDERED;
+}
+
+/* The table at user value `which` of the call at c->at + AT_CALL, made if it is not there; pushed. */
+static void push_table(lua_State *L, const struct call *c, int which, int size) {
+  if (lua_getiuservalue(L, c->at + AT_CALL, which) == LUA_TTABLE) return;
+  lua_pop(L, 1);
+  lua_createtable(L, size, 0);
+  lua_pushvalue(L, -1);
+  lua_setiuservalue(L, c->at + AT_CALL, which);
+}
+
+/* The userdata of the call is on top: push what is needed with it. Results are made late: pages written before a fork are copied by it. */
+static void push_values(lua_State *L, struct call *c) {
+  luaL_checkstack(L, LUA_MINSTACK, NULL);
+  c->at = lua_gettop(L) - 1;
+  if (is_stream(c)) {
+    lua_pushnil(L);
+    push_table(L, c, CALL_FRAMES, 0);
+  } else {
+    push_table(L, c, CALL_RESULTS, c->mode == CALL_TABLE && c->wants_results && c->total < FIRST_TABLE_ITEMS ? (int)c->total : 0);
+    lua_pushnil(L);
+  }
+}
+
+/* ---- streams ---- */
+
+/* The table on top holds what is known of items first .. first + n - 1 (one: values, or an error table): it waits for the consumer. */
+static void hold(lua_State *L, struct call *c, uint64_t first, uint64_t n) {
+  lua_Integer key = c->mode == CALL_ORDERED ? (lua_Integer)first + 1 : (lua_Integer)++c->tail;
+  lua_rawseti(L, c->at + AT_FRAMES, key);
+  c->held += n;
+}
+
+/* An empty frame for `n` values of items from `first` on. */
+static void push_frame(lua_State *L, uint64_t first, uint64_t n) {
+  lua_createtable(L, n < FIRST_TABLE_ITEMS ? (int)n : 0, 2);
+  lerror_set_integer(L, "first", (lua_Integer)first + 1);
+  lerror_set_integer(L, "n", (lua_Integer)n);
+}
+
+int ltake_pop_frame(lua_State *L, struct call *c) {
+  lua_Integer key = c->mode == CALL_ORDERED ? (lua_Integer)c->delivered + 1 : (lua_Integer)c->head + 1;
+  lua_Integer n = 1;
+  if (c->held == 0) return 0;
+  lua_getiuservalue(L, 1, CALL_FRAMES);
+  if (lua_rawgeti(L, -1, key) != LUA_TTABLE) {
+    lua_pop(L, 2);
+    return 0;
+  }
+  lua_pushnil(L);
+  lua_rawseti(L, -3, key);
+  lua_remove(L, -2);
+  if (c->mode == CALL_UNORDERED) c->head++;
+  if (lua_getfield(L, -1, "n") == LUA_TNIL) {
+    lua_pop(L, 1);
+    lua_pushnil(L);
+    lua_insert(L, -2);
+    lua_getfield(L, -1, "index");
+    lua_insert(L, -2);
+    lua_pushinteger(L, 1);
+    lua_insert(L, -2);
+  } else {
+    n = lua_tointeger(L, -1);
+    lua_getfield(L, -2, "first");
+    lua_insert(L, -2);
+    lua_pushnil(L);
+  }
+  c->delivered += (uint64_t)n;
+  c->held -= (uint64_t)n;
+  return 4;
+}
+
+/* ---- failures ---- */
+
+/* Push the item of an iterator's that failed, from the block it was written into. 0: not to be had; nothing is pushed. */
+static int push_written_item(lua_State *L, struct call *c, const struct pool_event *event) {
+  const unsigned char *data;
+  struct codec_reader reader;
+  size_t length;
+  uint64_t before;
+  if (pool_block(c->lp->pool, event, &data, &length, &before) < 0 || before >= c->item_reads) return 0;
+  c->item_reads -= before + 1;
+  codec_read_begin(c->lp->sender, &reader, data, length); /* the other codec may be in the middle of results */
+  while (codec_read(c->lp->sender, L, &reader) == 0) {
+    if (before-- == 0) return 1;
+    lua_pop(L, 1);
+  }
+  return 0;
+}
+
+/* Set `index` and, where it can be told, `item` in the error table on top. */
+static void locate(lua_State *L, struct call *c, const struct pool_event *event) {
+  if (c->mode == CALL_APPLY) return; /* there is only one */
+  lerror_set_integer(L, "index", (lua_Integer)event->first + 1);
+  if (c->job.source.kind != SOURCE_ITERATOR) {
+    task_push_item(L, &c->job.source, event->first);
+  } else if (!push_written_item(L, c, event)) {
+    return;
+  }
+  task_item_text(L, -1);
+  lua_setfield(L, -3, "item");
+  lua_pop(L, 1);
+}
+
+/* How often item `number` has failed before; counts this failure. */
+static uint32_t count_try(lua_State *L, struct call *c, uint64_t number) {
+  lua_Integer tries;
+  push_table(L, c, CALL_TRIES, 0);
+  lua_rawgeti(L, -1, (lua_Integer)number + 1);
+  tries = lua_tointeger(L, -1) + 1;
+  lua_pop(L, 1);
+  lua_pushinteger(L, tries);
+  lua_rawseti(L, -2, (lua_Integer)number + 1);
+  lua_pop(L, 1);
+  return (uint32_t)tries;
+}
+
+/* The error table on top is the last word on item `number`. Pops it. */
+static void keep_error(lua_State *L, struct call *c, uint64_t number) {
+  if (is_stream(c)) {
+    hold(L, c, number, 1);
+  } else {
+    push_table(L, c, CALL_ERRORS, 0);
+    lua_insert(L, -2);
+    lua_rawseti(L, -2, (lua_Integer)number + 1);
+    lua_pop(L, 1);
+  }
+  c->n_errors++;
+  if (number < c->failed_at) c->failed_at = number;
+}
+
+/* The item is left out: its result is nil. */
+static void skip_item(lua_State *L, struct call *c, uint64_t number) {
+  if (!is_stream(c)) return;
+  push_frame(L, number, 1);
+  hold(L, c, number, 1);
+}
+
+/* The error table is on top, and is popped. */
+static void take_failure(lua_State *L, struct call *c, const struct pool_event *event) {
+  int is_crash = lerror_is_kind(L, "crash"); /* a worker that was told to end by others says so itself: no POOL_LOST */
+  uint32_t retries = is_crash ? c->crash_retries : c->retries;
+  if (retries && schedule_retry(count_try(L, c, event->first), retries) && pool_repost(c->lp->pool, event) == 0) {
+    lua_pop(L, 1);
+    return;
+  }
+  locate(L, c, event);
+  c->settled++;
+  if (is_crash && c->crash == CRASH_SKIP && !c->collects) {
+    lua_pop(L, 1);
+    skip_item(L, c, event->first);
+  } else {
+    keep_error(L, c, event->first);
+  }
+}
+
+void ltake_refused(lua_State *L, struct call *c, uint64_t number, const char *message) {
+  int top = lua_gettop(L);
+  lcall_push(L, c);
+  push_values(L, c);
+  lerror_push_new(L, NULL, "serialize", message);
+  lerror_set_integer(L, "index", (lua_Integer)number + 1);
+  task_item_text(L, top);
+  lua_setfield(L, -2, "item");
+  keep_error(L, c, number);
+  c->settled++;
+  lua_settop(L, top - 1);
+}
+
+/* Something that result `number` names is not here: that item's failure. */
+static void take_missing(lua_State *L, struct call *c, const struct pool_event *event, uint64_t number) {
+  struct pool_event one = *event;
+  one.kind = POOL_FAILED;
+  one.first = number;
+  lerror_push_new(L, event, "serialize", codec_message(c->lp->codec));
+  take_failure(L, c, &one);
+}
+
+/* ---- results ---- */
+
+/* All results of an applied function: their number, then they. Into the table of results as { n = number, ... }. */
+static int read_all(lua_State *L, struct call *c, struct codec_reader *reader) {
+  struct codec *codec = c->lp->codec;
+  lua_Integer n, i;
+  int status = codec_read(codec, L, reader);
+  if (status != 0) return status;
+  n = lua_tointeger(L, -1);
+  lua_pop(L, 1);
+  if (n < 0 || n > INT32_MAX) return -EBADMSG;
+  for (i = 1; i <= n; i++) {
+    status = codec_read(codec, L, reader);
+    if (status != 0) return status;
+    lua_rawseti(L, c->at + AT_RESULTS, i);
+  }
+  lua_pushinteger(L, n);
+  lua_setfield(L, c->at + AT_RESULTS, "n");
+  return 0;
+}
+
+/* Read up to `count` results from item `first` on. *done: how many came. With seconds two values stand for each. */
+static int read_frame(lua_State *L, struct call *c, struct codec_reader *reader, uint64_t first, uint64_t count, uint64_t *done) {
+  size_t each = c->has_seconds ? 2 : 1, some = 0;
+  int status, table;
+  push_frame(L, first, count);
+  table = lua_gettop(L);
+  status = codec_read_array(c->lp->codec, L, reader, table, 1, (size_t)count * each, &some);
+  *done = some / each;
+  if (*done == 0) {
+    lua_settop(L, table - 1);
+    return status;
+  }
+  lua_settop(L, table);
+  if (*done < count) lerror_set_integer(L, "n", (lua_Integer)*done);
+  hold(L, c, first, *done);
+  return status;
+}
+
+static int read_some(lua_State *L, struct call *c, struct codec_reader *reader, uint64_t first, uint64_t count, uint64_t *done) {
+  size_t some = 0;
+  int status;
+  *done = 0;
+  if (is_stream(c)) return read_frame(L, c, reader, first, count, done);
+  if (c->mode == CALL_APPLY) {
+    status = read_all(L, c, reader);
+    *done = status == 0;
+    return status;
+  }
+  status = codec_read_array(c->lp->codec, L, reader, c->at + AT_RESULTS, (lua_Integer)first + 1, (size_t)count, &some);
+  *done = some;
+  return status;
+}
+
+static void take_results(lua_State *L, struct call *c, const struct pool_event *event) {
+  struct codec_reader reader;
+  uint64_t done = 0, settled = 0; /* of the frame's items: accounted for; of these, not failed */
+  lcall_name(L, c);
+  codec_read_begin(c->lp->codec, &reader, event->data, event->length);
+  if (!c->wants_results) {
+    done = settled = event->count;
+    if (is_stream(c)) {
+      push_frame(L, event->first, event->count);
+      hold(L, c, event->first, event->count);
+    }
+  }
+  while (done < event->count) {
+    uint64_t some;
+    int status = read_some(L, c, &reader, event->first + done, event->count - done, &some);
+    done += some;
+    settled += some;
+    if (status == 0) continue;
+    if (status != -ENOENT) break;
+    if (c->has_seconds) { /* the seconds of the item that is missing */
+      if (codec_read(c->lp->codec, L, &reader) != 0) break;
+      lua_pop(L, 1);
+    }
+    take_missing(L, c, event, event->first + done);
+    done++;
+  }
+  if (pool_done(c->lp->pool, event, done) != 0) return;
+  c->settled += settled;
+  c->result_bytes += event->length;
+}
+
+static void take_failed(lua_State *L, struct call *c, const struct pool_event *event) {
+  lcall_name(L, c);
+  if (lerror_push_record(c->lp->codec, L, event, c->timeout_ns) < 0) {
+    pool_condemn(c->lp->pool, event);
+    (void)pool_done(c->lp->pool, event, 0);
+    return;
+  }
+  take_failure(L, c, event);
+  (void)pool_done(c->lp->pool, event, 1);
+}
+
+static void take_lost(lua_State *L, struct call *c, const struct pool_event *event) {
+  lerror_push_lost(L, event, c->timeout_ns);
+  take_failure(L, c, event);
+  (void)pool_done(c->lp->pool, event, 1);
+}
+
+/* ---- events ---- */
+
+/* Workers cannot start: that ends every call, or whatever waits. */
+static void take_unready(lua_State *L, struct lpool *lp, const struct pool_event *event) {
+  lerror_push_unready(lp->codec, L, event);
+  (void)pool_done(lp->pool, event, 0);
+  if (lp->open == NULL) lua_error(L);
+  while (lp->open != NULL) {
+    lua_pushvalue(L, -1);
+    lcall_fail(L, lp->open);
+  }
+  lua_pop(L, 1);
+}
+
+/* The userdata of the event's call is on top. */
+static void take_for_call(lua_State *L, struct call *c, const struct pool_event *event) {
+  push_values(L, c);
+  if (event->kind == POOL_RESULTS) {
+    take_results(L, c, event);
+  } else if (event->kind == POOL_FAILED) {
+    take_failed(L, c, event);
+  } else {
+    take_lost(L, c, event);
+  }
+}
+
+void ltake_event(lua_State *L, struct lpool *lp, struct pool_event *event) {
+  int top = lua_gettop(L);
+  struct call *c;
+  if (event->kind == POOL_UNREADY) {
+    take_unready(L, lp, event);
+    return;
+  }
+  if (event->kind == POOL_NOTICE) {
+    lpool_take_notice(lp, L, event);
+    return;
+  }
+  if (event->kind == POOL_OUTPUT) {
+    loutput_take(lp, L, event);
+    return;
+  }
+  c = lcall_find(L, lp, event->call);
+  if (c == NULL || c->phase != CALL_OPEN) {
+    lua_settop(L, top);
+    (void)pool_done(lp->pool, event, event->count);
+    return;
+  }
+  lp->taking = c;
+  take_for_call(L, c, event);
+  lp->taking = NULL;
+  lcall_judge(L, c);
+  lua_settop(L, top);
+}

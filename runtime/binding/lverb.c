@@ -1,0 +1,282 @@
+/*
+ * binding/lverb -- what handles offer to lua/luapool: calls that block until they are over, and calls that are begun.
+ *
+ * Room: binding (may include binding/lcall.h, binding/lpool.h and binding/lerror.h).  Owns: nothing.
+ * A blocking call's body runs under a pcall of ours: an interrupt, an error of the source or of memory first cancels what runs,
+ * then goes on its way.
+ */
+#include <lauxlib.h>
+#include <string.h>
+
+#include "base/os.h"
+#include "binding/lcall.h"
+#include "binding/lerror.h"
+#include "job/delivery.h"
+
+#define NS_PER_S 1e9
+
+static void refuse_reentry(lua_State *L, const struct lpool *lp, const char *method) {
+  if (lp->taking) luaL_error(L, "cannot use '%s': the pool is reading a result", method);
+}
+
+/* The blocking wait for one call. The call or the pool may be ended meanwhile (by a callback, by the source): that is an error. */
+static void drive(lua_State *L, struct call *c) {
+  struct lpool *lp = c->lp;
+  while (c->phase == CALL_OPEN) {
+    lpump_work(L, lp);
+    if (c->phase == CALL_OPEN) lpump_sleep(L, lp, -1);
+  }
+  if (c->outcome != OUTCOME_CANCELLED) return;
+  if (lp->is_terminated) luaL_error(L, "the pool was terminated during the call");
+  lerror_push_new(L, NULL, "cancelled", "the call was cancelled");
+  lua_error(L);
+}
+
+/* Push the call and publish what can be published. */
+static struct call *begin(lua_State *L, struct lpool *lp, int arguments, enum call_mode mode) {
+  struct call *c = lcall_open(L, lp, arguments, mode);
+  lsend_function(L, c);
+  lcall_link(L, c, -1);
+  return c;
+}
+
+struct body {
+  struct lpool *lp;
+  struct call *call; /* as soon as there is one */
+  int n_arguments;
+};
+
+/* (handle, fn, kind, a, b, n, options, body) -> the call */
+static int run_body(lua_State *L) {
+  struct body *body = lua_touserdata(L, 8);
+  struct call *c = begin(L, body->lp, 2, CALL_TABLE);
+  body->call = c;
+  lfill_post_all(L, c);
+  lfill_more(L, c);
+  lcall_judge(L, c);
+  drive(L, c);
+  return 1;
+}
+
+/* The body failed; its error is on top. What it left running is stopped first. */
+static int abort_body(lua_State *L, struct body *body) {
+  struct call *c = body->call;
+  if (c && c->phase == CALL_OPEN) lcall_conclude(L, c, OUTCOME_CANCELLED, body->lp->grace_ns);
+  if (c && c->phase == CALL_ENDING) lpump_finish(L, body->lp, c);
+  return 0;
+}
+
+/* Call `function` with what is on the stack from 1 on, and the body's record. Pushes the call. */
+static struct call *run_to_end(lua_State *L, struct lpool *lp, lua_CFunction function, int n) {
+  struct body body = {lp, NULL, n};
+  int i, status;
+  luaL_checkstack(L, n + 8, "too many arguments");
+  lua_pushcfunction(L, function);
+  for (i = 1; i <= 7; i++) lua_pushvalue(L, i);
+  lua_pushlightuserdata(L, &body);
+  for (i = 8; i <= n; i++) lua_pushvalue(L, i);
+  lp->depth++;
+  status = lua_pcall(L, n + 1, 1, 0);
+  if (status != LUA_OK) (void)abort_body(L, &body);
+  if (status == LUA_OK && body.call->phase == CALL_ENDING) lpump_finish(L, lp, body.call);
+  lp->depth--;
+  lpump_settle(L, lp);
+  lpool_settle(lp, L);
+  if (status != LUA_OK) lua_error(L);
+  if (lua_getiuservalue(L, -1, CALL_PROBLEM) != LUA_TNIL) lua_error(L);
+  lua_pop(L, 1);
+  return body.call;
+}
+
+/*
+ * handle:run(fn, kind, a, b, n, options) -> results, n, errors
+ *   kind     "range" (a first, b step), "table" (a), "array" (a), "iterator" (a: function() -> item or nil, n nil)
+ *   options  checked by the caller: chunk, timeout, memory, retries, crash_retries, on_crash, collect, discard, deadline, halt_..., into
+ *   errors   nil, or a table of error tables by item; without `collect` the call ended at the first
+ * Blocks until the call is over. Raises what the source raises, an interrupt, and what ails the pool itself; nothing of the
+ * call is left then.
+ */
+int lpool_run(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "map");
+  refuse_reentry(L, lp, "map");
+  lua_settop(L, 7);
+  (void)run_to_end(L, lp, run_body, 7);
+  lua_getiuservalue(L, -1, CALL_RESULTS);
+  if (lua_isnil(L, -1)) {
+    lua_newtable(L);
+    lua_replace(L, -2);
+  }
+  {
+    const struct call *c = lua_touserdata(L, -2);
+    lua_pushinteger(L, (lua_Integer)(c->total == UINT64_MAX ? c->written : c->total));
+  }
+  lua_getiuservalue(L, -3, CALL_ERRORS);
+  return 3;
+}
+
+/* (handle, fn, nil, nil, nil, nil, options, body, arguments ...) -> the call */
+static int apply_body(lua_State *L) {
+  struct body *body = lua_touserdata(L, 8);
+  int last = lua_gettop(L);
+  struct call *c = begin(L, body->lp, 2, CALL_APPLY);
+  body->call = c;
+  lcall_name(L, c);
+  lfill_post_arguments(L, c, 9, last);
+  drive(L, c);
+  return 1;
+}
+
+/* (handle, options, fn, ...) -> (handle, fn, nil, nil, nil, nil, options, ...) */
+static int order_arguments(lua_State *L) {
+  int n = lua_gettop(L) - 3, i;
+  luaL_checkstack(L, n + 16, "too many arguments");
+  lua_pushvalue(L, 1);
+  lua_pushvalue(L, 3);
+  for (i = 0; i < 4; i++) lua_pushnil(L);
+  lua_pushvalue(L, 2);
+  for (i = 1; i <= n; i++) lua_pushvalue(L, 3 + i);
+  for (i = 1; i <= 3 + n; i++) lua_remove(L, 1);
+  return 7 + n;
+}
+
+/*
+ * handle:apply(options, fn, ...) -> results { n =, ... }, nil | nil, error table
+ * One task; blocks until it is over; raises as handle:run does.
+ */
+int lpool_apply(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "apply");
+  int n;
+  refuse_reentry(L, lp, "apply");
+  n = order_arguments(L);
+  (void)run_to_end(L, lp, apply_body, n);
+  if (lua_getiuservalue(L, -1, CALL_ERRORS) == LUA_TTABLE) {
+    lua_pushnil(L);
+    lua_rawgeti(L, -2, 1);
+    return 2;
+  }
+  lua_getiuservalue(L, -2, CALL_RESULTS);
+  return 1;
+}
+
+/* ---- calls that are begun ---- */
+
+/* (handle, fn, kind, a, b, n, options, body, mode) -> the call */
+static int begin_body(lua_State *L) {
+  struct body *body = lua_touserdata(L, 8);
+  struct call *c = begin(L, body->lp, 2, (enum call_mode)lua_tointeger(L, 9));
+  body->call = c;
+  if (c->mode == CALL_TABLE) lfill_post_all(L, c);
+  lpump_start(L, body->lp);
+  lfill_more(L, c);
+  return 1;
+}
+
+/* (handle, fn, nil, nil, nil, nil, options, body, arguments ...) -> the call */
+static int submit_body(lua_State *L) {
+  struct body *body = lua_touserdata(L, 8);
+  int last = lua_gettop(L);
+  struct call *c = begin(L, body->lp, 2, CALL_APPLY);
+  body->call = c;
+  lcall_name(L, c);
+  lfill_post_arguments(L, c, 9, last);
+  lpump_start(L, body->lp);
+  return 1;
+}
+
+static void begin_protected(lua_State *L, struct lpool *lp, lua_CFunction function, int n) {
+  struct body body = {lp, NULL, n};
+  int i, status;
+  luaL_checkstack(L, n + 8, "too many arguments");
+  lua_pushcfunction(L, function);
+  for (i = 1; i <= 7; i++) lua_pushvalue(L, i);
+  lua_pushlightuserdata(L, &body);
+  for (i = 8; i <= n; i++) lua_pushvalue(L, i);
+  status = lua_pcall(L, n + 1, 1, 0);
+  if (status == LUA_OK) return;
+  (void)abort_body(L, &body);
+  lua_error(L);
+}
+
+/*
+ * handle:begin(fn, kind, a, b, n, options, "table" | "ordered" | "unordered") -> call
+ * As handle:run, but does not wait: call:status(), call:outcome(); streams: call:next().
+ */
+int lpool_begin(lua_State *L) {
+  static const char *const modes[] = {"table", "ordered", "unordered", NULL};
+  static const enum call_mode values[] = {CALL_TABLE, CALL_ORDERED, CALL_UNORDERED};
+  struct lpool *lp = lpool_check(L, "begin");
+  enum call_mode mode = values[luaL_checkoption(L, 8, NULL, modes)];
+  refuse_reentry(L, lp, "begin");
+  lua_settop(L, 7);
+  lua_pushinteger(L, (lua_Integer)mode);
+  begin_protected(L, lp, begin_body, 8);
+  return 1;
+}
+
+/* handle:submit(options, fn, ...) -> call. One task; call:outcome() gives { n =, ... } */
+int lpool_submit(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "submit");
+  int n;
+  refuse_reentry(L, lp, "submit");
+  n = order_arguments(L);
+  begin_protected(L, lp, submit_body, n);
+  return 1;
+}
+
+/*
+ * handle:turn([timeout]): do what can be done; wait at most `timeout` seconds (nil: as long as it takes; 0: not at all) for something to
+ * happen. Raises interrupts and what the hook raises.
+ */
+int lpool_turn(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "turn");
+  lua_Number seconds = luaL_optnumber(L, 2, -1);
+  lua_Integer before;
+  refuse_reentry(L, lp, "turn");
+  before = lp->n_ready;
+  lpump_work(L, lp);
+  if (lp->pool == NULL || lp->n_ready != before || seconds == 0) return 0;
+  if (lp->open == NULL && lp->ending == NULL && seconds < 0) return 0;
+  lpump_sleep(L, lp, seconds < 0 ? -1 : os_now_ns() + (int64_t)(seconds * NS_PER_S));
+  if (lp->pool) lpump_work(L, lp);
+  return 0;
+}
+
+/* handle:hook(function or nil [, seconds]): called while the host waits, when a call that wanted it is over, and every so many seconds. */
+int lpool_set_hook(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "hook");
+  lua_Number seconds = luaL_optnumber(L, 3, 0);
+  lua_settop(L, 2);
+  lp->has_hook = !lua_isnil(L, 2);
+  lua_setiuservalue(L, 1, LPOOL_HOOK);
+  lp->tick_ns = (int64_t)(seconds * NS_PER_S);
+  lp->next_tick_ns = os_now_ns() + lp->tick_ns;
+  return 0;
+}
+
+/* handle:ready() -> the next call that is over and wanted to be told (call:notify), or nothing */
+int lpool_take_ready(lua_State *L) {
+  struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
+  if (lp->n_taken >= lp->n_ready) return 0;
+  lpool_push_value(L, lp, LPOOL_READY);
+  lua_rawgeti(L, -1, ++lp->n_taken);
+  lua_pushnil(L);
+  lua_rawseti(L, -3, lp->n_taken);
+  return 1;
+}
+
+/* handle:cancel(): every open call is cancelled; waits until no worker is in any of them. The pool stays usable. */
+int lpool_cancel_all(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "cancel");
+  refuse_reentry(L, lp, "cancel");
+  lpool_cancel_calls(lp, L, lp->grace_ns);
+  lp->depth++;
+  while (lp->pool != NULL && lp->ending != NULL) {
+    struct call *c = lp->ending;
+    lpump_finish(L, lp, c);
+    if (lp->ending == c) break; /* it cannot be killed */
+  }
+  lp->depth--;
+  lpool_settle(lp, L);
+  lpump_checkpoint(L);
+  return 0;
+}
