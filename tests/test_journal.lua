@@ -157,6 +157,31 @@ function TestJournal:test_objects_have_the_classes_of_this_program()
   j:close()
 end
 
+-- Shared memory ends with its processes: what is stored is its content.
+function TestJournal:test_arrays()
+  local a = pool.array("f64", { 1, 2.5, -0.0 })
+  write_log { a, { a:slice(2), a }, pool.array("u8", 3) }
+  a[1] = 99
+  local j = open(true)
+  local _, whole = j:done(1)
+  local _, two = j:done(2)
+  local _, small = j:done(3)
+  lu.assertEquals({ whole:type(), whole:to_table() }, { "f64", { 1, 2.5, -0.0 } })
+  lu.assertEquals({ two[1]:to_table(), two[2]:to_table() }, { { 2.5, -0.0 }, { 1, 2.5, -0.0 } })
+  lu.assertEquals({ small:type(), #small }, { "u8", 3 })
+  j:close()
+  os.remove(path)
+  local function with(items)
+    return { kind = "array", a = items, n = #items }
+  end
+  j = open(nil, with(a))
+  j:add(1, 1, 1, true, 1)
+  j:close()
+  open(true, with(pool.array("f64", { 99, 2.5, -0.0 }))):close()
+  a[2] = 3
+  lu.assertStrMatches(refused(true, with(a)), ".*what differs: the items")
+end
+
 function TestJournal:test_lines_that_people_and_programs_read()
   local j = open(nil, { n = 9 })
   j:add(1, 0.0123, 2, true, 42)

@@ -156,6 +156,14 @@ function fingerprint.of(value)
   return hex(walk.hash)
 end
 
+--- The number of the elements 1 to n of something that can be indexed (a pool.array).
+---@return string
+function fingerprint.of_elements(elements, n)
+  local walk = start(known_names())
+  for i = 1, math.min(n, MAX_VALUES) do visit(walk, elements[i], 0) end
+  return hex(walk.hash)
+end
+
 local function value_part(value, names, globals)
   local walk = start(names, globals)
   visit(walk, value, 0)

@@ -34,7 +34,8 @@ end
 
 local function source_text(job)
   if job.kind == "range" then return ("range %s %s"):format(plain_number(job.a), plain_number(job.b)) end
-  if job.kind == "table" then return "table " .. fingerprint.of(job.a) end
+  if type(job.a) == "table" then return job.kind .. " " .. fingerprint.of(job.a) end
+  if type(job.a) == "userdata" and type(job.n) == "number" then return job.kind .. " " .. fingerprint.of_elements(job.a, job.n) end
   return job.kind
 end
 
