@@ -428,6 +428,24 @@ function TestProgressDrawer:test_a_function_that_fails()
   lu.assertEquals(calls, 1)
 end
 
+-- However a scope ends, its line is taken away; a function hears only of good ends.
+function TestProgressDrawer:test_a_scope_that_ends()
+  for _, fails in ipairs { false, true } do
+    local world, calls = new_world(), 0
+    pcall(function()
+      local line <close> = progress.new({ total = 100 }, world)
+      local told <close> = progress.new({ total = 100, fn = function() calls = calls + 1 end }, world)
+      world.time = 1001
+      line:update(5)
+      told:update(5)
+      told:update(6)
+      if fails then error "an error" end
+    end)
+    lu.assertEquals(world.out[2], "\r\27[K")
+    lu.assertEquals(calls, fails and 1 or 2)
+  end
+end
+
 function TestProgressDrawer:test_a_total_that_becomes_known()
   local world, calls = new_world(), {}
   local d = progress.new({ fn = function(...) calls[#calls + 1] = table.pack(...) end }, world)

@@ -22,13 +22,17 @@ local function sorted_keys(t)
   return keys
 end
 
+local function is_foreign(value)
+  return type(value) == "function" and core.place(value) == "C function"
+end
+
 -- A module's table, and its functions in C (those in Lua have code to look at).
 local function name_module(names, name, module)
   if type(module) ~= "table" or names[module] then return end
   names[module] = name
   for _, field in ipairs(sorted_keys(module)) do
     local value = rawget(module, field)
-    if type(value) == "function" and not names[value] and not core.code(value) then names[value] = name .. "." .. field end
+    if not names[value or 0] and is_foreign(value) then names[value] = name .. "." .. field end
   end
 end
 
@@ -38,7 +42,7 @@ local function known_names()
   for _, name in ipairs(sorted_keys(loaded)) do name_module(names, name, loaded[name]) end
   for _, name in ipairs(sorted_keys(globals)) do
     local value = rawget(globals, name)
-    if type(value) == "function" and not names[value] and not core.code(value) then names[value] = name end
+    if not names[value or 0] and is_foreign(value) then names[value] = name end
   end
   return names, globals
 end
@@ -91,6 +95,7 @@ end
 
 local function visit_code(walk, fn, depth)
   local digest, globals = core.code(fn)
+  if not digest then return put(walk, "C function") end
   put(walk, "f" .. digest)
   for i = 1, 255 do
     local name, value = core.upvalue(fn, i)
@@ -111,8 +116,7 @@ local function visit_object(walk, value, kind, depth)
   walk.seen[value] = walk.n_seen
   if depth > MAX_DEPTH then return put(walk, "deep " .. kind) end
   if kind == "table" then return visit_table(walk, value, depth + 1) end
-  if core.code(value) then return visit_code(walk, value, depth + 1) end
-  put(walk, "C function")
+  visit_code(walk, value, depth + 1)
 end
 
 -- Userdata and coroutines: the name of their type.

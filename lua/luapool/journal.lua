@@ -125,7 +125,8 @@ end
 local function read_header(self)
   local line, is_whole, behind = line_at(self, 0)
   if not line then
-    local head = assert(self.handle:head(#MAGIC))
+    local head, problem = self.handle:head(#MAGIC)
+    if not head then refuse(self, "cannot be read: %s", problem) end
     if head == MAGIC:sub(1, #head) then return nil end
     refuse(self, "is no log of luapool: choose another name for it")
   end
@@ -209,6 +210,21 @@ local function forget(self, index, problem)
   end
 end
 
+local RESULT = '^{"i":%d+,"s":[^,]*,"w":[^,]*,"ok":true,"r":(.*),"c":"%x+"}$'
+
+-- What a whole line says of its item: ok, value; nil and why if that cannot be used.
+local function read_record(self, line)
+  local result = line:match(RESULT) -- the common one, without looking at the rest
+  if result then
+    local node = json.value(result)
+    if node == nil then return nil, "it is no value" end
+    return decode(self, node)
+  end
+  local record, problem = json.read(line)
+  if not record then return nil, problem end
+  return false, decode_error(self, record)
+end
+
 --- Was the item finished before, and is not to be run again?
 ---@param index integer
 ---@return boolean? ok, any value  nil: run it. true, result. false, error (a pool.Error)
@@ -217,15 +233,9 @@ function methods:done(index)
   local offset = self.at[index]
   if not offset then return nil end
   local line, is_whole = line_at(self, offset)
-  local record, problem = nil, "it is gone"
-  if line and is_whole then record, problem = json.read(line) end
-  if not record then
-    forget(self, index, problem)
-    return nil
-  end
-  if record.ok ~= true then return false, decode_error(self, record) end
-  local ok, value = decode(self, record.r)
-  if ok then return true, value end
+  local ok, value = nil, "it is gone"
+  if line and is_whole then ok, value = read_record(self, line) end
+  if ok ~= nil then return ok, value end
   forget(self, index, value)
 end
 

@@ -148,6 +148,15 @@ function read_value(source, at, depth)
   return value, value ~= nil and at + #word or nil
 end
 
+--- The value that a text is, and nothing else.
+---@param text string
+---@return any? value nil: it is none
+function json.value(text)
+  local value, behind = read_value(text, 1, 0)
+  if behind ~= #text + 1 then return nil end
+  return value
+end
+
 --- The object that a line is: names to strings, numbers, booleans, objects and json.null. No arrays.
 ---@param line string
 ---@return table? object, string? message

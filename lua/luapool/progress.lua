@@ -414,4 +414,9 @@ function methods:finish(has_failed)
   end
 end
 
+--- `local d <close> = progress.new { ... }`
+function Drawer:__close(err)
+  methods.finish(self, err ~= nil)
+end
+
 return progress

@@ -223,6 +223,7 @@ int os_sync_directory(const char *path_of_file) {
   memcpy(directory, slash == NULL ? "." : path_of_file, length);
   directory[length] = '\0';
   fd = os_open(directory, O_RDONLY);
+  if (fd == -EACCES || fd == -EPERM) return 0; /* one that may be written to, but not listed */
   if (fd < 0) return fd;
   status = fsync(fd) < 0 && errno != EINVAL && errno != EBADF && errno != EROFS ? -errno : 0;
   os_close(&fd);
