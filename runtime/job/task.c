@@ -618,7 +618,7 @@ static void fail_item(struct task_context *t, int status) {
 static void begin_block(struct task_context *t) {
   const struct worker_claim *claim = &t->worker->claim;
   const void *data;
-  if (claim->kind != BOARD_BLOCK) return;
+  if (claim->kind == BOARD_INDEXED) return;
   data = arena_at(t->worker->arena, claim->block_offset, claim->block_length);
   t->block_at = claim->first - claim->block_skip;
   codec_read_begin(t->codec, &t->block, data, data ? claim->block_length : 0);

@@ -44,6 +44,7 @@ void board_reset_slot(struct board *b, uint32_t number) {
   struct board_slot *slot = &b->slots[number];
   atomic_store(&slot->command, 0);
   atomic_store(&slot->must_leave, 0);
+  atomic_store(&slot->summons, 0);
   atomic_store(&slot->item_started_ns, 0);
   atomic_store(&slot->continued_ns, 0);
   atomic_store(&slot->output_read[0], 0);

@@ -26,7 +26,8 @@ enum { BOARD_ENTRIES = 1024, BOARD_MAX_WORKERS = 4096, BOARD_CURSOR_BITS = 48 };
 /* How the items of an entry are found. */
 enum board_entry_kind {
   BOARD_INDEXED = 1, /* item k of the job's source: any part of it may be claimed */
-  BOARD_BLOCK = 2    /* written out by the host in input memory: claimed as a whole */
+  BOARD_BLOCK = 2,   /* written out by the host in input memory: claimed as a whole */
+  BOARD_BROADCAST = 3 /* item k is worker k's alone; all have the block. Not in the ring of entries: see `summons` */
 };
 
 enum board_entry_flags {
@@ -84,7 +85,18 @@ struct board_slot {
   _Atomic uint32_t must_leave;    /* leave when the claim is done */
   _Atomic uint32_t stopped_claim; /* the value of `claims` whose rest is not wanted any more */
   unsigned char gap2[CHANNEL_ALIGN - 40];
+  /*
+   * Work for this worker alone: 0: none; else the number of its entry, which `order` describes (its item: the worker's number). The host
+   * sets it from 0 or what is done, and withdraws it; the worker adds BOARD_TAKEN. Both by compare-and-swap: one of them comes first.
+   */
+  _Atomic uint64_t summons;
+  struct board_entry order;
+  unsigned char gap3[CHANNEL_ALIGN];
 };
+
+/* Numbers of entries that are not in the ring have this bit; what a worker adds to `summons`. */
+#define BOARD_APART ((uint64_t)1 << 63)
+#define BOARD_TAKEN ((uint64_t)1 << 62)
 
 struct board {
   _Atomic uint64_t published;   /* written by the host: entries 0 .. published - 1 are there */

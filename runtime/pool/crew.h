@@ -1,5 +1,5 @@
 /*
- * pool/crew -- the inside of a pool, shared by pool.c, ledger.c, recovery.c, watch.c and pause.c alone.
+ * pool/crew -- the inside of a pool, shared by pool.c, ledger.c, errand.c, recovery.c, watch.c and pause.c alone.
  *
  * Room: pool (may include pool/pool.h, pool/account.h, pool/links.h, pool/output.h and pool/table.h).  Owns: nothing itself; these files
  * own what it describes.
@@ -48,6 +48,8 @@ struct crew {
   uint32_t asked_claims;
   uint64_t asked_item;
   int64_t asked_at_ns;
+  struct links errands; /* what is for this worker alone and not done yet; the first of them may be on the board: */
+  struct pool_errand *summoned;
   int has_salvaged;
   struct pool_event last; /* in REPORTING */
 };
@@ -57,6 +59,13 @@ struct pool_block {
   uint64_t offset, length;
   uint64_t first; /* number of its first item */
   uint32_t users;
+};
+
+/* One item of a broadcast. See errand.c. */
+struct pool_errand {
+  struct links link; /* in its worker's list, until it is done or withdrawn */
+  struct pool_entry *entry;
+  uint32_t number;   /* of the worker, from 0; and of the item */
 };
 
 /* What is known of one call. See ledger.c. */
@@ -85,6 +94,7 @@ struct pool_entry {
   uint64_t target;         /* items to account for: all of them; of a cancelled entry those that had been claimed */
   struct pool_work work;
   struct pool_block *block;
+  struct pool_errand *errands; /* of a broadcast: one for each item */
   struct account done;     /* items done, failed for good, or moved to another entry */
 };
 
@@ -109,6 +119,7 @@ struct pool {
   struct links idle_calls;    /* those without entries, the oldest first */
   size_t n_waiting, n_spare, n_idle_calls;
   uint64_t published;         /* the number of the next entry */
+  uint64_t n_broadcasts;      /* their entries' numbers are apart */
   uint64_t seen_front;        /* the board's front when we looked last */
   uint32_t n_timed;           /* active entries with a timeout; the shortest of these, and how many have that */
   int64_t shortest_ns;
@@ -165,14 +176,34 @@ int pool_has_place(const struct pool *p, const struct pool_entry *entry);
 void pool_publish(struct pool *p);
 int pool_settle(struct pool *p, struct pool_entry *entry, uint64_t first, uint64_t count);
 void pool_move_items(struct pool *p, struct pool_entry *entry, uint64_t first, uint64_t count);
+void pool_describe(const struct pool_entry *entry, struct board_entry *e); /* but for the cursor */
 int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count);
 void pool_cancel_all(struct pool *p);
 
 /*
+ * errand.c
+ * pool_make_errands -- one for each item of the entry, a broadcast. 0 or -ENOMEM. pool_send_errands -- give them to their workers.
+ * pool_summon -- worker `number` lives, and may do the next of its errands.
+ * pool_is_dismissed -- it is dead, and everything about its end has been said: what it had taken and not begun is for its successor.
+ * pool_errand_is_done, pool_errand_again -- the errand of this item.
+ * pool_withdraw_errands -- all that nobody has taken; returns how many these were. pool_free_errands -- at the end of the entry.
+ */
+int pool_make_errands(struct pool_entry *entry);
+void pool_send_errands(struct pool *p, struct pool_entry *entry);
+void pool_summon(struct pool *p, uint32_t number);
+void pool_is_dismissed(struct pool *p, uint32_t number);
+void pool_errand_is_done(struct pool *p, struct pool_entry *entry, uint64_t item);
+void pool_errand_again(struct pool *p, struct pool_entry *entry, uint64_t item);
+uint64_t pool_withdraw_errands(struct pool *p, struct pool_entry *entry);
+void pool_free_errands(struct pool_entry *entry);
+
+/*
  * recovery.c
- * pool_look_for_dead -- take note of who has died. pool_give_room -- ring worker `number` if it waits for room in its ring.
+ * pool_look_for_dead -- take note of who has died. pool_close_crew -- worker `number` is dead, and nothing more is to be said of it.
+ * pool_give_room -- ring worker `number` if it waits for room in its ring.
  */
 void pool_look_for_dead(struct pool *p);
+void pool_close_crew(struct pool *p, uint32_t number);
 void pool_give_room(struct pool *p, uint32_t number);
 
 /*

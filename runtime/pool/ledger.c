@@ -99,6 +99,36 @@ static struct pool_entry *take_spare(struct pool *p) {
   return entry;
 }
 
+static void note_claimed(struct pool_entry *entry) {
+  if (entry->is_unclaimed) entry->call->n_unclaimed--;
+  entry->is_unclaimed = 0;
+}
+
+static void free_entry(struct pool *p, struct pool_entry *entry) {
+  struct pool_call *call = entry->call;
+  note_claimed(entry);
+  if (entry->block) call->in_flight -= entry->block->length;
+  release_block(p, entry->block);
+  pool_free_errands(entry);
+  links_remove(&entry->order);
+  links_remove(&entry->own);
+  account_clear(&entry->done);
+  if (p->n_spare < KEEP_ENTRIES) {
+    links_append(&p->spare, &entry->order);
+    p->n_spare++;
+  } else {
+    account_free(&entry->done);
+    free(entry);
+  }
+  rest_call(p, call);
+}
+
+/* An entry that waits is not to be. */
+static void discard(struct pool *p, struct pool_entry *entry) {
+  p->n_waiting--;
+  free_entry(p, entry);
+}
+
 /* A new entry at the end of the `queue`; on success it is one more user of the block. NULL: no memory. */
 static struct pool_entry *add_entry(struct pool *p, struct links *queue, const struct pool_work *work, struct pool_block *block) {
   struct pool_call *call = need_call(p, work->call);
@@ -127,30 +157,11 @@ static struct pool_entry *add_entry(struct pool *p, struct links *queue, const s
   links_init(&entry->own);
   links_append(&call->entries, &entry->own);
   p->n_waiting++;
-  return entry;
-}
-
-static void note_claimed(struct pool_entry *entry) {
-  if (entry->is_unclaimed) entry->call->n_unclaimed--;
-  entry->is_unclaimed = 0;
-}
-
-static void free_entry(struct pool *p, struct pool_entry *entry) {
-  struct pool_call *call = entry->call;
-  note_claimed(entry);
-  if (entry->block) call->in_flight -= entry->block->length;
-  release_block(p, entry->block);
-  links_remove(&entry->order);
-  links_remove(&entry->own);
-  account_clear(&entry->done);
-  if (p->n_spare < KEEP_ENTRIES) {
-    links_append(&p->spare, &entry->order);
-    p->n_spare++;
-  } else {
-    account_free(&entry->done);
-    free(entry);
-  }
-  rest_call(p, call);
+  if (work->kind != BOARD_BROADCAST || pool_make_errands(entry) == 0) return entry;
+  if (block) block->users++; /* it stays the caller's */
+  discard(p, entry);
+  if (block) block->users--;
+  return NULL;
 }
 
 void pool_close_ledger(struct pool *p) {
@@ -236,18 +247,19 @@ static uint64_t wanted_workers(const struct pool *p, const struct pool_work *wor
   return work->kind == BOARD_INDEXED ? waiting + work->count : waiting;
 }
 
-/* Give an entry that waits its place. There is one. */
-static void activate(struct pool *p, struct pool_entry *entry) {
-  const struct pool_work *work = &entry->work;
-  const struct pool_block *block = entry->block;
-  uint64_t sequence = p->published;
-  struct board_entry *e = board_entry(p->board, sequence);
+/* An entry that waits is active from now on, under this number. */
+static void begin_entry(struct pool *p, struct pool_entry *entry, uint64_t sequence) {
   p->n_waiting--;
   links_remove(&entry->order);
   links_append(&p->active, &entry->order);
   entry->is_active = 1;
   entry->node.key = sequence;
   table_put(&p->entries, &entry->node);
+}
+
+void pool_describe(const struct pool_entry *entry, struct board_entry *e) {
+  const struct pool_work *work = &entry->work;
+  const struct pool_block *block = entry->block;
   atomic_store_explicit(&e->item_ns, 0, memory_order_relaxed);
   e->kind = work->kind;
   e->flags = work->flags | (work->timeout_ns > 0 ? BOARD_HAS_TIMEOUT : 0);
@@ -260,14 +272,30 @@ static void activate(struct pool *p, struct pool_entry *entry) {
   e->job_length = work->job_length;
   e->block_offset = block ? block->offset : 0;
   e->block_length = block ? block->length : 0;
-  e->block_skip = block ? work->first - block->first : 0;
+  e->block_skip = block && work->kind == BOARD_BLOCK ? work->first - block->first : 0;
+}
+
+/* Give an entry that waits its place. There is one. */
+static void activate(struct pool *p, struct pool_entry *entry) {
+  uint64_t sequence = p->published;
+  struct board_entry *e = board_entry(p->board, sequence);
+  begin_entry(p, entry, sequence);
+  pool_describe(entry, e);
   FAULT_POINT("dispatch_before");
   atomic_store_explicit(&e->cursor, board_cursor(sequence, 0), memory_order_release);
   p->published++;
-  begin_timed(p, work->timeout_ns);
+  begin_timed(p, entry->work.timeout_ns);
   atomic_store(&p->board->published, p->published);
   FAULT_POINT("dispatch_mid");
-  pool_wake(p, wanted_workers(p, work));
+  pool_wake(p, wanted_workers(p, &entry->work));
+}
+
+/* A broadcast needs no place. */
+static void activate_apart(struct pool *p, struct pool_entry *entry) {
+  begin_entry(p, entry, BOARD_APART | ++p->n_broadcasts);
+  note_claimed(entry);
+  begin_timed(p, entry->work.timeout_ns);
+  pool_send_errands(p, entry);
 }
 
 void pool_publish(struct pool *p) {
@@ -279,25 +307,33 @@ void pool_publish(struct pool *p) {
 
 int pool_post(struct pool *p, const struct pool_work *work) {
   struct pool_block *block = NULL;
+  struct pool_entry *entry;
   if (work->count == 0 || work->count > BOARD_MAX_ITEMS) return -EINVAL;
-  if (work->kind == BOARD_BLOCK) {
+  if (work->kind == BOARD_BROADCAST && (work->first >= p->n_workers || work->count > p->n_workers - work->first)) return -EINVAL;
+  if (work->kind == BOARD_BLOCK || (work->kind == BOARD_BROADCAST && work->block_length > 0)) {
     block = malloc(sizeof *block);
     if (block == NULL) return -ENOMEM;
     *block = (struct pool_block){work->block_offset, work->block_length, work->first, 0};
   }
-  if (add_entry(p, &p->backlog, work, block) == NULL) {
+  entry = add_entry(p, &p->backlog, work, block);
+  if (entry == NULL) {
     free(block);
     return -ENOMEM;
   }
+  if (work->kind == BOARD_BROADCAST) activate_apart(p, entry);
   pool_publish(p);
   return 0;
 }
 
 int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count) {
   struct pool_work work = entry->work;
+  struct pool_entry *again;
   work.first = first;
   work.count = count;
-  return add_entry(p, &p->again, &work, entry->block) ? 0 : -ENOMEM;
+  again = add_entry(p, &p->again, &work, entry->block);
+  if (again == NULL) return -ENOMEM;
+  if (work.kind == BOARD_BROADCAST) activate_apart(p, again);
+  return 0;
 }
 
 /* ---- what is done ---- */
@@ -331,11 +367,16 @@ int pool_settle(struct pool *p, struct pool_entry *entry, uint64_t first, uint64
     return status;
   }
   learn(p, entry);
+  if (work->kind == BOARD_BROADCAST) pool_errand_is_done(p, entry, first);
   if (entry->done.total == entry->target) release_entry(p, entry);
   return 0;
 }
 
 void pool_move_items(struct pool *p, struct pool_entry *entry, uint64_t first, uint64_t count) {
+  if (!entry->is_cancelled && entry->work.kind == BOARD_BROADCAST) {
+    pool_errand_again(p, entry, first); /* it has not left that entry: there is somebody else in its worker's place, or will be */
+    return;
+  }
   if (!entry->is_cancelled && pool_post_again(p, entry, first, count) < 0) {
     p->is_broken = -ENOMEM;
     return;
@@ -359,8 +400,7 @@ static uint64_t exhaust(struct pool *p, struct pool_entry *entry) {
 
 static void cancel_entry(struct pool *p, struct pool_entry *entry, int64_t kill_at_ns) {
   if (!entry->is_active) {
-    p->n_waiting--;
-    free_entry(p, entry);
+    discard(p, entry);
     return;
   }
   if (entry->is_cancelled) {
@@ -373,7 +413,7 @@ static void cancel_entry(struct pool *p, struct pool_entry *entry, int64_t kill_
   entry->call->n_cancelled++;
   entry->is_cancelled = 1;
   entry->kill_at_ns = kill_at_ns;
-  entry->target = exhaust(p, entry);
+  entry->target = entry->work.kind == BOARD_BROADCAST ? entry->work.count - pool_withdraw_errands(p, entry) : exhaust(p, entry);
   /* Items that were moved to other entries count as done, and were claimed: there cannot be more of them than that. */
   if (entry->done.total == entry->target) release_entry(p, entry);
 }

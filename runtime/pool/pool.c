@@ -1,6 +1,6 @@
 /*
- * pool/pool -- see pool.h (may include pool/crew.h, pool/output.h and pool/schedule.h). This file: opening, starting, waking, waiting, ending.
- * What was posted: pool/ledger.c. What came back, and the dead: pool/recovery.c. Time limits: pool/watch.c, pool/pause.c.
+ * pool/pool -- see pool.h (may include pool/crew.h, pool/output.h and pool/schedule.h). This file: opening, starting, waking, waiting,
+ * ending. What was posted: pool/ledger.c. What came back, and the dead: pool/recovery.c. Time limits: pool/watch.c, pool/pause.c.
  */
 #include "pool/pool.h"
 
@@ -27,6 +27,7 @@ static int allocate(struct pool *p, const struct pool_options *options) {
   for (i = 0; i < n; i++) {
     process_init(&p->crew[i].process);
     output_init_pipes(&p->crew[i].output);
+    links_init(&p->crew[i].errands);
     p->crew[i].bell.read_fd = p->crew[i].bell.write_fd = -1;
     board_channel(p->board, i, &p->crew[i].channel);
   }
@@ -217,6 +218,7 @@ static int start_one(struct pool *p, uint32_t number) {
   crew->state = CREW_LIVING;
   crew->reason = crew->is_asked = crew->is_condemned = crew->was_killed = crew->is_output_seen = 0;
   p->forks++;
+  pool_summon(p, number);
   return 0;
 fail:
   output_close_writers(writers);
@@ -231,10 +233,8 @@ static void undo_start(struct pool *p, const unsigned char *was_started) {
     struct process_end end;
     if (!was_started[i] || p->crew[i].state != CREW_LIVING) continue;
     process_kill_tree(&p->crew[i].process);
-    if (process_reap(&p->crew[i].process, (int64_t)REAP_AFTER_KILL_MS * 1000000, &end) != 1) process_abandon(&p->crew[i].process);
-    forget_bell(&p->crew[i].bell);
-    output_close_pipes(&p->crew[i].output);
-    p->crew[i].state = CREW_EMPTY;
+    (void)process_reap(&p->crew[i].process, (int64_t)REAP_AFTER_KILL_MS * 1000000, &end);
+    pool_close_crew(p, i);
     p->must_recheck = 1; /* it may have claimed something already */
   }
 }

@@ -32,7 +32,12 @@ struct pool_options {
   struct worker_tasks tasks; /* what workers do; copied; its context must live as long as the pool */
 };
 
-/* A piece of work to publish. */
+/*
+ * A piece of work to publish.
+ * BOARD_BROADCAST: item k is run once, by worker k (from 0) and nobody else; count is the number of workers (pool_size), all of whom should
+ * live: else the item waits for its worker. A worker who dies in it is blamed for it as usual; if he dies before, whoever is started in his
+ * place does it. Each of them reads the block from its beginning.
+ */
 struct pool_work {
   enum board_entry_kind kind;
   uint32_t flags, chunk;
@@ -101,9 +106,9 @@ const void *pool_input_at(struct pool *p, uint64_t offset, uint64_t length);
 uint32_t pool_can_post(struct pool *p);
 
 /*
- * pool_post -- publish work and wake whoever should do it. Any number may be posted: when the board is full, work waits in the order in which
- * it came, and is published by pool_next as workers claim what is before it. 0, -EINVAL (no items, or too many) or -ENOMEM; nothing changed
- * then. On success a block belongs to the pool.
+ * pool_post -- publish work and wake whoever should do it. Any number may be posted: when the board is full, work waits in the order
+ * in which it came, and is published by pool_next as workers claim what is before it.
+ * 0; -EINVAL (no items, too many, a broadcast to workers that are not); -ENOMEM: nothing changed then. On success a block is the pool's.
  */
 int pool_post(struct pool *p, const struct pool_work *work);
 
@@ -145,7 +150,7 @@ uint32_t pool_unclaimed(struct pool *p, uint64_t call);
  * Workers that are in it are asked to stop (SIGTERM); who still is at kill_at_ns (CLOCK_MONOTONIC; -1: never) is killed with its
  * descendants. Returns at once: pool_next does all that, and pool_wait wakes up for it. A second time the earlier moment counts.
  * Work that is posted for the call later is not cancelled.
- * pool_is_quiet -- 1 when no worker is in a cancelled entry of the call (0: of any call) any more, and all that was said of it has been read.
+ * pool_is_quiet -- 1 when no worker is in a cancelled entry of the call (0: of any call) any more, and all that was said of it is read.
  * pool_kill_stragglers -- kill now who still is in a cancelled entry of the call (0: of any call).
  * Somebody killed so who had just gone on to something else costs nothing but that: the item is run again by another.
  */

@@ -81,6 +81,7 @@ static int read_frame(struct pool *p, uint32_t number, const struct channel_head
   if (header->kind > WORKER_NOTICE) return -EBADMSG;
   if (state == NULL) return 0;
   event->call = state->work.call;
+  if (state->work.kind == BOARD_BROADCAST && (header->first != number || header->count != 1)) return -EBADMSG;
   if (header->kind == WORKER_DROPPED) {
     if (header->first < state->work.first || header->first - state->work.first > state->work.count ||
         header->count > state->work.count - (header->first - state->work.first)) return -EBADMSG;
@@ -177,7 +178,7 @@ static int read_ring(struct pool *p, uint32_t number, struct pool_event *event) 
 
 /* ---- the dead ---- */
 
-static void close_crew(struct pool *p, uint32_t number) {
+void pool_close_crew(struct pool *p, uint32_t number) {
   struct crew *crew = &p->crew[number];
   process_abandon(&crew->process);
   if (crew->bell.read_fd >= 0) process_forget_fd(crew->bell.read_fd);
@@ -185,6 +186,7 @@ static void close_crew(struct pool *p, uint32_t number) {
   os_bell_close(&crew->bell);
   output_close_pipes(&crew->output);
   crew->state = CREW_EMPTY;
+  pool_is_dismissed(p, number);
   atomic_store(&p->board->slots[number].phase, BOARD_PARKED);
 }
 
@@ -315,14 +317,14 @@ static int read_dead(struct pool *p, struct pool_event *event) {
     if (crew->state == CREW_DEAD) {
       if (show_output(p, i, event)) return 1;
       if (p->is_ending == ENDING_QUIT) { /* nobody reads what else it said: what it had claimed of cancelled entries is found by recheck */
-        close_crew(p, i);
+        pool_close_crew(p, i);
         p->must_recheck = 1;
         continue;
       }
       if (read_ring(p, i, event)) return 1;
       if (p->is_broken) return 0;
       if (!report_death(p, i)) {
-        close_crew(p, i);
+        pool_close_crew(p, i);
         continue;
       }
       crew->state = CREW_REPORTING;
@@ -332,7 +334,7 @@ static int read_dead(struct pool *p, struct pool_event *event) {
         *event = crew->last;
         return 1;
       }
-      close_crew(p, i);
+      pool_close_crew(p, i);
     }
   }
   return 0;
@@ -393,6 +395,7 @@ static void recheck(struct pool *p) {
   for (state = pool_entry_after(p, NULL); state != NULL; state = next) {
     uint64_t claimed = state->target; /* also of those that have lost their place: nothing was left to claim */
     next = pool_entry_after(p, state);
+    if (state->work.kind == BOARD_BROADCAST) continue; /* there each item has its worker */
     if (!state->is_cancelled && pool_has_place(p, state))
       claimed = atomic_load(&board_entry(p->board, state->node.key)->cursor) & BOARD_MAX_ITEMS;
     if (recheck_entry(p, state->node.key, state->work.first, state->work.first + claimed) < 0) return;
@@ -460,7 +463,7 @@ int pool_done(struct pool *p, const struct pool_event *event, uint64_t count) {
     if (status == -EBADMSG || (count < event->count && !event->is_salvage)) condemn(p, number, event->sequence, event->first + count);
   }
   if (crew->state == CREW_REPORTING) {
-    close_crew(p, number);
+    pool_close_crew(p, number);
   } else if (!event->is_salvage) {
     consume(p, number);
     if (++p->turn >= p->n_workers) p->turn = 0;
@@ -479,7 +482,7 @@ int pool_block(struct pool *p, const struct pool_event *event, const unsigned ch
   if (block == NULL || event->first < block->first) return -ENOENT;
   *data = arena_at(&p->arena, block->offset, block->length);
   *length = (size_t)block->length;
-  *before = event->first - block->first;
+  *before = state->work.kind == BOARD_BROADCAST ? 0 : event->first - block->first;
   return *data ? 0 : -ENOMEM;
 }
 

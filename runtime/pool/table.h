@@ -1,8 +1,8 @@
 /*
  * pool/table -- things found by their number.
  *
- * Room: pool.  Owns: its array; the nodes lie in what is found.  Putting in never fails: when there is no memory for a larger array, finding
- * merely takes longer.
+ * Room: pool.  Owns: its array; the nodes lie in what is found.  Putting in never fails: when there is no memory for a larger array,
+ * finding merely takes longer.
  */
 #ifndef LUAPOOL_POOL_TABLE_H
 #define LUAPOOL_POOL_TABLE_H

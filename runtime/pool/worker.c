@@ -24,8 +24,14 @@ static int must_leave(const struct worker *w) {
   return atomic_load_explicit(&w->slot->must_leave, memory_order_acquire) != 0 || interrupt_external() != 0;
 }
 
+static int is_summoned(const struct worker *w) {
+  uint64_t summons = atomic_load_explicit(&w->slot->summons, memory_order_acquire);
+  return summons != 0 && !(summons & BOARD_TAKEN);
+}
+
 static int has_work(const struct worker *w) {
-  return atomic_load_explicit(&w->board->front, memory_order_acquire) < atomic_load_explicit(&w->board->published, memory_order_acquire);
+  return is_summoned(w) ||
+         atomic_load_explicit(&w->board->front, memory_order_acquire) < atomic_load_explicit(&w->board->published, memory_order_acquire);
 }
 
 /* ---- claiming ---- */
@@ -81,10 +87,27 @@ static int claim_from(struct worker *w, uint64_t sequence) {
   return 0;
 }
 
+/* Take what is for this worker alone. 0: it has been withdrawn. */
+static int take_summons(struct worker *w) {
+  uint64_t summons = atomic_load_explicit(&w->slot->summons, memory_order_acquire);
+  if (summons == 0 || summons & BOARD_TAKEN) return 0;
+  set_phase(w, BOARD_CLAIMING);
+  copy_entry(&w->claim, &w->slot->order, summons, 0);
+  if (!atomic_compare_exchange_strong(&w->slot->summons, &summons, summons | BOARD_TAKEN)) return 0;
+  FAULT_POINT("worker_claimed");
+  note_claim(w, w->number, 1);
+  return 1;
+}
+
 static int claim_work(struct worker *w) {
   struct board *b = w->board;
-  uint64_t sequence = atomic_load_explicit(&b->front, memory_order_acquire);
-  if (sequence >= atomic_load_explicit(&b->published, memory_order_acquire)) return 0;
+  uint64_t sequence;
+  if (take_summons(w)) return 1;
+  sequence = atomic_load_explicit(&b->front, memory_order_acquire);
+  if (sequence >= atomic_load_explicit(&b->published, memory_order_acquire)) {
+    set_phase(w, BOARD_IDLE);
+    return 0;
+  }
   set_phase(w, BOARD_CLAIMING); /* a reader must not take the old claim, or its absence, for the truth from here on */
   while (sequence < atomic_load_explicit(&b->published, memory_order_acquire)) {
     uint64_t front = sequence;
@@ -234,7 +257,8 @@ void worker_send(struct worker *w, enum worker_frame kind, uint64_t first, uint3
 static void tell_item_ns(struct worker *w, uint64_t done, int64_t elapsed) {
   struct board_entry *e = w->claim.shared;
   uint64_t before = atomic_load_explicit(&e->item_ns, memory_order_relaxed);
-  if (worker_is_stopped(w) || !board_is_of(atomic_load_explicit(&e->cursor, memory_order_relaxed), w->claim.sequence)) return;
+  if (w->claim.kind == BOARD_BROADCAST || worker_is_stopped(w)) return;
+  if (!board_is_of(atomic_load_explicit(&e->cursor, memory_order_relaxed), w->claim.sequence)) return;
   atomic_store_explicit(&e->item_ns, schedule_item_ns(before, done, elapsed), memory_order_relaxed);
 }
 

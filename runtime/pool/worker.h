@@ -1,7 +1,8 @@
 /*
  * pool/worker -- the child's side: claim work, have it done, publish what came of it, sleep when there is none.
  *
- * Room: pool (may include pool/output.h).  Owns: nothing that outlives the process. Ignorant of Lua: the job floor does the work through struct worker_tasks.
+ * Room: pool (may include pool/output.h).  Owns: nothing that outlives the process. Ignorant of Lua: the job floor does the work
+ * through struct worker_tasks.
  * Fork: runs in the child only.  Blocks: in worker_main and where it waits for room in its ring; a dead host ends the process
  * (SIGCONT; and the lifeline is in every poll set).
  */

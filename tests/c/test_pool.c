@@ -240,6 +240,10 @@ static void square(uint64_t count, uint32_t chunk) {
 static void wait_until_quiet(void);
 static void ignore_everything(struct worker *w, uint64_t item);
 static void kill_somebody(uint64_t *seed);
+static void wait_as_told(struct worker *w, uint64_t item);
+static void overstay_at_the_bad_item(struct worker *w, uint64_t item);
+static int wait_until_seen(uint64_t many);
+static void post_broadcast(uint64_t number, int64_t timeout_ns);
 
 /* ---- what goes well -------------------------------------------------------------------------------- */
 
@@ -364,7 +368,7 @@ static void test_a_long_item_holds_up_nobody(void **state) {
   end_pool();
 }
 
-/* Thousands of calls of one item each, more than half of them cancelled before they ran. What is done for one does not depend on the others. */
+/* Thousands of calls of one item each, more than half of them cancelled before they ran. What is done for one is done without the others. */
 static void test_thousands_of_calls(void **state) {
   enum { CALLS = 20000, CANCELLED_EACH = 3 };
   uint64_t i, left = 0;
@@ -693,7 +697,10 @@ static void with_fault(const char *rule) {
   fault_reload();
 }
 
-/* Every worker dies at its n-th passage of the point, and so does whoever comes in its place: nothing is lost, and what it was blamed for is in hand. */
+/*
+ * Every worker dies at its n-th passage of the point, and so does whoever comes in its place: nothing is lost, and what it was blamed for
+ * is in hand.
+ */
 static void die_at(const char *point, int n, uint32_t workers, uint64_t ring_bytes, uint64_t count, uint32_t chunk) {
   char rule[64];
   snprintf(rule, sizeof rule, "%s#%d:kill", point, n);
@@ -758,16 +765,300 @@ static void test_no_memory_for_a_pool(void **state) {
 
 static void test_fork_fails_half_way(void **state) {
   struct pool_options options = {.workers = 4, .tasks = {NULL, start_work, run_work, finish_work}};
+  int round;
   (void)state;
   setenv("LUAPOOL_FAIL", "fork#3:EAGAIN", 1);
   fault_reload();
   assert_int_equal(pool_open(&the_pool, &options), 0);
   assert_int_equal(pool_start(the_pool, 4, 1), -EAGAIN);
   assert_int_equal(pool_living(the_pool), 0);
+  for (round = 0; round < rounds_of(20); round++) { /* those who were started may have claimed something before they had to go */
+    fault_reload();
+    if (round % 2) post_broadcast(1, 0); else post(0, 1000, 10);
+    assert_int_equal(pool_start(the_pool, 4, 1), -EAGAIN);
+    if (round % 4 < 2) {
+      pool_cancel(the_pool, 1, -1);
+      wait_until_quiet();
+      assert_quiet();
+      continue;
+    }
+    unsetenv("LUAPOOL_FAIL");
+    fault_reload();
+    begin_call();
+    collect(round % 2 ? 4 : 1000);
+    assert_quiet();
+    pool_ask_to_leave(the_pool);
+    wait_for_leavers();
+    setenv("LUAPOOL_FAIL", "fork#3:EAGAIN", 1);
+  }
   fault_reload();
   assert_int_equal(pool_start(the_pool, 4, 0), 2);
   square(1000, 0); /* turn() starts the rest */
   assert_int_equal(pool_living(the_pool), 4);
+}
+#endif
+
+/* ---- broadcasts ------------------------------------------------------------------------------------- */
+
+enum { FIRST_OF_OTHERS = 1000 };
+
+static void post_broadcast(uint64_t number, int64_t timeout_ns) {
+  post_kind(BOARD_BROADCAST, number, 0, pool_size(the_pool), 0, timeout_ns);
+}
+
+/* Items of broadcasts come to the worker of that number; those of other calls begin at FIRST_OF_OTHERS. */
+static void check_broadcast(struct worker *w, uint64_t item) {
+  if (item >= FIRST_OF_OTHERS) return;
+  atomic_fetch_add(&shared->seen, 1);
+  if (w->number != item || w->claim.kind != BOARD_BROADCAST || w->claim.count != 1) atomic_fetch_add(&shared->bad_runs, 1);
+}
+
+static void test_broadcast(void **state) {
+  uint32_t workers;
+  int round;
+  (void)state;
+  shared->item = check_broadcast;
+  for (workers = 1; workers <= 5; workers += 2) {
+    open_pool(workers, 0);
+    for (round = 0; round < 20; round++) {
+      begin_call();
+      post_broadcast(1, 0);
+      if (round % 2) post_kind(BOARD_INDEXED, 2, FIRST_OF_OTHERS, 2000, 0, 0);
+      collect(workers + (round % 2 ? 2000 : 0));
+      assert_quiet();
+    }
+    assert_int_equal(pool_forks(the_pool), workers);
+    end_pool();
+    assert_int_equal(atomic_exchange(&shared->seen, 0), 20 * workers);
+  }
+  assert_int_equal(shared->bad_runs, 0);
+}
+
+/* Many of them at once: each worker does his in their order. */
+static uint64_t last_claim; /* in a worker */
+
+static void check_order(struct worker *w, uint64_t item) {
+  check_broadcast(w, item);
+  if (w->claim.sequence <= last_claim) atomic_fetch_add(&shared->bad_runs, 1);
+  last_claim = w->claim.sequence;
+}
+
+static void test_many_broadcasts(void **state) {
+  enum { MANY = 200 };
+  int64_t deadline = os_now_ns() + long_ns();
+  struct pool_event event;
+  uint64_t done = 0;
+  int i;
+  (void)state;
+  shared->item = check_order;
+  last_claim = 0;
+  open_pool(3, 0);
+  for (i = 0; i < MANY; i++) post_broadcast((uint64_t)i + 1, i % 2 ? 1000 * long_ns() : 0);
+  while (done < 3 * MANY && os_now_ns() < deadline) {
+    (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+    while (pool_next(the_pool, &event) != POOL_NOTHING) {
+      assert_int_equal(event.kind, POOL_RESULTS);
+      assert_int_equal(event.first, event.worker - 1);
+      assert_int_equal(pool_done(the_pool, &event, 1), 0);
+      done++;
+    }
+  }
+  assert_int_equal(done, 3 * MANY);
+  assert_quiet();
+  assert_int_equal(shared->bad_runs, 0);
+  end_pool();
+}
+
+static void test_broadcast_to_those_who_are_not(void **state) {
+  struct pool_options options = {.workers = 3, .grace_ns = long_ns(), .tasks = {NULL, start_work, run_work, finish_work}};
+  struct pool_work work = {.kind = BOARD_BROADCAST, .call = 1, .count = 4, .job = 1};
+  (void)state;
+  shared->item = check_broadcast;
+  assert_int_equal(pool_open(&the_pool, &options), 0);
+  assert_int_equal(pool_post(the_pool, &work), -EINVAL);
+  work.first = 3, work.count = 1;
+  assert_int_equal(pool_post(the_pool, &work), -EINVAL);
+  begin_call();
+  post_broadcast(1, 0); /* who does not live yet will do it */
+  collect(3);
+  assert_quiet();
+  assert_int_equal(shared->seen, 3);
+  assert_int_equal(shared->bad_runs, 0);
+  end_pool();
+}
+
+static void test_death_in_a_broadcast(void **state) {
+  int retries;
+  (void)state;
+  shared->item = die_at_the_bad_item;
+  shared->bad_item = 2;
+  open_pool(4, 0);
+  for (retries = 0; retries < 3; retries++) {
+    begin_call();
+    call.lost = 0;
+    call.count_of_retries = retries;
+    atomic_store(&shared->bad_runs, 0);
+    post_broadcast(1, 0);
+    collect(4);
+    assert_quiet();
+    assert_int_equal(call.lost, retries + 1);
+    assert_int_equal(call.last_lost.first, 2);
+    assert_int_equal(call.last_lost.worker, 3);
+    assert_int_equal(shared->bad_runs, retries + 1);
+  }
+  assert_true(pool_forks(the_pool) >= 4 + 5); /* the last one may not have been replaced yet */
+  end_pool();
+}
+
+static void test_broadcast_while_workers_die(void **state) {
+  uint64_t seed = 31;
+  int round, rounds = rounds_of(200);
+  (void)state;
+  shared->item = check_broadcast;
+  open_pool(3, SMALL_RING);
+  for (round = 0; round < rounds; round++) {
+    int64_t deadline = os_now_ns() + long_ns();
+    uint64_t turns = random_below(&seed, 3000);
+    begin_call();
+    call.count_of_retries = 1 << 30;
+    post_broadcast(1, 0);
+    if (round % 2) post_kind(BOARD_INDEXED, 2, FIRST_OF_OTHERS, 1000, 0, 0);
+    while (turns-- > 0) os_relax();
+    while (call.done < 3 && os_now_ns() < deadline) {
+      if (random_below(&seed, 3) == 0) kill_somebody(&seed);
+      turn();
+    }
+    collect(round % 2 ? 1003 : 3);
+  }
+  assert_quiet();
+  assert_int_equal(shared->bad_runs, 0);
+  end_pool();
+}
+
+static void test_timeout_in_a_broadcast(void **state) {
+  struct worker_tasks tasks = {NULL, start_work, run_work, finish_work};
+  (void)state;
+  shared->item = overstay_at_the_bad_item;
+  shared->bad_item = 1;
+  open_pool_with(3, 0, 20 * MS, tasks);
+  begin_call();
+  post_broadcast(1, 300 * MS * slowness());
+  collect(3);
+  assert_int_equal(call.lost, 1);
+  assert_int_equal(call.last_lost.first, 1);
+  assert_int_equal(call.last_lost.reason, INTERRUPT_TIMEOUT);
+  assert_quiet();
+  end_pool();
+}
+
+/* Some are in it, some have not come to it: these never do. */
+static void test_cancel_of_a_broadcast(void **state) {
+  int round;
+  (void)state;
+  for (round = 0; round < 3; round++) {
+    struct pool_event event;
+    shared->item = round == 1 ? ignore_everything : wait_as_told;
+    atomic_store(&shared->seen, 0);
+    atomic_store(&shared->may_go_on, 0);
+    open_pool(3, 0);
+    begin_call();
+    if (round != 1) post_kind(BOARD_INDEXED, 2, 100, 2, 1, 0); /* these hold up two of them */
+    if (round != 1) assert_true(wait_until_seen(2));
+    post_broadcast(1, 0);
+    post_broadcast(1, 0);
+    assert_true(wait_until_seen(3));
+    pool_cancel(the_pool, 1, round == 1 ? os_now_ns() + 50 * MS : -1);
+    if (round == 2) pool_kill_stragglers(the_pool, 1);
+    wait_until_quiet();
+    if (round != 1) {
+      assert_int_equal(shared->seen, 3);
+      atomic_store(&shared->may_go_on, 1);
+      collect(2);
+    }
+    while (pool_next(the_pool, &event) != POOL_NOTHING) (void)pool_done(the_pool, &event, event.count);
+    assert_quiet();
+    shared->item = NULL;
+    begin_call();
+    post_broadcast(1, 0);
+    collect(3);
+    end_pool();
+  }
+  assert_int_equal(call.lost, 0);
+}
+
+/* Cancelled at any moment, while workers die: nothing is left over. */
+static void test_cancel_of_broadcasts_at_any_moment(void **state) {
+  uint64_t seed = 41;
+  int round, rounds = rounds_of(300);
+  (void)state;
+  shared->item = check_broadcast;
+  open_pool(3, SMALL_RING);
+  for (round = 0; round < rounds; round++) {
+    uint64_t turns = random_below(&seed, 3000);
+    post_broadcast(1, 0);
+    post_broadcast(1, 0);
+    while (turns-- > 0) os_relax();
+    if (round % 3 == 0) kill_somebody(&seed);
+    pool_cancel(the_pool, 1, -1);
+    wait_until_quiet();
+    begin_call();
+    call.count_of_retries = 1 << 30;
+    post_broadcast(2, 0);
+    collect(3);
+  }
+  assert_quiet();
+  assert_int_equal(shared->bad_runs, 0);
+  end_pool();
+}
+
+/* A worker that speaks for another. */
+static void run_for_another(void *context, struct worker *w) {
+  uint64_t value = 0;
+  if (w->number != 0 || atomic_fetch_add(&shared->bad_runs, 1) > 0) {
+    run_work(context, w);
+    return;
+  }
+  worker_begin_item(w, 0);
+  value = 1;
+  worker_send(w, WORKER_RESULTS, 1, 1, &value, sizeof value);
+}
+
+static void test_nobody_speaks_for_another(void **state) {
+  struct worker_tasks tasks = {NULL, start_work, run_for_another, finish_work};
+  (void)state;
+  open_pool_with(2, 0, long_ns(), tasks);
+  begin_call();
+  post_broadcast(1, 0);
+  collect(2);
+  assert_int_equal(call.lost, 1);
+  assert_int_equal(call.last_lost.reason, POOL_DAMAGED);
+  assert_quiet();
+  end_pool();
+}
+
+#ifdef LUAPOOL_FAULTS
+static void test_killed_before_it_began_the_broadcast(void **state) {
+  static const char *const rules[] = {"worker_claimed#2@2:kill",       "worker_claimed#2:kill",        "worker_idle#1@2:kill",
+                                      "worker_result_before#1@3:kill", "worker_result_after#1@3:kill", "worker_result_after#2:kill"};
+  size_t i;
+  (void)state;
+  shared->item = check_broadcast;
+  for (i = 0; i < sizeof rules / sizeof *rules; i++) {
+    int round;
+    with_fault(rules[i]);
+    open_pool(3, 0);
+    for (round = 0; round < 3; round++) {
+      begin_call();
+      post_broadcast(1, 0);
+      if (round) post_kind(BOARD_INDEXED, 2, FIRST_OF_OTHERS, 100, 0, 0);
+      collect(round ? 103 : 3);
+    }
+    assert_int_equal(call.lost, 0); /* what was finished was salvaged, what was not begun fell to others */
+    with_fault("");
+    assert_quiet();
+    end_pool();
+  }
+  assert_int_equal(shared->bad_runs, 0);
 }
 #endif
 
@@ -796,13 +1087,41 @@ static void open_leaving_pool(uint32_t workers, uint64_t max_tasks) {
 static void post_blocks(uint64_t count, uint64_t size) {
   uint64_t first;
   for (first = 0; first < count; first += size) {
-    struct pool_work work = {.kind = BOARD_BLOCK, .call = 1, .first = first, .count = count - first < size ? count - first : size, .job = 1};
+    struct pool_work work = {.kind = BOARD_BLOCK, .call = 1, .first = first, .count = size, .job = 1};
     void *memory;
+    if (work.count > count - first) work.count = count - first;
     work.block_length = sizeof first;
     assert_int_equal(pool_input(the_pool, work.block_length, &work.block_offset, &memory), 0);
     memcpy(memory, &first, sizeof first);
     assert_int_equal(pool_post(the_pool, &work), 0);
   }
+}
+
+static void test_broadcasts_count_as_well(void **state) {
+  uint64_t i;
+  (void)state;
+  open_leaving_pool(3, 2);
+  for (i = 0; i < 10; i++) {
+    begin_call();
+    post_broadcast(1, 0);
+    post_blocks(10, 5);
+    shared->item = NULL; /* the blocks' items have the broadcast's numbers */
+    call.is_done[0] = call.is_done[1] = call.is_done[2] = 0;
+    while (the_pool->entries.count + the_pool->n_waiting > 0) {
+      struct pool_event event;
+      assert_true(pool_start(the_pool, 3, 0) > 0);
+      (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+      while (pool_next(the_pool, &event) != POOL_NOTHING) {
+        assert_int_equal(event.kind, POOL_RESULTS);
+        call.done += event.count;
+        assert_int_equal(pool_done(the_pool, &event, event.count), 0);
+      }
+    }
+    assert_int_equal(call.done, 13);
+  }
+  assert_true(pool_forks(the_pool) >= 130 / 2);
+  end_pool();
+  assert_int_equal(shared->runs, 130);
 }
 
 static void test_workers_leave_after_so_many(void **state) {
@@ -1591,6 +1910,19 @@ int main(void) {
     CASE(test_no_memory_for_a_pool),
     CASE(test_fork_fails_half_way),
 #endif
+    CASE(test_broadcast),
+    CASE(test_many_broadcasts),
+    CASE(test_broadcast_to_those_who_are_not),
+    CASE(test_death_in_a_broadcast),
+    CASE(test_broadcast_while_workers_die),
+    CASE(test_timeout_in_a_broadcast),
+    CASE(test_cancel_of_a_broadcast),
+    CASE(test_cancel_of_broadcasts_at_any_moment),
+    CASE(test_nobody_speaks_for_another),
+#ifdef LUAPOOL_FAULTS
+    CASE(test_killed_before_it_began_the_broadcast),
+#endif
+    CASE(test_broadcasts_count_as_well),
     CASE(test_workers_leave_after_so_many),
     CASE(test_leaving_and_dying),
 #ifdef LUAPOOL_FAULTS
