@@ -16,30 +16,36 @@ local function begin(self, job, call, order)
   return self.handle:begin(job.fn, job.kind, job.a, job.b, job.n, call, order)
 end
 
---- A meter for a call's progress, or nil if nobody wants one.
-local function new_meter(self, call, total)
+--- A meter for a call's progress, or nil if nobody wants one. `before`: items that need not run.
+local function new_meter(self, call, total, before)
   if not call.progress then return nil end
   return part("progress").new {
-    total = total, name = self.options.name, mode = "auto", fn = call.progress ~= true and call.progress or nil,
+    total = total, done = before, name = self.options.name, workers = math.max(self.options.workers, 1), mode = "auto",
+    fn = call.progress ~= true and call.progress or nil,
   }
 end
 
-local function show(meter, begun, handle)
-  if not meter then return end
+local function show(meter, begun, handle, before)
   local done, total, failed = begun:progress()
-  local active, fractions = 0, nil
-  if handle then active, fractions = handle:active() end
-  meter:update(done, failed, active, fractions, total)
+  local active, inner = 1, nil
+  if handle then active, inner = handle:active() end
+  meter:update(done + before, failed, active, inner, total and total + before)
+end
+
+-- How long to wait for something to happen while a meter is shown.
+local function patience(meter)
+  return math.min(meter:due() or TICK, TICK)
 end
 
 --- Begin a call whose results come as they are ready.
 ---@param order "ordered"|"unordered"
 ---@param owns boolean? the pool ends with the stream
+---@param before integer? items of the job that are done already
 ---@return luapool.Stream to be closed
-function stream.open(self, job, call, order, owns)
-  local object = setmetatable({ pool = self, owns = owns, collect = call.collect }, Stream)
+function stream.open(self, job, call, order, owns, before)
+  local object = setmetatable({ pool = self, owns = owns, collect = call.collect, before = before or 0 }, Stream)
   object.call = begin(self, job, call, order)
-  object.meter = new_meter(self, call, job.n)
+  object.meter = new_meter(self, call, job.n, object.before)
   return object
 end
 
@@ -47,8 +53,8 @@ end
 function Stream:close()
   if self.is_closed then return end
   self.is_closed = true
-  if self.meter then self.meter:finish() end
   self.call:stop()
+  if self.meter then self.meter:finish() end
   if self.owns then self.pool:close() end
 end
 
@@ -66,8 +72,8 @@ end
 local function next_frame(self)
   if not self.meter then return self.call:next() end
   while true do
-    local values, first, count, err = self.call:next(TICK)
-    show(self.meter, self.call, self.pool.handle)
+    local values, first, count, err = self.call:next(patience(self.meter))
+    show(self.meter, self.call, self.pool.handle, self.before)
     if values ~= false then return values, first, count, err end
   end
 end
@@ -114,16 +120,16 @@ end
 --- As handle:run, with progress shown: results, n, errors.
 function stream.run_with_progress(self, job, call)
   local begun <const> = self.handle:begin(job.fn, job.kind, job.a, job.b, job.n, call, "table")
-  local meter = new_meter(self, call, job.n)
+  local meter = new_meter(self, call, job.n, 0)
   local _ <close> = setmetatable({}, { __close = function()
-    if meter then meter:finish() end
     begun:stop()
+    meter:finish()
   end })
   while true do
     local status = begun:status()
     if status ~= "pending" and status ~= "running" then break end
-    self.handle:turn(TICK)
-    show(meter, begun, self.handle)
+    self.handle:turn(patience(meter))
+    show(meter, begun, self.handle, 0)
   end
   local results, n, errors, problem = begun:outcome()
   if problem ~= nil then error(problem, 0) end

@@ -46,7 +46,7 @@ end
 ---@return table results, integer n, table? errors (with errors = "collect": by item)
 --- Raises the first failure (a pool.Error), an interrupt, or what an iterator raised; the pool stays usable. Blocks.
 function over_items.map(self, job, call)
-  if call.log then return finish(part("logged").map(self, job, call)) end
+  if call.log then return finish(part("logged").map(self, job, with(call, { verb = "map" }))) end
   local results, n, errors = run(self, job, call)
   if call.into then results = call.into end
   return finish(results, n, errors, call)
@@ -57,7 +57,7 @@ end
 function over_items.each(self, job, call)
   local errors, n, _
   if call.log then
-    _, n, errors = part("logged").map(self, job, with(call, { discard = true }))
+    _, n, errors = part("logged").map(self, job, with(call, { verb = "each" }))
   else
     _, n, errors = run(self, job, with(call, { discard = true }))
   end
@@ -80,13 +80,13 @@ end
 --- Lazily, in input order: `for i, v in p:imap(fn, src) do`. Never more than `buffer` items ahead of the loop; leaving the loop cancels
 --- the rest. With errors = "collect" a failed item gives i, nil, error; else its error is raised when its turn comes.
 function over_items.imap(self, job, call, owns)
-  if call.log then return part("logged").imap(self, job, call, "ordered", owns) end
+  if call.log then return part("logged").imap(self, job, with(call, { verb = "map" }), "ordered", owns) end
   return part("stream").iterate(self, job, call, "ordered", owns)
 end
 
 --- As imap, in the order in which items finish.
 function over_items.imap_unordered(self, job, call, owns)
-  if call.log then return part("logged").imap(self, job, call, "unordered", owns) end
+  if call.log then return part("logged").imap(self, job, with(call, { verb = "map" }), "unordered", owns) end
   return part("stream").iterate(self, job, call, "unordered", owns)
 end
 

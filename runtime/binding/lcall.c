@@ -105,7 +105,8 @@ static void read_source(struct call *c, lua_State *L, int arguments) {
 }
 
 static void read_into(struct call *c, lua_State *L, int options) {
-  if (lua_getfield(L, options, "into") == LUA_TNIL) {
+  lua_getfield(L, options, "into");
+  if (!lua_toboolean(L, -1)) {
     lua_pop(L, 1);
     return;
   }

@@ -219,7 +219,8 @@ static int read_all(lua_State *L, struct call *c, struct codec_reader *reader) {
 }
 
 /* Read up to `count` results from item `first` on. *done: how many came. With seconds two values stand for each. */
-static int read_frame(lua_State *L, struct call *c, struct codec_reader *reader, uint64_t first, uint64_t count, uint64_t *done) {
+static int read_frame(lua_State *L, struct call *c, struct codec_reader *reader, uint32_t worker, uint64_t first, uint64_t count,
+                      uint64_t *done) {
   size_t each = c->has_seconds ? 2 : 1, some = 0;
   int status, table;
   push_frame(L, first, count);
@@ -232,15 +233,17 @@ static int read_frame(lua_State *L, struct call *c, struct codec_reader *reader,
   }
   lua_settop(L, table);
   if (*done < count) lerror_set_integer(L, "n", (lua_Integer)*done);
+  if (c->has_seconds) lerror_set_integer(L, "worker", worker);
   hold(L, c, first, *done);
   return status;
 }
 
-static int read_some(lua_State *L, struct call *c, struct codec_reader *reader, uint64_t first, uint64_t count, uint64_t *done) {
+static int read_some(lua_State *L, struct call *c, struct codec_reader *reader, uint32_t worker, uint64_t first, uint64_t count,
+                     uint64_t *done) {
   size_t some = 0;
   int status;
   *done = 0;
-  if (is_stream(c)) return read_frame(L, c, reader, first, count, done);
+  if (is_stream(c)) return read_frame(L, c, reader, worker, first, count, done);
   if (c->mode == CALL_APPLY) {
     status = read_all(L, c, reader);
     *done = status == 0;
@@ -265,7 +268,7 @@ static void take_results(lua_State *L, struct call *c, const struct pool_event *
   }
   while (done < event->count) {
     uint64_t some;
-    int status = read_some(L, c, &reader, event->first + done, event->count - done, &some);
+    int status = read_some(L, c, &reader, event->worker, event->first + done, event->count - done, &some);
     done += some;
     settled += some;
     if (status == 0) continue;
