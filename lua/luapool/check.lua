@@ -315,6 +315,13 @@ function check.call_options(options, defaults, number, name)
   return check.finish_call(call)
 end
 
+--- Results need room: of a source whose length is known.
+function check.room(call, n, name)
+  if call.into and n and n > #call.into then
+    error(("bad option 'into' to '%s' (array of at least %d elements expected, got %d)"):format(name, n, #call.into), BLAME - 1)
+  end
+end
+
 --- Derive what follows from the user's words.
 function check.finish_call(call)
   if call.errors then call.collect = call.errors == "collect" end

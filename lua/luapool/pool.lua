@@ -227,6 +227,7 @@ for name, verb in pairs(verbs.over_items) do
     fn = check.fn(fn, 1, name)
     local kind, a, b, n = check.source(src, 2, name)
     local call = check.call_options(options, self.call_options, 3, name)
+    check.room(call, n, name)
     return verb(self, { fn = fn, kind = kind, a = a, b = b, n = n }, call)
   end
 
@@ -235,6 +236,7 @@ for name, verb in pairs(verbs.over_items) do
     fn = check.fn(fn, 1, name)
     local kind, a, b, n = check.source(src, 2, name)
     local pool_options, call = check.pool_options(options, 3, name, true)
+    check.room(call, n, name)
     if n and n < pool_options.workers then pool_options.workers = math.max(n, math.min(pool_options.workers, 1)) end
     pool_options.one_shot = true
     local job = { fn = fn, kind = kind, a = a, b = b, n = n }

@@ -156,6 +156,7 @@ static int core_open(lua_State *L) {
   memset(&options, 0, sizeof options);
   options.workers = lp->n_workers;
   options.grace_ns = lp->grace_ns;
+  options.max_tasks = (uint64_t)option_number(L, 1, "max_tasks", 0);
   options.ring_bytes = (uint64_t)option_number(L, 1, "ring", 0);
   options.output = loutput_kind(&lp->output);
   options.tasks = (struct worker_tasks){&lp->tasks, task_start, task_run, task_finish};

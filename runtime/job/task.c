@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/fault.h"
+#include "job/array.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 #include "process/process.h"
@@ -451,6 +452,16 @@ static void read_job(struct task_context *t, lua_State *T) {
   if (codec_read(t->codec, T, &reader) != 0 || read_places(t, T, &reader) != 0) luaL_error(T, "%s", codec_message(t->codec));
 }
 
+/* The array behind a reference. */
+static const struct array *find_array(lua_State *T, int reference) {
+  const struct array *a;
+  lua_rawgeti(T, LUA_REGISTRYINDEX, reference);
+  a = array_test(T, -1);
+  lua_pop(T, 1);
+  if (a == NULL) luaL_error(T, "the shared array did not reach the worker");
+  return a;
+}
+
 /* (context) -> the claim's function; its source goes into the context. Protected; raises what is wrong. */
 static int load_job(lua_State *T) {
   struct task_context *t = lua_touserdata(T, 1);
@@ -467,6 +478,8 @@ static int load_job(lua_State *T) {
   } else {
     read_job(t, T);
   }
+  t->from = t->source.kind == SOURCE_ARRAY ? find_array(T, t->source.reference) : NULL;
+  t->into = t->into_reference != LUA_NOREF ? find_array(T, t->into_reference) : NULL;
   if (claim->flags & BOARD_WRAPPED) {
     if (lua_getupvalue(T, -1, 1) == NULL) return luaL_error(T, "the function did not reach the worker");
     codec_name_function(t->codec, T, lua_gettop(T));
@@ -511,7 +524,12 @@ static int push_arguments(struct task_context *t, lua_State *T) {
   const struct worker_claim *claim = &t->worker->claim;
   int count, i;
   if (claim->kind == BOARD_INDEXED) {
-    task_push_item(T, &t->source, t->next);
+    if (t->from) {
+      if (t->next >= t->from->length) luaL_error(T, "the array has no element %d", (int)t->next + 1);
+      array_push(T, t->from, t->next);
+    } else {
+      task_push_item(T, &t->source, t->next);
+    }
     return 1;
   }
   push_block_item(t, T);
@@ -525,7 +543,7 @@ static int push_arguments(struct task_context *t, lua_State *T) {
 }
 
 /* In run_items: its arguments. */
-enum { RUN_CONTEXT = 1, RUN_FN = 2, RUN_SEEDER = 3, RUN_INTO = 4, RUN_TOP = 4 };
+enum { RUN_CONTEXT = 1, RUN_FN = 2, RUN_SEEDER = 3, RUN_TOP = 3 };
 
 static void seed_item(struct task_context *t, lua_State *T) {
   if (!t->has_seed || lua_isnil(T, RUN_SEEDER)) return;
@@ -573,8 +591,15 @@ static int write_item(struct task_context *t, lua_State *T) {
   return t->is_refused = status != 0;
 }
 
+/* The result on top goes into the shared array; a value that does not fit is the item's error. */
+static void store_result(struct task_context *t, lua_State *T) {
+  if (t->next >= t->into->length) luaL_error(T, "result cannot be stored: the array has %I elements", (LUAI_UACINT)t->into->length);
+  if (!array_store(T, t->into, t->next, -1)) luaL_error(T, "result cannot be stored: %s", lua_tostring(T, -1));
+  lua_settop(T, RUN_TOP);
+}
+
 /*
- * (context, fn, randomseed, array or nil): run items until the claim is done or no longer wanted, or until one fails: then t->next is that
+ * (context, fn, randomseed): run items until the claim is done or no longer wanted, or until one fails: then t->next is that
  * item, and either this
  * raises, or t->is_refused says that its result cannot cross. One pcall serves for all items: it would cost more than a small task.
  */
@@ -595,7 +620,7 @@ static int run_items(lua_State *T) {
     lua_pushvalue(T, RUN_FN);
     lua_call(T, push_arguments(t, T), n_results);
     if (wants_results && write_item(t, T)) return 0;
-    if (is_into) lua_seti(T, RUN_INTO, (lua_Integer)t->next + 1);
+    if (is_into) store_result(t, T);
     worker_end_item(w);
     t->next++;
     if (interrupt_pending() && settle_interrupts()) return 0;
@@ -633,13 +658,8 @@ static int run_protected(struct task_context *t) {
   lua_pushlightuserdata(T, t);
   lua_pushvalue(T, FN);
   lua_pushvalue(T, SEEDER);
-  if (t->into_reference == LUA_NOREF) {
-    lua_pushnil(T);
-  } else {
-    lua_rawgeti(T, LUA_REGISTRYINDEX, t->into_reference);
-  }
   delivery_enter(&scope, T);
-  status = lua_pcall(T, 4, 0, HANDLER);
+  status = lua_pcall(T, 3, 0, HANDLER);
   delivery_leave(&scope);
   return status;
 }

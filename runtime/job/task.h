@@ -1,7 +1,7 @@
 /*
  * job/task -- what a worker does with a claim: run fn on each item, write the results, turn errors into records.
  *
- * Room: job (may include job/codec.h and job/delivery.h).  Owns, in the child: the thread that tasks run on, the codec, the
+ * Room: job (may include job/codec.h, job/array.h and job/delivery.h).  Owns, in the child: the thread that tasks run on, the codec, the
  * function last loaded.
  * The host fills struct task_context before it forks; the child finds it as it was at the fork, with the jobs that were under way (they are
  * inherited: nothing of them is sent). Jobs that came later are read from input memory.
@@ -17,6 +17,8 @@
 #include "base/bytes.h"
 #include "job/codec.h"
 #include "pool/worker.h"
+
+struct array;
 
 enum source_kind {
   SOURCE_INTEGERS = 1, /* first + k * step */
@@ -66,6 +68,7 @@ struct task_context {
   uint64_t loaded_job;   /* number of the job whose function is at FN; 0: none */
   struct source source;  /* of that job */
   int into_reference;    /* of that job */
+  const struct array *from, *into; /* the arrays themselves, NULL: none; the references keep them */
   int owned[2];          /* registry references that were made to load it: array to read, array to write */
   int64_t item_began_ns; /* 0: nobody asked */
   struct codec_reader block;
