@@ -25,7 +25,7 @@ end
 
 -- Inside a task every pool runs inline, unless it was made there with nested = true: same results, no explosion of processes.
 local function is_inline(self)
-  return self.handle == nil or (core.is_worker() and not self.is_nested)
+  return self.handle == nil or (core.is_worker() and self.nested_in ~= core.pid())
 end
 Pool.is_inline = is_inline
 
@@ -200,9 +200,15 @@ function Pool.__tostring(self)
   return ("luapool.pool%s: %d workers, %s"):format(self.options.name and " " .. self.options.name or "", self.options.workers, state)
 end
 
+local DEEPEST <const> = 4 -- levels of nested workers: beyond, pools run inline, so that a recursion does not fork for ever
+
 local function make(options, call_options)
   local self = { options = options, call_options = call_options, is_closed = false, futures = {}, problems = {} }
-  if options.workers > 0 and not core.is_worker() then self.handle = core.open(options) end
+  local is_worker, depth = core.is_worker()
+  if options.workers > 0 and (not is_worker or (options.nested and depth < DEEPEST)) then
+    self.handle = core.open(options)
+    self.nested_in = is_worker and core.pid() or nil
+  end
   return setmetatable(self, Pool)
 end
 

@@ -10,6 +10,7 @@
 #include <errno.h>
 #include <lauxlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/os.h"
 #include "binding/embedded.h"
@@ -40,8 +41,15 @@ static int core_default_workers(lua_State *L) {
   return 1;
 }
 
+/* core.is_worker() -> boolean, depth: how many forks of ours lie between the program and this process */
 static int core_is_worker(lua_State *L) {
   lua_pushboolean(L, process_is_child());
+  lua_pushinteger(L, process_is_child());
+  return 2;
+}
+
+static int core_pid(lua_State *L) {
+  lua_pushinteger(L, getpid());
   return 1;
 }
 
@@ -188,7 +196,7 @@ static int part(lua_State *L) {
 
 static void push_core(lua_State *L) {
   static const luaL_Reg functions[] = {
-    {"cpus", core_cpus}, {"default_workers", core_default_workers}, {"is_worker", core_is_worker}, {"is_interrupt", core_is_interrupt},
+    {"cpus", core_cpus}, {"default_workers", core_default_workers}, {"is_worker", core_is_worker}, {"pid", core_pid}, {"is_interrupt", core_is_interrupt},
     {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"worker", core_worker}, {"register", core_register},
     {"catch_interrupts", core_catch}, {"shield", core_shield}, {NULL, NULL}};
   lpool_open_library(L);

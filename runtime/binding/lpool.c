@@ -295,7 +295,7 @@ static int handle_gc(lua_State *L) {
   struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
   FAULT_POINT("gc");
   if (lp->pool == NULL) return 0;
-  if (lp->owner == getpid() && !process_is_child() && pool_living(lp->pool) > 0) {
+  if (lp->owner == getpid() && pool_living(lp->pool) > 0) {
     if (!lp->is_one_shot) lua_warning(L, "luapool: a pool was never closed (use 'local p <close>', p:close() or p:terminate())", 0);
     pool_kill(lp->pool);
   }

@@ -56,7 +56,7 @@ static struct {
 
 /* What this process is. Written in the child side of process_fork only, before there is a second thread. */
 static struct {
-  int is_child;
+  int is_child; /* how many forks of ours lie between the program and this process */
   pid_t pid;    /* the process that process_fork made: this one, or the one that this is a plain copy of */
   int lifeline;
 } self = {0, 0, -1};
@@ -330,7 +330,7 @@ static void offer_to_oom_killer(void) {
 /* Everything between the fork and the caller's code. The order matters; the reasons stand at each step. */
 static void become_child(const struct process_child *child, pid_t host, int lifeline[2], int is_from_main_thread) {
   sigset_t nothing;
-  self.is_child = 1;
+  self.is_child++;
   self.pid = getpid();
   self.lifeline = lifeline[1];
   FAULT_POINT("child_start");

@@ -83,7 +83,7 @@ int process_lifeline(void);
 /* process_exit -- the only way out of a child: flush its own stdout and stderr, then _exit(code). */
 _Noreturn void process_exit(int code);
 
-/* process_is_child -- 1 in a process started by process_fork (and whatever it forks). */
+/* process_is_child -- not 0 in a process started by process_fork (and whatever it forks): how deep such forks are nested. */
 int process_is_child(void);
 
 /* process_is_mine -- 1 if the calling process is the one that forked p. */
