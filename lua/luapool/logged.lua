@@ -69,7 +69,7 @@ local function open(self, job, call, order, owns)
     fn = job.named or job.fn, verb = call.verb, kind = job.kind, a = job.a, b = job.b, n = job.n, seed = self.options.seed,
   }
   local run = setmetatable({ log = journal.open(call.log, identity, call.resume or nil), skip = {}, n = job.n }, Run)
-  local guard <close> = setmetatable({}, { __close = function(_, err) if err ~= nil then run.log:close() end end })
+  local _ <close> = setmetatable({}, { __close = function(_, err) if err ~= nil then run.log:close() end end })
   for index in pairs(run.log.at) do run.skip[index] = true end
   local source, is_wrapped = job, job.named ~= nil
   if call.verb == "each" then source, is_wrapped = without_result(job), true end
