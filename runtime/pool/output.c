@@ -157,6 +157,7 @@ static void read_stream(struct output *o, struct output_pipes *p, int i, struct 
   ssize_t got = 0;
   int was_at = look_at_item(slot, &claims[0], &sequence, &item);
   o->at = o->shown = 0;
+  o->end_shown = NULL;
   o->end = p->n_carry[i];
   memcpy(o->buffer, p->carry[i], p->n_carry[i]);
   p->n_carry[i] = 0;
@@ -216,15 +217,15 @@ static int cut(struct output *o, struct output_pipes *p, struct output_text *tex
   return text->length > 0;
 }
 
-/* Nothing comes from stream i any more: that is shown once. */
+/* The worker is dead, and stream i was read: nothing comes from it any more. That is shown until it is done. */
 static void show_end(struct output *o, struct output_pipes *p, int i, struct board_slot *slot, struct output_text *text) {
   uint32_t claims;
   memset(text, 0, sizeof *text);
-  p->owes_end[i] = 0;
+  o->end_shown = &p->owes_end[i];
   text->number = o->number;
   text->stream = i;
   text->is_end = 1;
-  text->is_known = o->kind == OUTPUT_ITEMS && p->is_dead && look_at_item(slot, &claims, &text->sequence, &text->item);
+  text->is_known = o->kind == OUTPUT_ITEMS && look_at_item(slot, &claims, &text->sequence, &text->item);
   o->at = o->end = o->shown = 0;
 }
 
@@ -238,7 +239,7 @@ int output_next(struct output *o, struct output_pipes *p, uint32_t number, struc
       read_stream(o, p, i, slot);
       if (output_is_showing(o) && cut(o, p, text)) return 1;
     }
-    if (p->owes_end[i] && (p->is_dead || p->read_fd[i] < 0)) {
+    if (p->owes_end[i] && p->is_dead) {
       show_end(o, p, i, slot, text);
       return 1;
     }
@@ -248,6 +249,8 @@ int output_next(struct output *o, struct output_pipes *p, uint32_t number, struc
 
 void output_done(struct output *o) {
   o->at = o->shown;
+  if (o->end_shown) *o->end_shown = 0;
+  o->end_shown = NULL;
 }
 
 /* ---- the worker ---- */

@@ -49,6 +49,7 @@ struct output {
   unsigned char *buffer;
   size_t at, end;       /* the part of it that was not shown yet */
   size_t shown;         /* where what is being shown ends */
+  int *end_shown;       /* it is the end of a pipe: to be cleared when that is done */
   uint32_t number;      /* whose text it is: worker, from 0 */
   int stream;           /* 0, 1 */
   int is_all;           /* the pipe was empty after it: no part of a mark is missing */
@@ -75,7 +76,7 @@ struct output_text {
 int output_open(struct output *o, enum output_kind kind);
 void output_close(struct output *o);
 
-/* output_init_pipes -- none. output_close_pipes -- close them, what is in them is lost; idempotent. output_forget_pipes: without closing. */
+/* output_init_pipes -- none. output_close_pipes -- close them (what is in them is lost); idempotent. output_forget_pipes -- do not. */
 void output_init_pipes(struct output_pipes *p);
 void output_close_pipes(struct output_pipes *p);
 void output_forget_pipes(struct output_pipes *p);

@@ -1,8 +1,8 @@
 /*
  * pool/pool -- the host's side: workers, the work published for them, what comes back, and who died.
  *
- * Room: pool (may include pool/worker.h, pool/output.h and pool/schedule.h).  Owns: board, input memory, bells, processes, and the account of every entry:
- * which of its items are done. Ignorant of Lua; the caller decodes and decides.
+ * Room: pool (may include pool/worker.h, pool/output.h and pool/schedule.h).  Owns: board, input memory, bells, processes, and the account
+ * of every entry: which of its items are done. Ignorant of Lua; the caller decodes and decides.
  * Nothing here blocks but pool_wait and pool_reap. Results are pulled: pool_next shows one event at a time, and the caller may leave
  * (also by a Lua error) between any two calls.
  * Fork: only the process that opened a pool may use it; pool_abandon is for copies.  Signals: not from a handler.
@@ -69,7 +69,7 @@ struct pool_event {
   struct process_end end;
   /* POOL_OUTPUT: */
   int stream;     /* 1: standard output, 2: standard error */
-  int is_known;   /* pools with OUTPUT_ITEMS: `first` says which item printed it (count 0: none did), `call` of which call (0: one that is over) */
+  int is_known;   /* with OUTPUT_ITEMS: item `first` of `call` (0: one that is over) printed it; count 0: none did */
   int is_end;     /* what it printed ends here, so an unfinished line will stay so; without data: that alone is said */
   int reason;     /* POOL_LOST: 0: by itself; INTERRUPT_TIMEOUT: killed because the item's time was over; POOL_DAMAGED */
   /* the pool's own: */

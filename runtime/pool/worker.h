@@ -98,7 +98,7 @@ static inline void worker_begin_item(struct worker *w, uint64_t item) {
 
 /* worker_end_item -- its value was appended to w->frame: from now on a death does not lose it. */
 static inline void worker_end_item(struct worker *w) {
-  if (w->output.kind == OUTPUT_ITEMS) output_mark(&w->output, w->claim.sequence, atomic_load_explicit(&w->slot->item, memory_order_relaxed));
+  if (w->output.kind == OUTPUT_ITEMS) output_mark(&w->output, w->claim.sequence, atomic_load(&w->slot->item));
   w->frame_count++;
   if (w->frame.is_borrowed) {
     w->staged_count = w->frame_count;
