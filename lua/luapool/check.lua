@@ -138,6 +138,14 @@ local function callback(value, option, name)
   return type(value) == "function" and value or function(...) return value(...) end
 end
 
+local OUTPUT = { line = true, tag = true, order = true, discard = true }
+
+local function output(value, option, name)
+  if OUTPUT[value] or type(value) == "function" then return value end
+  if not is_callable(value) then bad_option(option, name, '"line" or "tag" or "order" or "discard" or function', value) end
+  return function(...) return value(...) end
+end
+
 local UNITS = { [""] = 1, K = 1 << 10, M = 1 << 20, G = 1 << 30, T = 1 << 40 }
 
 local function memory(value, option, name)
@@ -253,7 +261,7 @@ local POOL = {
   on_start = callback,
   on_exit = callback,
   seed = seed,
-  output = one_of("line", "tag", "discard"),
+  output = output,
   name = text,
   max_tasks = whole(1, 1 << 30, "integer from 1"),
   nested = flag,

@@ -3,6 +3,8 @@
 -- are the one thing that only a process of its own can contain: they are not enforced here.
 local core, part = ...
 
+local output = part "output"
+
 local inline = {}
 
 local Error = core.Error
@@ -68,7 +70,9 @@ local function try(fn, copy, index, item, options)
   local ok, sent = copy(item, "item")
   if not ok then return false, refusal(sent, index, item) end
   if options.seed then math.randomseed(options.seed, index) end
+  output.item(index)
   local done, result, traceback = protected(fn, sent)
+  output.item(nil)
   if not done then return false, failure(result, traceback, copy, index, item) end
   if options.discard then return true end
   ok, result = copy(result, "result")
@@ -194,7 +198,9 @@ function inline.apply(fn, ...)
     if not ok then error(("argument #%d of the task: %s"):format(i, value), 0) end
     arguments[i] = value
   end
+  output.item(1)
   local results = table.pack(protected(fn, table.unpack(arguments, 1, arguments.n)))
+  output.item(nil)
   if not results[1] then
     local e = failure(results[2], results[3], copy)
     if core.is_interrupt(e) then error(e, 0) end

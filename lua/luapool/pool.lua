@@ -47,15 +47,24 @@ function Pool.as_worker(self, fn, ...)
   local worker = before or { id = 0 }
   local _ <close> = setmetatable({}, { __close = function() core.worker(before) end })
   core.worker(worker)
+  local _ <close> = part("output").capture(self.options.output, worker.id)
   if not self.handle and not self.has_started then
-    if self.options.on_start then part("inline").start(self.options.on_start, worker) end
+    if self.options.on_start then
+      part("inline").start(self.options.on_start, worker)
+      part("output").item(nil)
+    end
     self.has_started = true
   end
   return fn(...)
 end
 
 local function end_inline(self)
-  if self.has_started and self.options.on_exit then part("inline").finish(self.options.on_exit, core.worker() or { id = 0 }) end
+  if self.has_started and self.options.on_exit then
+    local worker = core.worker() or { id = 0 }
+    local _ <close> = part("output").capture(self.options.output, worker.id)
+    part("inline").finish(self.options.on_exit, worker)
+    part("output").item(nil)
+  end
   self.has_started = nil
 end
 

@@ -442,6 +442,7 @@ static int call_stop(lua_State *L) {
   if (c->phase == CALL_OPEN) lcall_conclude(L, c, OUTCOME_CANCELLED, c->lp->grace_ns);
   if (c->phase == CALL_ENDING) lpump_finish(L, c->lp, c);
   lpump_settle(L, c->lp);
+  if (c->lp->pool) loutput_turn_protected(c->lp, L);
   return 0;
 }
 

@@ -85,7 +85,7 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   } else if (pool) {
     pool_abandon(pool);
   }
-  loutput_close(&lp->output);
+  loutput_close(&lp->output, L);
   bytes_free(&lp->out);
   unreference(L, &lp->tasks.on_start);
   unreference(L, &lp->tasks.on_exit);
@@ -141,6 +141,7 @@ static int core_open(lua_State *L) {
   lp->owner = getpid();
   lp->L = main_thread(L);
   lp->tasks.on_start = lp->tasks.on_exit = lp->codec_reference = lp->sender_reference = LUA_NOREF;
+  lp->output.function_reference = LUA_NOREF;
   luaL_setmetatable(L, LPOOL_TYPE);
   note_handle(L, lp);
   lua_newtable(L);
@@ -184,6 +185,11 @@ static int wait_for_leavers(struct lpool *lp, lua_State *L, int64_t until_ns, in
     int64_t now;
     uint32_t living = pool_reap(lp->pool, (int64_t)CLOSE_TURN_MS * 1000000);
     lpump_take_protected(L, lp);
+    if (can_raise) {
+      loutput_turn(lp, L);
+    } else {
+      loutput_turn_protected(lp, L);
+    }
     if (living == 0) break;
     now = os_now_ns();
     if (until_ns >= 0 && now >= until_ns) return 0;
@@ -214,6 +220,8 @@ int lpool_end(struct lpool *lp, lua_State *L, int64_t grace_ns, int64_t until_ns
     until = os_now_ns() + (int64_t)FORCED_WAIT_MS * 1000000;
     while (reap_quitters(lp, L) > 0 && os_now_ns() < until) continue;
   }
+  loutput_settle(lp, L);
+  loutput_turn_protected(lp, L);
   interrupt_ending(-1);
   return pool_living(p) == 0;
 }

@@ -172,6 +172,8 @@ void lpump_work(lua_State *L, struct lpool *lp) {
   check_deadlines(L, lp);
   if (lp->ending) lcall_settle_ending(L, lp);
   lpump_settle(L, lp);
+  loutput_turn(lp, L);
+  check_alive(L, lp);
   run_hook(L, lp);
   check_alive(L, lp);
   lpump_start(L, lp); /* once more: nobody may wait for those who have just been found dead */

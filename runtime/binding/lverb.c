@@ -1,7 +1,7 @@
 /*
  * binding/lverb -- what handles offer to lua/luapool: calls that block until they are over, and calls that are begun.
  *
- * Room: binding (may include binding/lcall.h, binding/lpool.h and binding/lerror.h).  Owns: nothing.
+ * Room: binding (may include binding/lcall.h, binding/lpool.h, binding/loutput.h and binding/lerror.h).  Owns: nothing.
  * A blocking call's body runs under a pcall of ours: an interrupt, an error of the source or of memory first cancels what runs,
  * then goes on its way.
  */
@@ -81,6 +81,7 @@ static struct call *run_to_end(lua_State *L, struct lpool *lp, lua_CFunction fun
   if (status == LUA_OK && body.call->phase == CALL_ENDING) lpump_finish(L, lp, body.call);
   lp->depth--;
   lpump_settle(L, lp);
+  if (lp->pool) loutput_turn_protected(lp, L);
   lpool_settle(lp, L);
   if (status != LUA_OK) lua_error(L);
   if (lua_getiuservalue(L, -1, CALL_PROBLEM) != LUA_TNIL) lua_error(L);
@@ -276,6 +277,8 @@ int lpool_cancel_all(lua_State *L) {
     if (lp->ending == c) break; /* it cannot be killed */
   }
   lp->depth--;
+  lpump_settle(L, lp);
+  if (lp->pool) loutput_turn_protected(lp, L);
   lpool_settle(lp, L);
   lpump_checkpoint(L);
   return 0;
