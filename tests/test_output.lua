@@ -630,7 +630,11 @@ function TestReaders.test_interrupted_while_printing()
   local s <close> = post.start { code = [[
     local p <close> = pool.new(4)
     local line = ("y"):rep(99)
-    local ok, e = pcall(p.map, p, function(x) if x == 4 then say "ready" end while true do print(line) spin(0.0005) end end, 4, { chunk = 1 })
+    local function talk(x)
+      if x == 4 then say "ready" end
+      while true do print(line) spin(0.0005) end
+    end
+    local ok, e = pcall(p.map, p, talk, 4, { chunk = 1 })
     p:map(function(x) print("after " .. x) end, 3)
     print(ok, is_interrupt(e))]] }
   s:await "ready"
