@@ -23,6 +23,35 @@ int share_wait(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns);
 void share_wake(_Atomic uint32_t *word, int count);
 
 /*
+ * Something to wait for, in shared memory (zeros at first). Who waits: seen = share_event_now, then look whether it has happened, then
+ * share_event_wait. Who makes it happen: do it, then share_event_tell. Nothing is lost between, and telling nobody costs no system call.
+ * Who dies while he waits leaves a count that is too large: later callers of tell make a system call for nothing. Who dies between doing
+ * and telling leaves others asleep: so nobody sleeps for long at a time.
+ */
+struct share_event {
+  _Atomic uint32_t word, waiting;
+};
+
+static inline uint32_t share_event_now(struct share_event *e) {
+  return atomic_load(&e->word);
+}
+
+/* share_event_wait -- as share_wait. */
+static inline int share_event_wait(struct share_event *e, uint32_t seen, int64_t timeout_ns) {
+  int status;
+  atomic_fetch_add(&e->waiting, 1);
+  status = share_wait(&e->word, seen, timeout_ns);
+  atomic_fetch_sub(&e->waiting, 1);
+  return status;
+}
+
+/* share_event_tell -- wake at most `count` of those who wait. */
+static inline void share_event_tell(struct share_event *e, int count) {
+  atomic_fetch_add(&e->word, 1);
+  if (atomic_load(&e->waiting) != 0) share_wake(&e->word, count);
+}
+
+/*
  * A record lock on one byte of a file belongs to this process: children do not inherit it, the kernel gives it back when the process
  * ends, however it ends, and also when the process closes ANY descriptor of that file: open a file once in a process.
  * share_lock -- 0; -EAGAIN: another process has it; -errno. Never blocks. Of a byte that this process has: 0.

@@ -36,6 +36,7 @@ struct segment {
   pid_t maker;             /* the process that made it, and its descriptor there */
   int maker_fd;
   uint32_t references;
+  uint64_t local;          /* the object's own note about this process; 0 at first */
 };
 
 /* How another process finds a segment. Plain bytes, to be sent as they are. */
