@@ -466,6 +466,623 @@ function TestTasks.test_a_worker_that_cannot_open_it()
     print(r[1] == 1 and r[3] == 3 and r[2] == nil, errors[2].message:find("luapool.array: it cannot be opened here: ", 1, true) ~= nil)]] }
 end
 
+-- ---- counters ----
+
+TestCounter = {}
+
+function TestCounter.test_operations()
+  local c = pool.counter()
+  lu.assertEquals({ c:get(), c:add(), c:add(5), c:add(-2), c:add(0), c:get() }, { 0, 1, 6, 4, 4, 4 })
+  lu.assertEquals({ c:set(10), c:get() }, { 4, 10 })
+  lu.assertTrue(c:compare_and_set(10, 11))
+  lu.assertFalse(c:compare_and_set(10, 12))
+  lu.assertEquals(c:get(), 11)
+  lu.assertEquals(pool.counter(7):get(), 7)
+  lu.assertEquals(pool.counter(-7.0):add(), -6)
+  c:set(math.maxinteger)
+  lu.assertEquals(c:add(), math.mininteger)
+  lu.assertStrMatches(tostring(c), "^counter at %-9223372036854775808: 0?x?%x+$")
+  lu.assertTrue(c == c and c ~= pool.counter()) -- luacheck: ignore
+end
+
+function TestCounter.test_arguments()
+  local c = pool.counter()
+  fails("bad argument #1 to 'counter' (integer expected, got string)", pool.counter, "1")
+  fails("bad argument #1 to 'counter' (integer expected, got 1.5)", pool.counter, 1.5)
+  fails("bad argument #1 to 'add' (integer expected, got 0.5)", c.add, c, 0.5)
+  fails("bad argument #1 to 'add' (integer expected, got string)", c.add, c, "1")
+  fails("bad argument #1 to 'set' (integer expected, got no value)", c.set, c)
+  fails("bad argument #2 to 'compare_and_set' (integer expected, got nil)", c.compare_and_set, c, 0, nil)
+  fails("bad argument #1 to 'get' (pool.counter expected, got table)", c.get, {})
+  fails("bad argument #1 to 'get' (pool.counter expected, got userdata)", c.get, pool.lock())
+  lu.assertEquals(c:get(), 0)
+end
+
+-- Four processes, none loses a count of another: inherited, and sent to workers that live already.
+function TestCounter.test_four_processes()
+  local c = pool.counter()
+  local function count() for _ = 1, 100000 do c:add() end end
+  pool.map(count, 4, { workers = 4, chunk = 1 })
+  lu.assertEquals(c:get(), 400000)
+  local p <close> = living(4)
+  p:map(count, 4, { chunk = 1 })
+  p:map(function(counter) for _ = 1, 100 do counter:add(-1) end end, { c, c, c, c }, { chunk = 1 })
+  lu.assertEquals(c:get(), 800000 - 400)
+  lu.assertEquals(p:stats().renewed, 0)
+end
+
+function TestCounter.test_compare_and_set_of_many()
+  local c, wins = pool.counter(), pool.counter()
+  pool.map(function()
+    for _ = 1, 2000 do
+      repeat local old = c:get() until c:compare_and_set(old, old + 1)
+      wins:add()
+    end
+  end, 4, { workers = 4, chunk = 1 })
+  lu.assertEquals({ c:get(), wins:get() }, { 8000, 8000 })
+end
+
+function TestCounter.test_crossing()
+  local c = pool.counter(3)
+  for _, p in ipairs { living(), pool.new(2), pool.new(0) } do
+    local r = p:map(function(x) x.c:add() return { x.c, c } end, { { c = c } })
+    lu.assertTrue(rawequal(r[1][1], c) and rawequal(r[1][2], c))
+    p:close()
+  end
+  lu.assertEquals(c:get(), 6)
+  local function make() return pool.counter() end
+  fails("result: it was made in this task, and may end with it: make it in the host", pool.map, make, 1)
+end
+
+function TestCounter.test_memory()
+  local fds, maps = holdings()
+  do
+    local c, l, ch = pool.counter(), pool.lock(), pool.channel()
+    lu.assertEquals({ c:get(), l:holder(), #ch }, { 0, nil, 0 })
+    lu.assertEquals({ holdings() }, { fds + 3, maps + 3 })
+  end
+  lu.assertEquals({ holdings() }, { fds, maps })
+  for _ = 1, 3000 do pool.counter() pool.lock():try() pool.channel(1):send(1) end
+end
+
+function TestCounter.test_refused_by_the_system()
+  for what, name in pairs { counter = "counter", lock = "lock", channel = "channel" } do
+    local code = ("print(select(2, pcall(pool.%s)))"):format(what)
+    refused("memfd#0:ENFILE", code, "no memory for a " .. name .. ": Too many open files in system\n")
+    refused("truncate#0:ENOSPC", code, "no memory for a " .. name .. ": No space left on device\n")
+  end
+end
+
+-- ---- locks ----
+
+TestLock = {}
+
+function TestLock.test_one_process()
+  local lock = pool.lock()
+  lu.assertNil(lock:holder())
+  do
+    local guard <close> = lock:acquire()
+    lu.assertEquals(lock:holder(), proc.pid())
+    lu.assertStrMatches(tostring(guard), "^guard of a lock, held: .*")
+    lu.assertNil(lock:try())
+    fails("cannot acquire the lock: this process holds it already, and would wait for itself", lock.acquire, lock)
+    fails("this process holds it already", lock.acquire, lock, 0)
+    fails("this process holds it already", lock.with, lock, print)
+  end
+  lu.assertNil(lock:holder())
+  local guard = lock:try()
+  guard:release()
+  guard:release()
+  local other = lock:acquire(0)
+  guard:release() -- is not the other's
+  lu.assertEquals(lock:holder(), proc.pid())
+  lu.assertStrMatches(tostring(guard), "^guard of a lock, released: .*")
+  other:release()
+  lu.assertTrue(lock == lock and lock ~= pool.lock()) -- luacheck: ignore
+  lu.assertStrMatches(tostring(lock), "^lock: .*")
+end
+
+function TestLock.test_with()
+  local lock = pool.lock()
+  lu.assertEquals({ lock:with(function(...) return lock:holder() == proc.pid(), ... end, 1, nil, 3) }, { true, 1, nil, 3 })
+  lu.assertEquals(select("#", lock:with(print == nil and print or function() end)), 0)
+  local _, e = pcall(lock.with, lock, function() error({}) end)
+  lu.assertEquals(type(e), "table")
+  lu.assertNil(lock:holder())
+  local co = coroutine.wrap(function() return lock:with(function(x) return coroutine.yield(x) + 1 end, 5) end)
+  lu.assertEquals(co(), 5)
+  lu.assertNotNil(lock:holder())
+  lu.assertEquals(co(7), 8)
+  lu.assertNil(lock:holder())
+  fails("bad argument #1 to 'with' (function expected, got table)", lock.with, lock, {})
+end
+
+-- A guard that nobody has any more gives the lock back, also that of a coroutine that nobody resumes.
+function TestLock.test_forgotten_guards()
+  local lock = pool.lock()
+  lock:acquire()
+  collectgarbage()
+  lu.assertNil(lock:holder())
+  coroutine.wrap(function() local _ <close> = lock:acquire() coroutine.yield() end)()
+  collectgarbage()
+  collectgarbage()
+  lu.assertNil(lock:holder())
+end
+
+-- The lock's own userdata may go: the guard still holds.
+function TestLock.test_a_guard_holds_by_itself()
+  local lock = pool.lock()
+  local p <close> = pool.new(1)
+  p:map(function() kept_lock = lock end, 1) -- luacheck: ignore
+  local guard = lock:acquire()
+  lock = nil -- luacheck: ignore
+  collectgarbage()
+  lu.assertEquals((p:map(function() return kept_lock:try() == nil end, 1)), { true }) -- luacheck: ignore
+  guard:release()
+  lu.assertEquals((p:map(function() return kept_lock:try() ~= nil end, 1)), { true }) -- luacheck: ignore
+end
+
+function TestLock.test_arguments()
+  local lock = pool.lock()
+  fails("bad argument #1 to 'acquire' (number of seconds, 0 or more, expected, got -1)", lock.acquire, lock, -1)
+  fails("bad argument #1 to 'acquire' (number of seconds, 0 or more, expected, got string)", lock.acquire, lock, "1")
+  fails("bad argument #1 to 'acquire' (pool.lock expected, got nil)", lock.acquire, nil)
+  local guard = lock:acquire(math.huge)
+  fails("guard of a pool.lock expected, got table", guard.release, {})
+  fails("item: userdata (luapool.guard) cannot be sent", function()
+    local _, _, errors = living(1):map(identity, { guard }, { errors = "collect" })
+    error(errors[1].message)
+  end)
+end
+
+-- Nothing that is done under it is lost, whoever else wants it.
+function TestLock.test_exclusion()
+  local lock, a = pool.lock(), pool.array("i64", 2)
+  local function work()
+    for i = 1, 500 do
+      if i % 2 == 0 then
+        local _ <close> = lock:acquire()
+        a[1] = a[1] + 1
+      else
+        lock:with(function() a[1] = a[1] + 1 end)
+      end
+    end
+  end
+  pool.map(work, 4, { workers = 4, chunk = 1 })
+  local p <close> = living(4)
+  p:map(work, 4, { chunk = 1 })
+  lu.assertEquals(a[1], 4000)
+  lu.assertEquals(p:stats().renewed, 0)
+end
+
+-- The host holds it while it forks and while it waits: that does not make it its children's.
+function TestLock.test_children_do_not_inherit_it()
+  local lock = pool.lock()
+  local guard <close> = lock:acquire()
+  local r = pool.map(function(i)
+    if i == 2 then guard:release() end -- not theirs
+    local ok, why = lock:acquire(0.05)
+    return { ok == nil, why, lock:holder(), tostring(guard):match "released" }
+  end, 3, { workers = 3 })
+  for i = 1, 3 do lu.assertEquals(r[i], { true, "timeout", proc.pid(), "released" }) end
+  lu.assertEquals(lock:holder(), proc.pid())
+end
+
+-- Owners die while they hold it, in every way: the next one gets it.
+function TestLock.test_owners_die()
+  post.run { expected = "9\t9\tnil\n", code = [[
+    local lock, tries = pool.lock(), pool.counter()
+    local ways = { "kill -KILL $PPID", "kill -SEGV $PPID", "exit" }
+    local p <close> = pool.new { workers = 3, on_crash = "skip", grace = 0.1 }
+    local r = p:map(function(i)
+      local guard = assert(lock:acquire(20))
+      tries:add()
+      if ways[i % 4] == "exit" then os.exit(1) end
+      if ways[i % 4] then os.execute(ways[i % 4]) spin(5) end
+      guard:release()
+    end, 9, { chunk = 1 })
+    local guard = assert(lock:acquire(20))
+    print(tries:get(), 9, r[1])]] }
+end
+
+function TestLock.test_owner_is_killed_at_once_after_it_acquired()
+  for _, fault in ipairs { "lock_acquired@1:kill", "lock_acquired#3@1:kill", "lock_released@1:kill" } do
+    post.run { program = post.FAULTY, env = { LUAPOOL_FAULT = fault }, expected = "true\n", code = [[
+      local lock = pool.lock()
+      local p = pool.new { workers = 2, on_crash = "retry", retries = 1000 } -- each worker 1 dies
+      local a = pool.array("i32", 1)
+      p:map(function() local _ <close> = assert(lock:acquire(30)) a[1] = a[1] + 1 end, 40, { chunk = 1 })
+      print(a[1] >= 40 and lock:try() ~= nil)
+      p:close()]] }
+  end
+end
+
+function TestLock.test_waiting_ends_in_time()
+  local lock = pool.lock()
+  local guard <close> = lock:acquire()
+  local r = pool.map(function()
+    local started = os.clock()
+    local ok, why = lock:acquire(0.2)
+    return { ok == nil and why, os.clock() - started < 0.15 } -- it sleeps
+  end, 1)
+  lu.assertEquals(r[1], { "timeout", true })
+  guard:release()
+end
+
+function TestLock.test_interrupts()
+  local s <close> = post.start { code = [[
+    local lock = pool.lock()
+    local p = pool.new(1)
+    local held = pool.channel()
+    local guard = lock:acquire()
+    local ok, e = pcall(p.map, p, function() lock:acquire() end, 1, { timeout = 0.2 })
+    print(ok, e.kind)
+    guard:release()
+    p:map(function() stolen = lock:acquire() end, 1)
+    local caught, i = pcall(function() say "waiting" return lock:acquire() end)
+    print(caught, is_interrupt(i))
+    p:close()
+    print(lock:acquire() ~= nil)]] }
+  s:await "waiting"
+  s:send "host"
+  s:finish { exit = 0, stdout = "false\ttimeout\nfalse\ttrue\ntrue\n" }
+end
+
+-- ---- channels ----
+
+TestChannel = {}
+
+function TestChannel.test_in_one_process()
+  local ch = pool.channel()
+  lu.assertEquals(#ch, 0)
+  lu.assertTrue(ch:send(1) and ch:send(nil) and ch:send { a = { 1, 2 } } and ch:send "x" and ch:send(false))
+  lu.assertEquals(#ch, 5)
+  lu.assertEquals({ ch:receive() }, { true, 1 })
+  lu.assertEquals(table.pack(ch:receive()), { true, nil, n = 2 })
+  lu.assertEquals({ ch:receive() }, { true, { a = { 1, 2 } } })
+  lu.assertEquals({ ch:receive(0) }, { true, "x" })
+  lu.assertEquals({ ch:receive(0) }, { true, false })
+  lu.assertEquals(table.pack(ch:receive(0)), { nil, "timeout", n = 2 })
+  lu.assertEquals(table.pack(ch:receive(0.05)), { nil, "timeout", n = 2 })
+  lu.assertStrMatches(tostring(ch), "^channel, 0 messages: .*")
+  lu.assertTrue(ch == ch and ch ~= pool.channel()) -- luacheck: ignore
+end
+
+function TestChannel.test_what_crosses()
+  local Class = { __name = "tests.Class" }
+  Class.__index = Class
+  package.loaded["tests.channel_class"] = Class
+  local ch = pool.channel()
+  local loop = { 1 }
+  loop.self = loop
+  ch:send(loop)
+  ch:send(setmetatable({ 5 }, Class))
+  local up = 10
+  ch:send(function(x) return x + up end)
+  ch:send(string.upper)
+  local got = select(2, ch:receive())
+  lu.assertIs(got.self, got)
+  lu.assertIs(getmetatable(select(2, ch:receive())), Class)
+  lu.assertEquals(select(2, ch:receive())(5), 15)
+  lu.assertIs(select(2, ch:receive()), string.upper)
+  fails("cannot send: message.f: userdata (FILE*) cannot be sent", ch.send, ch, { f = io.tmpfile() })
+  fails("cannot send: message[1]: coroutine cannot be sent", ch.send, ch, { coroutine.create(print) })
+  lu.assertEquals(#ch, 0)
+  lu.assertTrue(ch:send(1))
+  package.loaded["tests.channel_class"] = nil
+end
+
+function TestChannel.test_capacity()
+  local ch = pool.channel(2)
+  lu.assertTrue(ch:send(1) and ch:send(2))
+  lu.assertEquals(table.pack(ch:send(3, 0)), { nil, "timeout", n = 2 })
+  lu.assertEquals(table.pack(ch:send(3, 0.05)), { nil, "timeout", n = 2 })
+  ch:receive()
+  lu.assertTrue(ch:send(3, 0))
+  lu.assertEquals({ select(2, ch:receive()), select(2, ch:receive()) }, { 2, 3 })
+  local full = pool.channel()
+  local sent = 0
+  while full:send(("x"):rep(1000), 0) do sent = sent + 1 end
+  lu.assertTrue(sent > 50, sent)
+  for _ = 1, sent do lu.assertEquals(#select(2, full:receive(0)), 1000) end
+  lu.assertEquals({ full:receive(0) }, { nil, "timeout" })
+end
+
+function TestChannel.test_arguments()
+  local ch = pool.channel()
+  fails("bad argument #1 to 'channel' (number of messages, 1 or more, expected, got 0)", pool.channel, 0)
+  fails("bad argument #1 to 'channel' (integer expected, got string)", pool.channel, "5")
+  fails("bad argument #1 to 'channel' (integer expected, got 1.5)", pool.channel, 1.5)
+  fails("bad argument #2 to 'send' (number of seconds, 0 or more, expected, got -1)", ch.send, ch, 1, -1)
+  fails("bad argument #1 to 'receive' (number of seconds, 0 or more, expected, got nan)", ch.receive, ch, math.abs(0 / 0))
+  fails("bad argument #1 to 'receive' (number of seconds, 0 or more, expected, got string)", ch.receive, ch, "1")
+  fails("bad argument #1 to 'receive' (pool.channel expected, got table)", ch.receive, {})
+  lu.assertEquals(#pool.channel(math.maxinteger), 0)
+end
+
+function TestChannel.test_closing()
+  local ch = pool.channel()
+  ch:send "last"
+  lu.assertFalse(ch:is_closed())
+  ch:close()
+  ch:close()
+  lu.assertTrue(ch:is_closed())
+  fails("cannot send: the channel is closed", ch.send, ch, 1)
+  lu.assertEquals({ ch:receive() }, { true, "last" })
+  lu.assertEquals(table.pack(ch:receive()), { nil, "closed", n = 2 })
+  lu.assertEquals(table.pack(ch:receive(0)), { nil, "closed", n = 2 })
+  lu.assertStrMatches(tostring(ch), "^channel, 0 messages, closed: .*")
+end
+
+function TestChannel.test_iteration()
+  local ch = pool.channel()
+  for _, v in ipairs { 1, "two", false, 4 } do ch:send(v) end
+  ch:send(nil)
+  ch:send(5)
+  ch:close()
+  local seen = {}
+  for v in ch:iter() do seen[#seen + 1] = v end
+  lu.assertEquals(seen, { 1, "two", false, 4, 5 })
+  for _ in ch:iter() do lu.fail("a message of none") end
+end
+
+-- Those who wait are told: senders get the error, receivers the end.
+function TestChannel.test_closing_wakes_all()
+  local full, empty = pool.channel(1), pool.channel()
+  full:send(1)
+  local r = pool.map(function(i)
+    if i == 1 then
+      while full:is_closed() == false do local _ <close> = pool.lock():acquire() end
+      return "closer"
+    elseif i <= 3 then
+      return select(2, pcall(full.send, full, i))
+    elseif i <= 5 then
+      return select(2, empty:receive())
+    end
+    local sleeper = pool.channel()
+    sleeper:receive(0.2)
+    full:close()
+    empty:close()
+  end, 6, { workers = 6, chunk = 1 })
+  lu.assertEquals(r[1], "closer")
+  for i = 2, 3 do lu.assertStrContains(r[i], "cannot send: the channel is closed") end
+  for i = 4, 5 do lu.assertEquals(r[i], "closed") end
+end
+
+-- Every message arrives once, whatever the number of those who send and receive.
+local function exchange(p, senders, receivers, each, capacity)
+  local ch, left = pool.channel(capacity), pool.counter(senders)
+  local r = p:map(function(i)
+    if i <= senders then
+      for k = 1, each do ch:send { i, k } end
+      if left:add(-1) == 0 then ch:close() end
+      return { count = 0, sum = 0 }
+    end
+    local count, sum, last = 0, 0, {}
+    for m in ch:iter() do
+      assert((last[m[1]] or 0) < m[2], "out of order")
+      last[m[1]] = m[2]
+      count, sum = count + 1, sum + m[1] * m[2]
+    end
+    return { count = count, sum = sum }
+  end, senders + receivers, { chunk = 1 })
+  local count, sum = 0, 0
+  for _, got in ipairs(r) do count, sum = count + got.count, sum + got.sum end
+  lu.assertEquals({ count, sum }, { senders * each, (senders * (senders + 1) // 2) * (each * (each + 1) // 2) })
+end
+
+function TestChannel.test_many_to_many()
+  for _, shape in ipairs { { 1, 1 }, { 3, 1 }, { 1, 3 }, { 3, 3 } } do
+    local p <close> = living(shape[1] + shape[2])
+    exchange(p, shape[1], shape[2], 500)
+    exchange(p, shape[1], shape[2], 200, 1)
+    lu.assertEquals(p:stats().renewed, 0)
+  end
+end
+
+function TestChannel.test_large_messages()
+  local ch = pool.channel()
+  local p <close> = living(2)
+  local r = p:map(function(i)
+    if i == 1 then
+      ch:send(("a"):rep(64 << 20))
+      ch:send "small"
+      ch:send(("b"):rep(1 << 20))
+      return true
+    end
+    local ok, a = ch:receive()
+    local _, small = ch:receive()
+    local _, b = ch:receive()
+    return ok and #a == 64 << 20 and a:find("[^a]") == nil and small == "small" and #b == 1 << 20 and b:find("[^b]") == nil
+  end, 2, { chunk = 1 })
+  lu.assertEquals(r, { true, true })
+  fails("cannot send a message of ", function()
+    refused("truncate#2:ENOSPC", [[
+      local ch = pool.channel()
+      local ok, e = pcall(ch.send, ch, ("x"):rep(1 << 20))
+      print(ok, (e:gsub("^.-: ", "")))
+      ch:send "small" print(select(2, ch:receive()))
+      ch:send(("x"):rep(1 << 20)) print(#select(2, ch:receive()))]],
+      "false\tcannot send a message of 1048585 bytes: No space left on device\nsmall\n1048576\n")
+    error("cannot send a message of ")
+  end)
+end
+
+-- Shared memory in a message: from the host its address, which is kept until it was read; from a task its value.
+function TestChannel.test_shared_memory_in_messages()
+  local ch, back = pool.channel(), pool.channel()
+  local p <close> = living(1)
+  local fds, maps = holdings()
+  for i = 1, 5 do ch:send { pool.array("i32", 3):fill(i), pool.counter(i) } end
+  collectgarbage()
+  collectgarbage()
+  lu.assertEquals({ holdings() }, { fds + 10, maps + 10 }) -- nobody else has them yet
+  local sum = p:apply(function()
+    local sum = 0
+    for _ = 1, 5 do
+      local _, m = ch:receive(10)
+      sum = sum + m[1][3] * 100 + m[2]:add()
+    end
+    back:send { pool.array("u8", { 1, 2, 3 }), back }
+    return sum
+  end)
+  lu.assertEquals(sum, 15 * 100 + 15 + 5)
+  lu.assertEquals({ ch:receive(0) }, { nil, "timeout" }) -- an occasion to forget what was read
+  lu.assertEquals({ holdings() }, { fds, maps })
+  p:terminate()
+  local _, got = back:receive()
+  lu.assertEquals(got[1]:to_table(), { 1, 2, 3 })
+  lu.assertTrue(rawequal(got[2], back))
+end
+
+-- What cannot be read is an error, and taken: the next message is not its hostage.
+function TestChannel.test_message_that_cannot_be_read()
+  local ch = pool.channel()
+  local p <close> = living(1)
+  p:apply(function()
+    local Hidden = {}
+    Hidden.__index = Hidden
+    package.loaded["tests.only_there"] = Hidden
+    ch:send(setmetatable({}, Hidden))
+    ch:send { setmetatable({}, Hidden), ch }
+    ch:send "next"
+  end)
+  fails("cannot receive: module tests.only_there does not exist here", ch.receive, ch)
+  fails("cannot receive: module tests.only_there does not exist here", ch.receive, ch)
+  lu.assertEquals({ ch:receive() }, { true, "next" })
+end
+
+-- Finalizers run in the middle of anything, also of sending and receiving.
+function TestChannel.test_finalizers_that_use_channels()
+  local ch, other = pool.channel(), pool.channel()
+  local sent, problems = 0, 0
+  local function litter()
+    setmetatable({}, { __gc = function()
+      if not pcall(function()
+        if other:send({ sent }, 0) then sent = sent + 1 end
+        ch:receive(0)
+      end) then problems = problems + 1 end
+    end })
+  end
+  local mode = collectgarbage("incremental", 100, 1000)
+  for _ = 1, 300 do
+    litter()
+    ch:send { {}, { {} }, pool.array("u8", 1) }
+    local ok, m = ch:receive(0)
+    if ok then lu.assertEquals(#m, 3) end
+  end
+  collectgarbage(mode)
+  for _ = 1, math.min(sent, 50) do lu.assertEquals(#select(2, other:receive(0)), 1) end
+  lu.assertTrue(sent > 0)
+  lu.assertTrue(problems <= 300)
+end
+
+-- Killed at each point, again and again: those who are left exchange everything that was sent, none of it twice or in part.
+local POINTS = { "mailbox_putting", "mailbox_written", "mailbox_put", "mailbox_taking", "mailbox_copied", "mailbox_taken" }
+
+for _, point in ipairs(POINTS) do
+  TestChannel["test_killed_at_" .. point] = function()
+    local fault = ("%s#20@1:kill,%s#20@2:kill,%s#45@3:kill"):format(point, point, point)
+    post.run { program = post.FAULTY, env = { LUAPOOL_FAULT = fault }, expected = "whole\n", code = [[
+      local ch, back = pool.channel(10), pool.channel()
+      local p = pool.new { workers = 4, on_crash = "skip" }
+      local seen = pool.array("u8", 400)
+      p:map(function(i)
+        for k = 1, 100 do
+          local me = (i - 1) * 100 + k
+          if i % 2 == 0 then
+            if not ch:send({ me, ("x"):rep(me * 7) }, 0.5) then break end -- those who received are dead
+          else
+            local ok, m = ch:receive(0.5)
+            if not ok then break end
+            assert(#m[2] == m[1] * 7)
+            seen[m[1] ] = seen[m[1] ] + 1
+          end
+        end
+      end, 4, { chunk = 1 })
+      while true do
+        local ok, m = ch:receive(0)
+        if not ok then break end
+        assert(#m[2] == m[1] * 7)
+        seen[m[1] ] = seen[m[1] ] + 1
+      end
+      for i = 1, 400 do assert(seen[i] <= 1, i) end
+      ch:send "usable"
+      assert(select(2, ch:receive(5)) == "usable")
+      p:close()
+      print "whole"]] }
+  end
+end
+
+-- A task that waits too long, or is cancelled, stops with an error that it can catch, and others can go on.
+function TestChannel.test_tasks_that_wait_are_interrupted()
+  post.run { expected = "timeout\tcaught\ntimeout\ntimeout\tmine\n", code = [[
+    local ch, words, full = pool.channel(), pool.channel(), pool.channel(1)
+    full:send "mine"
+    local p = pool.new { workers = 2, grace = 5 }
+    local _, _, errors = p:map(function()
+      local _ <close> = closer(function() words:send "caught" end)
+      ch:receive()
+    end, 1, { timeout = 0.2, errors = "collect" })
+    print(errors[1].kind, select(2, words:receive(5)))
+    local ok, e = pcall(p.map, p, function() ch:receive() end, 2, { timeout = 0.2 })
+    print(e.kind)
+    ok, e = pcall(p.map, p, function() full:send "yours" end, 2, { timeout = 0.2 })
+    print(e.kind, select(2, full:receive(0)))
+    assert(#full == 0)
+    p:close()]] }
+end
+
+function TestChannel.test_ctrl_c_while_the_host_waits()
+  for _, wait in ipairs { "ch:receive()", "ch:receive(50)", "for _ in ch:iter() do end", "full:send(2)" } do
+    local s <close> = post.start { pty = true, code = ([[
+      local ch, full = pool.channel(), pool.channel(1)
+      full:send(1)
+      local p = pool.new(2)
+      p:map(tostring, 4)
+      for _ = 1, 2 do
+        local ok, e = pcall(function() say "waiting" %s end)
+        print(ok, is_interrupt(e))
+      end
+      ch:send "still"
+      print(select(2, ch:receive()), select(2, full:receive()), #full)
+      p:close()]]):format(wait) }
+    for k = 1, 2 do
+      s:await("waiting", k)
+      proc.sleep(0.25)
+      s:send "tty"
+      s.child:read_until("false\ttrue", 10)
+    end
+    s:finish { exit = 0, stdout = function(out) lu.assertStrContains(out, "false\ttrue\nfalse\ttrue\nstill\t1\t0\n") end }
+  end
+end
+
+-- Under the stock interpreter its own Ctrl-C reaches a waiting script, too.
+function TestChannel.test_ctrl_c_of_the_stock_interpreter()
+  local child <close> = proc.spawn { stderr = "stdout", args = { "lua5.4", "-e", [[
+    local pool = require "luapool"
+    local ch = pool.channel()
+    local ok, e = pcall(function() io.write "waiting\n" io.flush() ch:receive() end)
+    print(ok, pool.is_interrupt(e))
+    ch:send(5) print(ch:receive())]] } }
+  lu.assertNotNil(child:read_until("waiting\n", 20))
+  lu.assertTrue(proc.wait_until(function() return proc.stat(child.pid).state == "S" end, 20))
+  proc.sleep(0.1)
+  child:kill "INT"
+  local status, out = child:finish(20)
+  lu.assertEquals({ status.exit, out }, { 0, "waiting\nfalse\ttrue\ntrue\t5\n" })
+end
+
+function TestChannel.test_waiting_costs_no_processor_time()
+  local ch = pool.channel()
+  local r = pool.map(function()
+    local started = os.clock()
+    ch:receive(0.4)
+    return os.clock() - started
+  end, 2, { workers = 2, chunk = 1 })
+  for i = 1, 2 do lu.assertTrue(r[i] < 0.2, r[i]) end
+end
+
 -- ---- the end ----
 
 TestEnd = {}

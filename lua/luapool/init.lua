@@ -41,6 +41,33 @@ pool.cpus = core.cpus
 --- Raises argument errors, and "no memory for an array of ..." when there is none (all of it is reserved here, so nothing fails later).
 pool.array = core.array
 
+--- An integer that all processes change without losing a change: `c:add([n])` (default 1) returns the new value, `c:get()`,
+--- `c:set(n)` returns the old one, `c:compare_and_set(old, new)` is true if it was `old` and is `new` now. It wraps around as Lua's
+--- integers do.
+--- Tasks get it as they get an array. One that a task has made itself cannot leave it.
+---@param v integer? default 0
+---@return luapool.counter
+pool.counter = core.counter
+
+--- A lock that one process at a time holds. Who dies while holding it, however, has released it.
+--- `local guard <close> = lock:acquire([timeout])` waits and returns a guard, or nil, "timeout"; `guard:release()` (also `<close>`, and
+--- the collector) gives it back; `lock:try()` returns a guard or nil at once; `lock:with(fn, ...)` calls fn while holding it;
+--- `lock:holder()` is the pid of the process that holds it, or nil. Who waits can be interrupted (Ctrl-C, time limits, cancelling).
+--- A lock is a process's, not a coroutine's: acquiring what this process holds already is an error.
+---@return luapool.lock
+pool.lock = core.lock
+
+--- Values from many to many, in the order in which they were sent: anything that can be a result (see README, "What crosses").
+--- `ch:send(v [, timeout])` is true, or nil, "timeout"; an error when the channel is closed. It waits while `capacity` messages (or
+--- 128 KiB) wait; a larger message waits until it is alone. `ch:receive([timeout])` is true, v (which may be nil), or nil, "timeout", or
+--- nil, "closed" when nothing can come any more. `for v in ch:iter() do` receives until then (passing over nils). `ch:close()`,
+--- `ch:is_closed()`, `#ch` (messages that wait). Who waits can be interrupted (Ctrl-C, time limits, cancelling).
+--- A message is sent and received whole, or not at all, whoever dies: the death of a receiver costs at most the message that it was taking.
+--- To send shared memory that this process has made, keep the channel until it was received.
+---@param capacity integer? how many messages may wait; default: as many as fit
+---@return luapool.channel
+pool.channel = core.channel
+
 --- Is this error value an interrupt (Ctrl-C, SIGTERM, SIGHUP)? Knows ours, and the one of the stock interpreter.
 ---@param err any
 ---@return boolean

@@ -1,4 +1,4 @@
-/* job/shared -- see shared.h (may include job/codec.h). */
+/* job/shared -- see shared.h (may include job/codec.h and job/delivery.h). */
 #include "job/shared.h"
 
 #include <errno.h>
@@ -8,9 +8,13 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/share.h"
+#include "base/os.h"
 #include "job/codec.h"
+#include "job/delivery.h"
+#include "process/interrupt.h"
 #include "process/process.h"
+
+#define SLICE_NS INT64_C(20000000)
 
 enum {
   DESCRIPTOR_KILOBYTES = 16 /* what an object costs at least, to the collector: descriptors are scarcer than memory */
@@ -40,7 +44,7 @@ static void push_class(lua_State *L, const char *class_name) {
 void *shared_new(lua_State *L, enum shared_kind kind, const char *class_name, size_t bytes) {
   struct shared *s;
   luaL_checkstack(L, 6, NULL);
-  s = lua_newuserdatauv(L, bytes, 0);
+  s = lua_newuserdatauv(L, bytes, 1);
   memset(s, 0, bytes);
   s->brand = &shared_brand;
   s->kind = kind;
@@ -200,4 +204,91 @@ void shared_explain(int status, const char *class_name, char *text, size_t capac
   } else {
     snprintf(text, capacity, "%s: it cannot be opened here: %s", class_name, strerror(-status));
   }
+}
+
+static int save_address(lua_State *L, int index, int flags, struct bytes *out, char *text, size_t capacity) {
+  const struct shared *s = lua_touserdata(L, index);
+  if (s->segment == NULL) {
+    snprintf(text, capacity, "shared memory that was finalized");
+  } else if (flags & CODEC_BY_VALUE) {
+    snprintf(text, capacity, "what processes share has no value that could be kept");
+  } else if ((flags & CODEC_COPIES_OWN) && shared_is_own(s)) {
+    snprintf(text, capacity, "it was made in this task, and may end with it: make it in the host");
+  } else {
+    return shared_write_address(s, flags, out, text, capacity);
+  }
+  return -EINVAL;
+}
+
+static uint64_t least_bytes(enum shared_kind kind) {
+  return kind == SHARED_CHANNEL ? SHARED_CHANNEL_BYTES : kind == SHARED_LOCK ? SHARED_LOCK_BYTES : SHARED_COUNTER_BYTES;
+}
+
+static int adopt_whole(lua_State *L, enum shared_kind kind, const char *class_name, const struct segment_address *address) {
+  struct shared *s;
+  int status;
+  if (shared_push_interned(L, address)) {
+    if (shared_test(L, -1, kind)) return 0;
+    lua_pop(L, 1);
+  }
+  s = shared_new(L, kind, class_name, sizeof *s);
+  status = shared_adopt(L, s, address);
+  if (status == 0 && segment_body_bytes(s->segment) < least_bytes(kind)) status = -EBADMSG;
+  if (status == 0) shared_intern(L, s);
+  else lua_pop(L, 1);
+  return status;
+}
+
+static int load_address(lua_State *L, enum shared_kind kind, const char *class_name, const unsigned char *data, size_t length,
+                        char *text, size_t capacity) {
+  struct segment_address address;
+  int status = -EBADMSG;
+  if (length == sizeof address) {
+    memcpy(&address, data, sizeof address);
+    status = adopt_whole(L, kind, class_name, &address);
+  }
+  if (status < 0) shared_explain(status, class_name, text, capacity);
+  return status;
+}
+
+static int load_counter(lua_State *L, const unsigned char *data, size_t length, char *text, size_t capacity) {
+  return load_address(L, SHARED_COUNTER, COUNTER_CLASS, data, length, text, capacity);
+}
+
+static int load_lock(lua_State *L, const unsigned char *data, size_t length, char *text, size_t capacity) {
+  return load_address(L, SHARED_LOCK, LOCK_CLASS, data, length, text, capacity);
+}
+
+static int load_channel(lua_State *L, const unsigned char *data, size_t length, char *text, size_t capacity) {
+  return load_address(L, SHARED_CHANNEL, CHANNEL_CLASS, data, length, text, capacity);
+}
+
+const struct codec_native shared_counter = {COUNTER_CLASS, save_address, load_counter};
+const struct codec_native shared_lock = {LOCK_CLASS, save_address, load_lock};
+const struct codec_native shared_channel = {CHANNEL_CLASS, save_address, load_channel};
+
+/* ---- waiting ---- */
+
+int shared_sleep(lua_State *L, struct share_event *event, uint32_t seen, int64_t until_ns) {
+  int64_t left_ns = until_ns - os_now_ns();
+  int status;
+  if (interrupt_pending()) return -EINTR;
+  if (left_ns <= 0) return -ETIMEDOUT;
+  status = share_event_wait(event, seen, left_ns < SLICE_NS ? left_ns : SLICE_NS);
+  if (status == -ETIMEDOUT) status = 0;
+  return status == 0 && lua_gethook(L) != NULL ? -EINTR : status;
+}
+
+/* Under the stock interpreter a signal has set a hook on this state: give it a call to fire at. */
+static int nothing(lua_State *L) {
+  (void)L;
+  return 0;
+}
+
+void shared_attend(lua_State *L) {
+  luaL_checkstack(L, 4, NULL);
+  if (interrupt_pending() && delivery_checkpoint(L)) luaL_error(L, "cancelled: an interrupt is pending");
+  if (lua_gethook(L) == NULL) return;
+  lua_pushcfunction(L, nothing);
+  lua_call(L, 0, 0);
 }

@@ -1,8 +1,8 @@
 /*
  * job/shared -- userdata over shared memory: how each process has each segment once, and how the objects cross between processes.
  *
- * Room: job (touches lua_State; may raise where it says so).  Owns: per Lua state, in the registry, the list of its segments and (weakly)
- * the userdata that stand for a whole segment.
+ * Room: job (may include job/codec.h; touches lua_State; may raise where it says so).
+ * Owns: per Lua state, in the registry, the list of its segments and (weakly) the userdata that stand for a whole segment.
  * A userdata of any shared class begins with struct shared. Where it goes to another process its address is sent; the receiver looks first
  * whether it has that segment, so that the same object is one object, and one descriptor, in each process.
  * Fork: a child goes on with its copies.  Threads: all of it belongs to one Lua state.
@@ -15,10 +15,17 @@
 #include <stdint.h>
 
 #include "base/bytes.h"
+#include "base/share.h"
+#include "job/codec.h"
 #include "memory/segment.h"
 
+#define COUNTER_CLASS "luapool.counter"
+#define LOCK_CLASS "luapool.lock"
+#define CHANNEL_CLASS "luapool.channel"
+#define GUARD_CLASS "luapool.guard" /* of a lock: stands for its being held, and does not cross */
+
 /* What a segment is: segment_header.kind. */
-enum shared_kind { SHARED_ARRAY = 1, SHARED_COUNTER, SHARED_LOCK, SHARED_CHANNEL };
+enum shared_kind { SHARED_ARRAY = 1, SHARED_COUNTER, SHARED_LOCK, SHARED_CHANNEL, SHARED_GUARD };
 
 struct shared {
   const void *brand;       /* tells ours from every other userdata */
@@ -35,8 +42,8 @@ extern const char shared_brand;
 void shared_set_opener(lua_State *L, lua_CFunction opener);
 
 /*
- * shared_new -- push a userdata of `bytes` bytes (a struct that begins with struct shared, else zeros) of that class, without a segment
- * yet. May raise.
+ * shared_new -- push a userdata of `bytes` bytes (a struct that begins with struct shared, else zeros) of that class, with one user value,
+ * without a segment yet. May raise.
  */
 void *shared_new(lua_State *L, enum shared_kind kind, const char *class_name, size_t bytes);
 
@@ -73,12 +80,28 @@ int shared_push_interned(lua_State *L, const struct segment_address *address);
 /* shared_gc -- __gc of every shared class. */
 int shared_gc(lua_State *L);
 
+/* How counters, locks and channels cross, whose userdata are nothing but a struct shared: always by their address. */
+extern const struct codec_native shared_counter, shared_lock, shared_channel;
+
+/* How many bytes behind the header such a segment has at least. */
+enum { SHARED_COUNTER_BYTES = 64, SHARED_LOCK_BYTES = 64, SHARED_CHANNEL_BYTES = 4096 };
+
 /*
  * shared_write_address -- append the address of the segment. 0, -ENOMEM; -EACCES: nobody can open it here, and the text says so.
  * shared_explain -- the text for what shared_adopt returned. Both for the functions of a struct codec_native.
  */
 int shared_write_address(const struct shared *s, int flags, struct bytes *out, char *text, size_t capacity);
 void shared_explain(int status, const char *class_name, char *text, size_t capacity);
+
+/*
+ * Waiting. shared_sleep -- a moment of sleep: until the event, a signal, 20 ms have passed (whoever should have told of the event may be
+ * dead) or until_ns has. 0: look again; -ETIMEDOUT: until_ns has passed; -EINTR: call shared_attend, with no lock held, then look again;
+ * -errno. Does not raise.
+ * shared_attend -- what a wait owes to signals: raises the interrupt if one is pending (a plain error where that may not be raised), and
+ * lets the hooks of a stock interpreter run.
+ */
+int shared_sleep(lua_State *L, struct share_event *event, uint32_t seen, int64_t until_ns);
+void shared_attend(lua_State *L);
 
 /* shared_is_own -- 1 if this is a worker and made the object itself: its host may live longer than it. */
 int shared_is_own(const struct shared *s);
