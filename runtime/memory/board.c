@@ -26,8 +26,8 @@ int board_open(struct board **out, uint32_t n_workers, uint64_t ring_bytes) {
   (*out)->n_workers = n_workers;
   (*out)->ring_bytes = ring_bytes;
   (*out)->n_cpus = (uint32_t)os_cpus();
-  /* Nobody is there yet, and who is not there does not keep a processor busy. */
-  for (uint32_t i = 0; i < n_workers; i++) atomic_store(&(*out)->slots[i].phase, BOARD_PARKED);
+  atomic_store(&(*out)->n_sharing, n_workers);
+  atomic_store(&(*out)->n_places, n_workers);
   return 0;
 }
 

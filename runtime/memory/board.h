@@ -56,10 +56,10 @@ struct board_entry {
 };
 
 enum board_phase {
-  BOARD_STARTING = 0, /* forked, on_start still to run */
+  BOARD_PARKED = 0,   /* asleep or about to: ring its bell; or nobody is there, which keeps no processor busy either */
   BOARD_IDLE = 1,     /* looking for work */
   BOARD_SPINNING = 2, /* looking for work without sleeping: need not be rung */
-  BOARD_PARKED = 3,   /* asleep or about to: ring its bell */
+  BOARD_STARTING = 3, /* forked, on_start still to run */
   BOARD_CLAIMING = 4, /* between deciding on a claim and having noted it */
   BOARD_OWNING = 5,   /* entry, first and count say what it has */
   BOARD_LEAVING = 6   /* on_exit, then gone */
@@ -104,16 +104,18 @@ struct board {
   _Atomic uint64_t front;       /* entries below it have nothing left to claim; moved on by workers */
   unsigned char gap2[CHANNEL_ALIGN - 8];
   _Atomic uint32_t is_host_parked; /* set by the host before it sleeps; who exchanges it with 0 rings the host's bell */
-  uint32_t n_workers;
+  uint32_t n_workers;           /* slots there are */
   uint32_t n_cpus;              /* processors that may spin and work */
+  _Atomic uint32_t n_sharing;   /* written by the host: workers that share the work */
   uint64_t ring_bytes;
-  unsigned char gap3[CHANNEL_ALIGN - 24];
+  _Atomic uint32_t n_places;    /* written by the host: slots from this one on are empty */
+  unsigned char gap3[CHANNEL_ALIGN - 28];
   struct board_entry entries[BOARD_ENTRIES];
   struct board_slot slots[];    /* n_workers, then the rings */
 };
 
 /*
- * board_open -- map a board for n_workers rings of ring_bytes each (a power of two within the limits of channel.h).
+ * board_open -- map a board with slots for n_workers, and n_workers rings of ring_bytes each (a power of two within the limits of channel.h).
  * When the system refuses so much address space, smaller rings are tried. Returns 0 or -errno.
  */
 int board_open(struct board **out, uint32_t n_workers, uint64_t ring_bytes);

@@ -100,7 +100,10 @@ struct pool_entry {
 
 struct pool {
   int owner;
-  uint32_t n_workers;
+  uint32_t capacity;
+  uint32_t n_wanted;          /* how many workers there are to be; those from this number on leave */
+  uint32_t n_places;          /* where somebody is, or is to be: all below */
+  uint32_t n_made;            /* crew that was ever used */
   int64_t grace_ns;
   uint64_t max_tasks;
   struct worker_tasks tasks;
@@ -147,11 +150,13 @@ static inline int pool_has_limits(const struct pool *p) {
 
 /*
  * pool.c
+ * pool_retire -- ask workers that are too many to leave, if they have nothing to do that nobody else may do, and forget empty places.
  * pool_wake -- ring sleepers until as many as `needed` look for work. pool_wake_all -- ring everybody who sleeps.
  * pool_command -- ask worker `number` to do what `reason` says, if it is still at this claim and item.
  * pool_kill_worker -- kill it for what it is at. Should it turn out to have gone on to something else meanwhile, that is run again, and
  * nobody's fault.
  */
+void pool_retire(struct pool *p);
 void pool_wake(struct pool *p, uint64_t needed);
 void pool_wake_all(struct pool *p);
 void pool_command(struct pool *p, uint32_t number, int reason, uint32_t claims, uint64_t item);

@@ -309,7 +309,7 @@ int pool_post(struct pool *p, const struct pool_work *work) {
   struct pool_block *block = NULL;
   struct pool_entry *entry;
   if (work->count == 0 || work->count > BOARD_MAX_ITEMS) return -EINVAL;
-  if (work->kind == BOARD_BROADCAST && (work->first >= p->n_workers || work->count > p->n_workers - work->first)) return -EINVAL;
+  if (work->kind == BOARD_BROADCAST && (work->first >= p->n_wanted || work->count > p->n_wanted - work->first)) return -EINVAL;
   if (work->kind == BOARD_BLOCK || (work->kind == BOARD_BROADCAST && work->block_length > 0)) {
     block = malloc(sizeof *block);
     if (block == NULL) return -ENOMEM;

@@ -31,7 +31,7 @@ static void forgive_cancelled(struct pool *p, int64_t begin, int64_t end) {
 /* Nobody ran in [begin, end). With `is_doubtful`: those who were stopped in it did not. */
 static void forgive(struct pool *p, int64_t begin, int64_t end, int is_doubtful) {
   uint32_t i, forgiven = 0;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     int64_t continued = atomic_load(&p->board->slots[i].continued_ns), until = end;
     if (p->crew[i].state != CREW_LIVING) continue;
     if (is_doubtful && continued < begin) continue;

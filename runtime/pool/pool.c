@@ -19,39 +19,53 @@ enum { DEFAULT_RING_BYTES = 8 << 20, SPIN_NS = 60 * 1000, SPIN_TURNS = 32, REAP_
 
 /* ---- opening and closing ---- */
 
-static int allocate(struct pool *p, const struct pool_options *options) {
-  uint32_t i, n = options->workers;
-  p->crew = calloc(n, sizeof *p->crew);
-  p->polls = calloc((size_t)3 * n + 2, sizeof *p->polls);
-  if (p->crew == NULL || p->polls == NULL) return -ENOMEM;
-  for (i = 0; i < n; i++) {
-    process_init(&p->crew[i].process);
-    output_init_pipes(&p->crew[i].output);
-    links_init(&p->crew[i].errands);
-    p->crew[i].bell.read_fd = p->crew[i].bell.write_fd = -1;
-    board_channel(p->board, i, &p->crew[i].channel);
+/* So many places are looked after from now on. */
+static void set_places(struct pool *p, uint32_t n) {
+  for (; p->n_made < n; p->n_made++) {
+    struct crew *crew = &p->crew[p->n_made];
+    process_init(&crew->process);
+    output_init_pipes(&crew->output);
+    links_init(&crew->errands);
+    crew->bell.read_fd = crew->bell.write_fd = -1;
+    board_channel(p->board, p->n_made, &crew->channel);
   }
+  p->n_places = n;
+  atomic_store(&p->board->n_places, n);
+}
+
+static void set_size(struct pool *p, uint32_t n) {
+  p->n_wanted = n;
+  atomic_store(&p->board->n_sharing, n);
+  if (n > p->n_places) set_places(p, n);
+}
+
+static int allocate(struct pool *p, const struct pool_options *options) {
+  p->crew = calloc(p->capacity, sizeof *p->crew);
+  p->polls = calloc((size_t)3 * p->capacity + 2, sizeof *p->polls);
+  if (p->crew == NULL || p->polls == NULL) return -ENOMEM;
+  set_size(p, options->workers);
   return 0;
 }
 
 int pool_open(struct pool **out, const struct pool_options *options) {
   struct pool *p;
   uint64_t ring = options->ring_bytes ? options->ring_bytes : DEFAULT_RING_BYTES;
+  uint32_t capacity = options->capacity ? options->capacity : options->workers;
   int status;
-  if (options->workers < 1 || options->workers > BOARD_MAX_WORKERS) return -EINVAL;
+  if (options->workers < 1 || capacity < options->workers || capacity > BOARD_MAX_WORKERS) return -EINVAL;
   if (ring < CHANNEL_MIN_BYTES || ring > CHANNEL_MAX_BYTES || (ring & (ring - 1))) return -EINVAL;
   p = os_allocate(sizeof *p);
   if (p == NULL) return -ENOMEM;
   memset(p, 0, sizeof *p);
   pool_open_ledger(p);
   p->owner = getpid();
-  p->n_workers = options->workers;
+  p->capacity = capacity;
   p->grace_ns = options->grace_ns;
   p->max_tasks = options->max_tasks;
   p->tasks = options->tasks;
   p->bell.read_fd = p->bell.write_fd = -1;
   arena_init(&p->arena);
-  status = board_open(&p->board, options->workers, ring);
+  status = board_open(&p->board, capacity, ring);
   if (status == 0) status = allocate(p, options);
   if (status == 0) status = output_open(&p->output, options->output);
   if (status == 0) status = os_bell_open(&p->bell);
@@ -73,7 +87,7 @@ static void forget_bell(struct os_bell *bell) {
 
 static void free_pool(struct pool *p) {
   uint32_t i;
-  for (i = 0; p->crew && i < p->n_workers; i++) {
+  for (i = 0; p->crew && i < p->n_made; i++) {
     forget_bell(&p->crew[i].bell);
     output_close_pipes(&p->crew[i].output);
     channel_clear(&p->crew[i].channel);
@@ -95,7 +109,7 @@ void pool_close(struct pool *p) {
   if (p->crew != NULL && pool_living(p) > 0) {
     int64_t until = os_now_ns() + (int64_t)REAP_AFTER_KILL_MS * 1000000;
     pool_kill(p);
-    for (i = 0; i < p->n_workers; i++) output_close_pipes(&p->crew[i].output); /* it interests nobody any more */
+    for (i = 0; i < p->n_places; i++) output_close_pipes(&p->crew[i].output); /* it interests nobody any more */
     while (pool_reap(p, 10 * 1000000) > 0 && os_now_ns() < until) {
     }
   }
@@ -105,7 +119,7 @@ void pool_close(struct pool *p) {
 void pool_abandon(struct pool *p) {
   uint32_t i;
   int are_gone = process_fds_are_gone(p->owner); /* then these numbers may be somebody else's by now */
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     process_abandon(&p->crew[i].process);
     if (!are_gone) continue;
     p->crew[i].bell.read_fd = p->crew[i].bell.write_fd = -1;
@@ -149,12 +163,39 @@ const void *pool_input_at(struct pool *p, uint64_t offset, uint64_t length) {
 /* ---- workers ---- */
 
 uint32_t pool_size(const struct pool *p) {
-  return p->n_workers;
+  return p->n_wanted;
+}
+
+uint32_t pool_places(const struct pool *p) {
+  return p->n_places;
+}
+
+int pool_resize(struct pool *p, uint32_t workers) {
+  if (workers < 1 || workers > p->capacity) return -EINVAL;
+  set_size(p, workers);
+  pool_retire(p);
+  if (!links_are_empty(&p->active)) pool_wake_all(p); /* who leaves may have been counted upon */
+  return 0;
+}
+
+static int is_leaving(const struct pool *p, uint32_t number) {
+  return atomic_load_explicit(&p->board->slots[number].must_leave, memory_order_relaxed) != 0;
+}
+
+void pool_retire(struct pool *p) {
+  uint32_t i;
+  for (i = p->n_wanted; i < p->n_places; i++) {
+    if (p->crew[i].state != CREW_LIVING || is_leaving(p, i) || !links_are_empty(&p->crew[i].errands)) continue;
+    atomic_store(&p->board->slots[i].must_leave, 1);
+    os_bell_ring(&p->crew[i].bell);
+  }
+  for (i = p->n_places; i > p->n_wanted && p->crew[i - 1].state == CREW_EMPTY && links_are_empty(&p->crew[i - 1].errands);) i--;
+  if (i < p->n_places) set_places(p, i);
 }
 
 uint32_t pool_living(const struct pool *p) {
   uint32_t i, living = 0;
-  for (i = 0; i < p->n_workers; i++) living += p->crew[i].state == CREW_LIVING;
+  for (i = 0; i < p->n_places; i++) living += p->crew[i].state == CREW_LIVING;
   return living;
 }
 
@@ -229,7 +270,7 @@ fail:
 
 static void undo_start(struct pool *p, const unsigned char *was_started) {
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     struct process_end end;
     if (!was_started[i] || p->crew[i].state != CREW_LIVING) continue;
     process_kill_tree(&p->crew[i].process);
@@ -239,23 +280,39 @@ static void undo_start(struct pool *p, const unsigned char *was_started) {
   }
 }
 
+/* How many live and stay. */
+static uint32_t count_staying(const struct pool *p) {
+  uint32_t i, n = 0;
+  for (i = 0; i < p->n_places; i++) n += p->crew[i].state == CREW_LIVING && (p->is_ending || (i < p->n_wanted && !is_leaving(p, i)));
+  return n;
+}
+
+/* The first place from `number` on where somebody is to be started: anybody if one is missing, and those for whom there is work alone. */
+static uint32_t next_vacancy(const struct pool *p, uint32_t number, int is_missing) {
+  for (; number < p->n_places; number++) {
+    const struct crew *crew = &p->crew[number];
+    if (crew->state == CREW_EMPTY && ((is_missing && number < p->n_wanted) || !links_are_empty(&crew->errands))) break;
+  }
+  return number;
+}
+
 int pool_start(struct pool *p, uint32_t wanted, int all) {
   unsigned char *was_started;
-  uint32_t i, living = pool_living(p);
+  uint32_t i, living = pool_living(p), staying = count_staying(p);
   int status;
-  if (wanted > p->n_workers) wanted = p->n_workers;
+  if (wanted > p->n_wanted) wanted = p->n_wanted;
   if (living == 0) p->is_ending = ENDING_NOT; /* whoever was told to leave has left */
-  if (living >= wanted) return (int)living;
+  if (next_vacancy(p, 0, staying < wanted) == p->n_places) return (int)living;
   status = open_input(p); /* now: workers inherit the descriptor, and map what is written later through it */
   if (status < 0) return status;
-  was_started = calloc(p->n_workers, 1);
+  was_started = calloc(p->n_places, 1);
   if (was_started == NULL) return -ENOMEM;
-  for (i = 0; i < p->n_workers && living < wanted; i++) {
-    if (p->crew[i].state != CREW_EMPTY) continue;
+  for (i = next_vacancy(p, 0, staying < wanted); i < p->n_places; i = next_vacancy(p, i + 1, staying < wanted)) {
     status = start_one(p, i);
     if (status < 0) break;
     was_started[i] = 1;
     living++;
+    staying++;
   }
   if (status < 0 && all) undo_start(p, was_started);
   free(was_started);
@@ -268,11 +325,12 @@ int pool_start(struct pool *p, uint32_t wanted, int all) {
 void pool_wake(struct pool *p, uint64_t needed) {
   uint64_t lookers = 0;
   uint32_t i;
-  for (i = 0; i < p->n_workers && lookers < needed; i++) {
+  for (i = 0; i < p->n_places && lookers < needed; i++) {
     uint32_t phase = atomic_load(&p->board->slots[i].phase);
-    if (p->crew[i].state == CREW_LIVING && (phase == BOARD_IDLE || phase == BOARD_SPINNING || phase == BOARD_STARTING)) lookers++;
+    if (p->crew[i].state != CREW_LIVING || is_leaving(p, i)) continue;
+    lookers += phase == BOARD_IDLE || phase == BOARD_SPINNING || phase == BOARD_STARTING;
   }
-  for (i = 0; i < p->n_workers && lookers < needed; i++) {
+  for (i = 0; i < p->n_places && lookers < needed; i++) {
     if (p->crew[i].state != CREW_LIVING || atomic_load(&p->board->slots[i].phase) != BOARD_PARKED) continue;
     os_bell_ring(&p->crew[i].bell);
     lookers++;
@@ -282,7 +340,7 @@ void pool_wake(struct pool *p, uint64_t needed) {
 /* A worker that died may have been counted upon by ring_sleepers: let the others see what there is to do. */
 void pool_wake_all(struct pool *p) {
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++)
+  for (i = 0; i < p->n_places; i++)
     if (p->crew[i].state == CREW_LIVING && atomic_load(&p->board->slots[i].phase) == BOARD_PARKED) os_bell_ring(&p->crew[i].bell);
 }
 
@@ -310,7 +368,7 @@ void pool_kill_worker(struct pool *p, uint32_t number, uint32_t claims, uint64_t
 
 int pool_has_claim(struct pool *p, uint64_t call) {
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     const struct board_slot *slot = &p->board->slots[i];
     const struct pool_entry *state;
     if (p->crew[i].state != CREW_LIVING || atomic_load(&slot->phase) != BOARD_OWNING) continue;
@@ -324,14 +382,14 @@ int pool_has_claim(struct pool *p, uint64_t call) {
 
 static int has_data(struct pool *p) {
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++)
+  for (i = 0; i < p->n_places; i++)
     if (p->crew[i].state != CREW_EMPTY && channel_has_data(&p->crew[i].channel)) return 1;
   return 0;
 }
 
 static int may_spin(const struct pool *p) {
   uint32_t i, busy = 0;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     uint32_t phase = atomic_load_explicit(&p->board->slots[i].phase, memory_order_relaxed);
     busy += p->crew[i].state == CREW_LIVING && phase != BOARD_PARKED && phase != BOARD_SPINNING;
   }
@@ -355,7 +413,7 @@ static size_t fill_polls(struct pool *p, int extra_fd) {
   uint32_t i;
   p->polls[n++] = (struct pollfd){p->bell.read_fd, POLLIN, 0};
   p->polls[n++] = (struct pollfd){extra_fd, POLLIN, 0};
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     const struct process *process = &p->crew[i].process;
     if (p->crew[i].state != CREW_LIVING) continue;
     /* One notice of death is enough. The pidfd is the better one: a grandchild may hold the lifeline. */
@@ -369,7 +427,7 @@ static size_t fill_polls(struct pool *p, int extra_fd) {
 static void take_polls(struct pool *p) {
   size_t n = 2;
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     if (p->crew[i].state != CREW_LIVING) continue;
     if (p->polls[n++].revents) p->must_look = 1;
     n += output_take_polls(&p->crew[i].output, p->polls + n);
@@ -420,7 +478,7 @@ void pool_ask_to_leave(struct pool *p) {
   uint32_t i;
   FAULT_POINT("close_begin");
   if (p->is_ending == ENDING_NOT) p->is_ending = ENDING_LEAVE;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     if (p->crew[i].state != CREW_LIVING) continue;
     atomic_store(&p->board->slots[i].must_leave, 1);
     os_bell_ring(&p->crew[i].bell);
@@ -432,7 +490,7 @@ void pool_quit(struct pool *p) {
   FAULT_POINT("term_begin");
   p->is_ending = ENDING_QUIT;
   pool_cancel_all(p);
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     if (p->crew[i].state != CREW_LIVING) continue;
     atomic_store(&p->board->slots[i].must_leave, 2);
     os_bell_ring(&p->crew[i].bell);
@@ -444,7 +502,7 @@ void pool_quit(struct pool *p) {
 void pool_kill(struct pool *p) {
   uint32_t i;
   p->is_ending = ENDING_QUIT;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     if (p->crew[i].state != CREW_LIVING) continue;
     p->crew[i].was_killed = 1;
     process_kill_tree(&p->crew[i].process);
@@ -457,7 +515,7 @@ uint32_t pool_reap(struct pool *p, int64_t timeout_ns) {
   pool_look_for_dead(p);
   living = pool_living(p);
   if (living == 0 || timeout_ns <= 0) return living;
-  for (i = 0; p->is_ending == ENDING_QUIT && i < p->n_workers; i++) {
+  for (i = 0; p->is_ending == ENDING_QUIT && i < p->n_places; i++) {
     struct channel_header header;
     const unsigned char *data;
     if (p->crew[i].state != CREW_LIVING) continue;

@@ -25,6 +25,7 @@ struct pool;
 
 struct pool_options {
   uint32_t workers;     /* 1 .. BOARD_MAX_WORKERS */
+  uint32_t capacity;    /* how many pool_resize may make of them, at least `workers`; 0: as many. Costs address space, no memory */
   int64_t grace_ns;     /* between asking a worker to stop and killing it */
   uint64_t ring_bytes;  /* per worker; 0: the default */
   uint64_t max_tasks;   /* a worker leaves by itself after so many items (on_exit runs), and pool_start replaces it; 0: it stays */
@@ -85,7 +86,13 @@ enum { POOL_DAMAGED = 300 }; /* the worker sent bytes that make no sense, and wa
 int pool_open(struct pool **out, const struct pool_options *options);
 
 /*
- * pool_start -- fork workers until `wanted` of them live (at most options.workers).
+ * pool_resize -- how many workers there are to be from now on. Those with the highest numbers leave when they have finished what they have
+ * claimed; missing ones are started by pool_start. Returns at once; 0 or -EINVAL (0, or more than options.capacity).
+ */
+int pool_resize(struct pool *p, uint32_t workers);
+
+/*
+ * pool_start -- fork workers until `wanted` of them live (at most pool_size), those who are about to leave not counted.
  * In the children it never returns. Returns the number that live now (0: only while the dead still have something to say:
  * pool_next); -errno if none could be started, or if `all` is set and not all could be (those started in this call are ended and reaped).
  */
@@ -197,7 +204,9 @@ int pool_is_running(struct pool *p, uint32_t number);
 /* pool_done_below -- every item of the call below this number that was posted is done, or failed for good; UINT64_MAX: all that were. */
 uint64_t pool_done_below(struct pool *p, uint64_t call);
 
+/* pool_size -- how many workers there are to be. pool_places -- the numbers of those who live now are below it (pool_info). */
 uint32_t pool_size(const struct pool *p);
+uint32_t pool_places(const struct pool *p);
 uint32_t pool_living(const struct pool *p);
 uint64_t pool_forks(const struct pool *p);
 void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *info);

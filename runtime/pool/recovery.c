@@ -140,7 +140,7 @@ static void look_for_output(struct pool *p) {
   now = os_now_ns();
   if (now - p->output.checked_at_ns < LOOK_EVERY_NS) return;
   p->output.checked_at_ns = now;
-  for (i = 0; i < p->n_workers; i++)
+  for (i = 0; i < p->n_places; i++)
     if (p->crew[i].state == CREW_LIVING) output_check(&p->crew[i].output);
 }
 
@@ -194,7 +194,7 @@ void pool_look_for_dead(struct pool *p) {
   uint32_t i;
   int has_died = 0;
   p->must_look = 0;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     struct crew *crew = &p->crew[i];
     int pid = (int)crew->process.pid;
     if (crew->state != CREW_LIVING || process_reap(&crew->process, 0, &crew->end) != 1) continue;
@@ -293,7 +293,7 @@ static int report_death(struct pool *p, uint32_t number) {
   if (phase == BOARD_STARTING && !was_expected(p, crew, slot)) {
     p->failed_starts++;
     crew->last.kind = POOL_UNREADY;
-    has_event = schedule_gives_up(p->failed_starts, p->n_workers);
+    has_event = schedule_gives_up(p->failed_starts, p->n_wanted);
   } else if (phase != BOARD_STARTING) {
     p->failed_starts = 0;
   }
@@ -312,7 +312,7 @@ static int is_of_interest(struct pool *p, const struct pool_event *last) {
 /* Let the dead have their say, in turn. 1 and *event; 0: nothing. */
 static int read_dead(struct pool *p, struct pool_event *event) {
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     struct crew *crew = &p->crew[i];
     if (crew->state == CREW_DEAD) {
       if (show_output(p, i, event)) return 1;
@@ -346,7 +346,7 @@ static int read_dead(struct pool *p, struct pool_event *event) {
  */
 static int is_owned(struct pool *p, uint64_t sequence, struct account_interval *gap) {
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++) {
+  for (i = 0; i < p->n_places; i++) {
     struct board_slot *slot = &p->board->slots[i];
     uint32_t claims = atomic_load(&slot->claims), phase = atomic_load(&slot->phase);
     uint64_t first, end;
@@ -367,7 +367,7 @@ static int is_owned(struct pool *p, uint64_t sequence, struct account_interval *
 
 static int is_unread(struct pool *p) {
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++)
+  for (i = 0; i < p->n_places; i++)
     if (p->crew[i].state == CREW_LIVING && channel_has_data(&p->crew[i].channel)) return 1;
   return 0;
 }
@@ -414,6 +414,7 @@ static void keep_watch(struct pool *p) {
   }
   if (pool_has_limits(p)) pool_watch(p, pool_judged_ns(p, now));
   if (p->must_recheck) recheck(p);
+  if (p->n_places > p->n_wanted) pool_retire(p);
   pool_publish(p);
 }
 
@@ -426,8 +427,8 @@ enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
   }
   if (output_is_showing(&p->output) && show_output(p, p->output.number, event)) return event->kind;
   look_for_output(p);
-  for (i = 0; i < p->n_workers; i++) {
-    if (number >= p->n_workers) number = 0;
+  for (i = 0; i < p->n_places; i++) {
+    if (number >= p->n_places) number = 0;
     if (p->crew[number].state == CREW_LIVING && (show_output(p, number, event) || read_ring(p, number, event))) {
       p->turn = number;
       p->n_shown++;
@@ -454,7 +455,7 @@ int pool_done(struct pool *p, const struct pool_event *event, uint64_t count) {
   int status = 0;
   if (event->kind == POOL_OUTPUT) {
     output_done(&p->output);
-    if (!output_is_showing(&p->output) && ++p->turn >= p->n_workers) p->turn = 0;
+    if (!output_is_showing(&p->output) && ++p->turn >= p->n_places) p->turn = 0;
     return 0;
   }
   if (event->kind == POOL_RESULTS || event->kind == POOL_FAILED || event->kind == POOL_LOST) {
@@ -466,7 +467,7 @@ int pool_done(struct pool *p, const struct pool_event *event, uint64_t count) {
     pool_close_crew(p, number);
   } else if (!event->is_salvage) {
     consume(p, number);
-    if (++p->turn >= p->n_workers) p->turn = 0;
+    if (++p->turn >= p->n_places) p->turn = 0;
   }
   FAULT_POINT("gather_stored");
   return status;

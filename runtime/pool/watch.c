@@ -67,13 +67,13 @@ static int64_t earlier(int64_t a, int64_t b) {
 int64_t pool_watch_cancelled(struct pool *p, int64_t now) {
   int64_t next = -1;
   uint32_t i;
-  for (i = 0; p->n_cancelled && i < p->n_workers; i++) next = earlier(next, watch_cancelled(p, i, now));
+  for (i = 0; p->n_cancelled && i < p->n_places; i++) next = earlier(next, watch_cancelled(p, i, now));
   return next;
 }
 
 void pool_watch(struct pool *p, int64_t now) {
   uint32_t i;
-  for (i = 0; p->n_timed && i < p->n_workers; i++) (void)watch_worker(p, i, now, 1);
+  for (i = 0; p->n_timed && i < p->n_places; i++) (void)watch_worker(p, i, now, 1);
   (void)pool_watch_cancelled(p, now);
 }
 
@@ -81,7 +81,7 @@ void pool_watch(struct pool *p, int64_t now) {
 static int64_t next_timeout(struct pool *p, int64_t now) {
   int64_t next = now + p->shortest_ns;
   uint32_t i;
-  for (i = 0; i < p->n_workers; i++) next = earlier(next, watch_worker(p, i, now, 0));
+  for (i = 0; i < p->n_places; i++) next = earlier(next, watch_worker(p, i, now, 0));
   return next;
 }
 
@@ -89,7 +89,7 @@ int64_t pool_next_deadline(struct pool *p) {
   int64_t now, next = -1;
   if (p->must_recheck) return os_now_ns() + LOOK_SOON_NS;
   /* Who finishes a claim rings us, and then what waits can be published; but so many might claim before the first has finished. */
-  if (p->n_waiting && p->n_workers > BOARD_ENTRIES / 2) next = os_now_ns() + LOOK_EVERY_NS;
+  if (p->n_waiting && p->n_places > BOARD_ENTRIES / 2) next = os_now_ns() + LOOK_EVERY_NS;
   if (!pool_has_limits(p)) return next;
   if (pool_settled_ns(p) >= 0) return pool_settled_ns(p);
   now = os_now_ns();

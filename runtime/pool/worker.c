@@ -75,7 +75,8 @@ static int claim_from(struct worker *w, uint64_t sequence) {
     if (next >= count) return 0;
     many = e->kind == BOARD_BLOCK
                ? count - next
-               : schedule_claim(count - next, w->board->n_workers, atomic_load_explicit(&e->item_ns, memory_order_relaxed), e->chunk);
+               : schedule_claim(count - next, atomic_load_explicit(&w->board->n_sharing, memory_order_relaxed),
+                                atomic_load_explicit(&e->item_ns, memory_order_relaxed), e->chunk);
     if (many > w->tasks_left) many = w->tasks_left;
     copy_entry(&w->claim, e, sequence, next);
     if (atomic_compare_exchange_strong_explicit(&e->cursor, &cursor, cursor + many, memory_order_acq_rel, memory_order_acquire)) {
@@ -124,8 +125,9 @@ static int claim_work(struct worker *w) {
 /* Is there a processor on which to look out for work without sleeping? */
 static int may_spin(const struct worker *w) {
   const struct board *b = w->board;
-  uint32_t i, busy = atomic_load_explicit(&b->is_host_parked, memory_order_relaxed) ? 0 : 1;
-  for (i = 0; i < b->n_workers; i++) {
+  uint32_t i, places = atomic_load_explicit(&b->n_places, memory_order_relaxed);
+  uint32_t busy = atomic_load_explicit(&b->is_host_parked, memory_order_relaxed) ? 0 : 1;
+  for (i = 0; i < places; i++) {
     uint32_t phase = atomic_load_explicit(&b->slots[i].phase, memory_order_relaxed);
     if (i != w->number && phase != BOARD_PARKED && phase != BOARD_LEAVING) busy++;
   }

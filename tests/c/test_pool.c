@@ -525,6 +525,12 @@ static void test_options_are_checked(void **state) {
   assert_int_equal(pool_open(&p, &options), -EINVAL);
   options.workers = BOARD_MAX_WORKERS + 1;
   assert_int_equal(pool_open(&p, &options), -EINVAL);
+  options.workers = 2;
+  options.capacity = 1;
+  assert_int_equal(pool_open(&p, &options), -EINVAL);
+  options.capacity = BOARD_MAX_WORKERS + 1;
+  assert_int_equal(pool_open(&p, &options), -EINVAL);
+  options.capacity = 0;
   options.workers = 1;
   options.ring_bytes = CHANNEL_MIN_BYTES / 2;
   assert_int_equal(pool_open(&p, &options), -EINVAL);
@@ -1061,6 +1067,129 @@ static void test_killed_before_it_began_the_broadcast(void **state) {
   assert_int_equal(shared->bad_runs, 0);
 }
 #endif
+
+/* ---- more of them, and fewer ------------------------------------------------------------------------- */
+
+static void open_pool_for(uint32_t workers, uint32_t capacity) {
+  struct pool_options options = {.workers = workers, .capacity = capacity, .ring_bytes = SMALL_RING, .grace_ns = long_ns(),
+                                 .tasks = {NULL, start_work, run_work, finish_work}};
+  assert_int_equal(pool_open(&the_pool, &options), 0);
+}
+
+/* Until that many live, and nobody else. */
+static void turn_until_living(uint32_t many) {
+  int64_t deadline = os_now_ns() + long_ns();
+  while ((pool_living(the_pool) != many || pool_places(the_pool) != many) && os_now_ns() < deadline) turn();
+  assert_int_equal(pool_living(the_pool), many);
+  assert_int_equal(pool_places(the_pool), many);
+}
+
+static void test_resizing(void **state) {
+  static const uint32_t sizes[] = {3, 1, 5, 2, 8, 8, 1};
+  size_t i;
+  (void)state;
+  open_pool_for(2, 8);
+  assert_int_equal(pool_resize(the_pool, 0), -EINVAL);
+  assert_int_equal(pool_resize(the_pool, 9), -EINVAL);
+  assert_int_equal(pool_size(the_pool), 2);
+  for (i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+    assert_int_equal(pool_resize(the_pool, sizes[i]), 0);
+    assert_int_equal(pool_size(the_pool), sizes[i]);
+    square(3000, 0);
+    turn_until_living(sizes[i]);
+    square(3000, 1);
+  }
+  assert_int_equal(shared->started - shared->finished, 1); /* who left did so in order */
+  assert_int_equal(pool_forks(the_pool), 3 + 4 + 6);
+  assert_int_equal(call.lost, 0);
+  end_pool();
+}
+
+/* Those who are to go finish what they have, those who stay do the rest. */
+static void test_resizing_lets_them_finish(void **state) {
+  struct pool_worker_info info;
+  uint32_t i;
+  (void)state;
+  shared->item = wait_for_permission;
+  open_pool_for(4, 4);
+  begin_call();
+  post(0, 40, 5);
+  turn_until_living(4);
+  while (atomic_load(&shared->runs) < 4) turn();
+  assert_int_equal(pool_resize(the_pool, 2), 0);
+  turn();
+  assert_int_equal(pool_living(the_pool), 4);
+  assert_int_equal(call.done, 0);
+  atomic_store(&shared->may_go_on, 1);
+  collect(40);
+  turn_until_living(2);
+  for (i = 0; i < 4; i++) {
+    pool_info(the_pool, i, &info);
+    assert_int_equal(info.pid != 0, i < 2);
+    assert_true(info.claims >= 1);
+    if (i >= 2) assert_int_equal(info.claims, 1);
+  }
+  assert_int_equal(shared->runs, 40);
+  assert_quiet();
+  end_pool();
+}
+
+/* A broadcast is done by all to whom it was posted, also by those who are to go, and by nobody else. */
+static void test_resizing_with_a_broadcast(void **state) {
+  int results[2][5], i;
+  uint64_t seed = 51;
+  int round, rounds = rounds_of(60);
+  (void)state;
+  shared->item = check_broadcast;
+  open_pool_for(5, 5);
+  for (round = 0; round < rounds; round++) {
+    int64_t deadline = os_now_ns() + long_ns();
+    assert_int_equal(pool_resize(the_pool, 5), 0);
+    if (round % 2) turn_until_living(5);
+    post_broadcast(1, 0);
+    post_broadcast(2, 0);
+    assert_int_equal(pool_resize(the_pool, 1 + (uint32_t)round % 4), 0);
+    if (round % 3 == 0) kill_somebody(&seed);
+    memset(results, 0, sizeof results);
+    while (the_pool->entries.count > 0 && os_now_ns() < deadline) {
+      struct pool_event event;
+      assert_true(pool_start(the_pool, pool_size(the_pool), 0) >= 0);
+      (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
+      while (pool_next(the_pool, &event) != POOL_NOTHING) {
+        if (event.kind == POOL_LOST) assert_int_equal(pool_repost(the_pool, &event), 0); else results[event.call - 1][event.first]++;
+        assert_int_equal(pool_done(the_pool, &event, 1), 0);
+      }
+    }
+    for (i = 0; i < 5; i++) assert_int_equal(results[0][i] * 10 + results[1][i], 11);
+    assert_quiet();
+  }
+  turn_until_living(1 + (uint32_t)(rounds - 1) % 4);
+  assert_int_equal(shared->bad_runs, 0);
+  end_pool();
+}
+
+static void test_resizing_while_workers_die(void **state) {
+  uint64_t seed = 61;
+  int round, rounds = rounds_of(60);
+  (void)state;
+  open_pool_for(3, 6);
+  for (round = 0; round < rounds; round++) {
+    int64_t deadline = os_now_ns() + long_ns();
+    begin_call();
+    call.count_of_retries = 1 << 30;
+    post(0, 3000, round % 2 ? 0 : 7);
+    while (call.done < 3000 && os_now_ns() < deadline) {
+      if (random_below(&seed, 4) == 0) kill_somebody(&seed);
+      if (random_below(&seed, 4) == 0) assert_int_equal(pool_resize(the_pool, 1 + (uint32_t)random_below(&seed, 6)), 0);
+      turn();
+    }
+    assert_int_equal(call.done, 3000);
+  }
+  assert_quiet();
+  assert_int_equal(pool_resize(the_pool, 2), 0);
+  turn_until_living(2);
+  end_pool();
+}
 
 /* ---- workers that leave after so many items ---------------------------------------------------------- */
 
@@ -1922,6 +2051,10 @@ int main(void) {
 #ifdef LUAPOOL_FAULTS
     CASE(test_killed_before_it_began_the_broadcast),
 #endif
+    CASE(test_resizing),
+    CASE(test_resizing_lets_them_finish),
+    CASE(test_resizing_with_a_broadcast),
+    CASE(test_resizing_while_workers_die),
     CASE(test_broadcasts_count_as_well),
     CASE(test_workers_leave_after_so_many),
     CASE(test_leaving_and_dying),
