@@ -392,6 +392,11 @@ function methods:clear()
   if self.world.is_foreground() then self.world.write(ERASE, true) end
 end
 
+--- Something else has erased the line, to write there.
+function methods:erased()
+  if self.is_drawn then self.is_drawn, self.is_cleared = false, true end
+end
+
 --- It has been written (and has ended its line): show the line again. Not more often than pictures are drawn anyway: due() says when.
 function methods:redraw()
   if not self.is_cleared then return end

@@ -25,11 +25,18 @@ local function new_meter(self, call, total, before)
   }
 end
 
+-- What tasks print erases the meter's line, if it stands where that goes: `does` is told what has become of it.
+local function with_line(meter, handle, does, ...)
+  if handle and not handle:line(false) then meter:erased() end
+  does(meter, ...)
+  if handle then handle:line(meter.is_drawn) end
+end
+
 local function show(meter, begun, handle, before)
   local done, total, failed = begun:progress()
   local active, inner = 1, nil
   if handle then active, inner = handle:active() end
-  meter:update(done + before, failed, active, inner, total and total + before)
+  with_line(meter, handle, meter.update, done + before, failed, active, inner, total and total + before)
 end
 
 -- How long to wait for something to happen while a meter is shown.
@@ -54,7 +61,7 @@ function Stream:close()
   if self.is_closed then return end
   self.is_closed = true
   self.call:stop()
-  if self.meter then self.meter:finish() end
+  if self.meter then with_line(self.meter, self.pool.handle, self.meter.finish) end
   if self.owns then self.pool:close() end
 end
 
@@ -123,7 +130,7 @@ function stream.run_with_progress(self, job, call)
   local meter = new_meter(self, call, job.n, 0)
   local _ <close> = setmetatable({}, { __close = function()
     begun:stop()
-    meter:finish()
+    with_line(meter, self.handle, meter.finish)
   end })
   while true do
     local status = begun:status()

@@ -62,17 +62,22 @@ static void write_all(int fd, const unsigned char *data, size_t length) {
  * What the host printed before comes before. Once a stream has failed it is left alone: what is flushed away behind the
  * script's back, its own writes would never notice.
  */
-static void write_through(int stream, const unsigned char *data, size_t length) {
+static void write_through(struct loutput *o, int stream, const unsigned char *data, size_t length) {
+  static const unsigned char erase[] = "\r\033[K";
   FILE *file = stream == 1 ? stdout : stderr;
   if (length == 0) return;
   flockfile(file);
+  if (o->has_line && isatty(fileno(file))) {
+    write_all(STDERR_FILENO, erase, sizeof erase - 1);
+    o->has_line = 0;
+  }
   if (!ferror(file)) fflush(file);
   write_all(fileno(file), data, length);
   funlockfile(file);
 }
 
 static void flush_out(struct loutput *o) {
-  write_through(o->out_stream, o->out.data, o->out.length);
+  write_through(o, o->out_stream, o->out.data, o->out.length);
   bytes_clear(&o->out);
   if (o->out.capacity > 2 * OUT_BYTES) bytes_free(&o->out);
 }
@@ -83,7 +88,7 @@ static void write_out(struct loutput *o, int stream, const void *data, size_t le
   o->out_stream = stream;
   if (length <= OUT_BYTES && bytes_append(&o->out, data, length) == 0) return;
   flush_out(o);
-  write_through(stream, data, length);
+  write_through(o, stream, data, length);
 }
 
 /* ---- lines ---- */
@@ -404,6 +409,12 @@ void loutput_turn_protected(struct lpool *lp, lua_State *L) {
     if (failures++ > 0 || lua_pcall(L, 1, 0, 0) != LUA_OK) lua_pop(L, failures > 1 ? 2 : 1);
   }
   delivery_shield(-1);
+}
+
+int loutput_line(struct lpool *lp, int has_line) {
+  int had_line = lp->output.has_line;
+  lp->output.has_line = has_line;
+  return had_line;
 }
 
 /* What a worker left unfinished, unless it is at something else that may still finish it. */

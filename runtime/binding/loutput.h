@@ -44,6 +44,7 @@ struct loutput {
   struct bytes lines;         /* function: records of whole lines */
   size_t lines_at;            /* how far the function has been told */
   int is_telling;
+  int has_line;               /* a line of progress stands on the terminal, where text is to be written */
   struct bytes out;           /* on its way out: text for one stream */
   int out_stream;
 };
@@ -77,5 +78,11 @@ void loutput_turn_protected(struct lpool *lp, lua_State *L);
  * Calls no Lua, never raises.
  */
 void loutput_settle(struct lpool *lp, lua_State *L);
+
+/*
+ * loutput_line -- a line of progress stands on the terminal at the end of stderr (or none does): it is erased before text goes there.
+ * Returns whether one stood there until now.
+ */
+int loutput_line(struct lpool *lp, int has_line);
 
 #endif

@@ -406,12 +406,19 @@ static int handle_state(lua_State *L) {
   return 3;
 }
 
+/* handle:line(drawn) -> boolean: a line of progress is on the terminal from now on; was one there until now? (Lines of tasks erase it.) */
+static int handle_line(lua_State *L) {
+  struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
+  lua_pushboolean(L, loutput_line(lp, lua_toboolean(L, 2)));
+  return 1;
+}
+
 void lpool_open_library(lua_State *L) {
   static const luaL_Reg methods[] = {
     {"run", lpool_run}, {"apply", lpool_apply}, {"begin", lpool_begin}, {"submit", lpool_submit}, {"turn", lpool_turn},
     {"hook", lpool_set_hook}, {"ready", lpool_take_ready}, {"cancel", lpool_cancel_all}, {"close", handle_close}, {"terminate", handle_terminate},
     {"stats", handle_stats}, {"workers", handle_workers}, {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending},
-    {"active", handle_active}, {NULL, NULL}};
+    {"active", handle_active}, {"line", handle_line}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", handle_gc}, {NULL, NULL}};
   lcall_open_library(L);
   luaL_newmetatable(L, LPOOL_TYPE);
