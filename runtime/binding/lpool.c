@@ -321,24 +321,16 @@ static void set_integer(lua_State *L, const char *name, lua_Integer value) {
 /* handle:stats() -> { calls, forks, sent, renewed, items, claims, busy } */
 static int handle_stats(lua_State *L) {
   struct lpool *lp = lpool_check(L, "stats");
-  struct pool_worker_info info;
-  uint64_t items = 0, claims = 0;
-  int64_t busy = 0;
-  uint32_t i;
-  for (i = 0; i < lp->n_workers; i++) {
-    pool_info(lp->pool, i, &info);
-    items += info.items;
-    claims += info.claims;
-    busy += info.busy_ns;
-  }
+  struct pool_worker_info sum;
+  pool_totals(lp->pool, &sum);
   lua_createtable(L, 0, 8);
   set_integer(L, "calls", (lua_Integer)lp->n_calls);
   set_integer(L, "forks", (lua_Integer)pool_forks(lp->pool));
   set_integer(L, "sent", (lua_Integer)lp->n_sent);
   set_integer(L, "renewed", (lua_Integer)lp->n_renewed);
-  set_integer(L, "items", (lua_Integer)items);
-  set_integer(L, "chunks", (lua_Integer)claims);
-  lua_pushnumber(L, (lua_Number)busy / NS_PER_S);
+  set_integer(L, "items", (lua_Integer)sum.items);
+  set_integer(L, "chunks", (lua_Integer)sum.claims);
+  lua_pushnumber(L, (lua_Number)sum.busy_ns / NS_PER_S);
   lua_setfield(L, -2, "busy");
   return 1;
 }

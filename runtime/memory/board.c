@@ -45,6 +45,9 @@ void board_reset_slot(struct board *b, uint32_t number) {
   atomic_store(&slot->command, 0);
   atomic_store(&slot->must_leave, 0);
   atomic_store(&slot->summons, 0);
+  atomic_store(&slot->progress_done, 0);
+  atomic_store(&slot->progress_total, 0);
+  atomic_store(&slot->turned_ns, 0);
   atomic_store(&slot->item_started_ns, 0);
   atomic_store(&slot->continued_ns, 0);
   atomic_store(&slot->output_read[0], 0);

@@ -74,8 +74,16 @@ struct board_slot {
   _Atomic uint64_t item;          /* the item that runs, or ran last; meaningful while OWNING */
   _Atomic int64_t item_started_ns; /* CLOCK_MONOTONIC; 0: none runs. Only with BOARD_HAS_TIMEOUT. The host moves it (CAS) after a stop */
   _Atomic int64_t continued_ns;   /* CLOCK_MONOTONIC: when it last went on after it had been stopped; 0: never was */
-  _Atomic uint64_t items_done, claims_done;
-  _Atomic int64_t busy_ns;
+  /* What the item that runs said of itself: bits of two doubles, 0 and 0: nothing. */
+  _Atomic uint64_t progress_done, progress_total;
+  /*
+   * What it came to, and those who were in its place before. Host and worker take turns here: the host adds what a dead one could not.
+   * idle_ns counts only while the pool is open (board_open_ns); open_mark_ns is how long it had been so at turned_ns.
+   */
+  _Atomic uint64_t claims_done, bytes_sent, peak_bytes;
+  _Atomic int64_t busy_ns, encode_ns, idle_ns, wait_ns;
+  _Atomic int64_t turned_ns;      /* CLOCK_MONOTONIC: when its claim began, or the last one ended; 0: it has not begun, or has left */
+  _Atomic int64_t open_mark_ns;
   unsigned char gap1[CHANNEL_ALIGN];
   /* written by the host */
   _Atomic uint32_t command;       /* enum interrupt_reason for the worker's SIGTERM handler, which takes it by exchange with 0 */
@@ -110,6 +118,8 @@ struct board {
   uint64_t ring_bytes;
   _Atomic uint32_t n_places;    /* written by the host: slots from this one on are empty */
   unsigned char gap3[CHANNEL_ALIGN - 28];
+  _Atomic int64_t open_before_ns, open_since_ns; /* written by the host: see board_open_ns; since 0: it is not open */
+  unsigned char gap4[CHANNEL_ALIGN - 16];
   struct board_entry entries[BOARD_ENTRIES];
   struct board_slot slots[];    /* n_workers, then the rings */
 };
@@ -134,6 +144,18 @@ static inline struct board_entry *board_entry(struct board *b, uint64_t sequence
 /* The cursor of entry `sequence` with `next` items claimed. */
 static inline uint64_t board_cursor(uint64_t sequence, uint64_t next) {
   return ((sequence / BOARD_ENTRIES + 1) & 0xffff) << BOARD_CURSOR_BITS | next;
+}
+
+/* For how long there has been something to do, by `now`. A reader that meets the host between its two words is wrong by one such time. */
+static inline int64_t board_open_ns(const struct board *b, int64_t now) {
+  int64_t since = atomic_load_explicit(&b->open_since_ns, memory_order_relaxed);
+  return atomic_load_explicit(&b->open_before_ns, memory_order_relaxed) + (since && now > since ? now - since : 0);
+}
+
+/* The part of [since, now) in which there was something to do; `mark`: board_open_ns at `since`. */
+static inline int64_t board_open_part(const struct board *b, int64_t since, int64_t mark, int64_t now) {
+  int64_t part = board_open_ns(b, now) - mark;
+  return part < 0 ? 0 : part > now - since ? now - since : part;
 }
 
 /* 1 if the place with that cursor is (still) the one of entry `sequence`. */

@@ -1,5 +1,5 @@
 /*
- * pool/crew -- the inside of a pool, shared by pool.c, ledger.c, errand.c, recovery.c, watch.c and pause.c alone.
+ * pool/crew -- the inside of a pool, shared by pool.c, ledger.c, errand.c, recovery.c, watch.c, pause.c and tally.c alone.
  *
  * Room: pool (may include pool/pool.h, pool/account.h, pool/links.h, pool/output.h and pool/table.h).  Owns: nothing itself; these files
  * own what it describes.
@@ -51,6 +51,7 @@ struct crew {
   struct links errands; /* what is for this worker alone and not done yet; the first of them may be on the board: */
   struct pool_errand *summoned;
   int has_salvaged;
+  uint64_t items;       /* seen of all who were in this place */
   struct pool_event last; /* in REPORTING */
 };
 
@@ -129,6 +130,7 @@ struct pool {
   uint32_t n_shortest;
   uint32_t n_cancelled;       /* active entries that were cancelled */
   int is_closing;
+  uint32_t n_open;            /* reasons for which the pool is open */
   uint32_t turn;              /* the worker whose ring is read next */
   uint32_t failed_starts;     /* workers that died before they were ready, in a row */
   uint32_t n_shown;           /* events shown since the rings were found empty */
@@ -201,6 +203,9 @@ void pool_errand_is_done(struct pool *p, struct pool_entry *entry, uint64_t item
 void pool_errand_again(struct pool *p, struct pool_entry *entry, uint64_t item);
 uint64_t pool_withdraw_errands(struct pool *p, struct pool_entry *entry);
 void pool_free_errands(struct pool_entry *entry);
+
+/* tally.c: pool_tally_dead -- worker `number` is dead: count what it could not count itself. */
+void pool_tally_dead(struct pool *p, uint32_t number);
 
 /*
  * recovery.c

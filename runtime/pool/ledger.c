@@ -104,8 +104,10 @@ static void note_claimed(struct pool_entry *entry) {
   entry->is_unclaimed = 0;
 }
 
+/* It is neither active nor waiting any more. */
 static void free_entry(struct pool *p, struct pool_entry *entry) {
   struct pool_call *call = entry->call;
+  if (p->n_waiting + p->entries.count == 0) pool_set_open(p, -1);
   note_claimed(entry);
   if (entry->block) call->in_flight -= entry->block->length;
   release_block(p, entry->block);
@@ -157,6 +159,7 @@ static struct pool_entry *add_entry(struct pool *p, struct links *queue, const s
   links_init(&entry->own);
   links_append(&call->entries, &entry->own);
   p->n_waiting++;
+  if (p->n_waiting + p->entries.count == 1) pool_set_open(p, 1);
   if (work->kind != BOARD_BROADCAST || pool_make_errands(entry) == 0) return entry;
   if (block) block->users++; /* it stays the caller's */
   discard(p, entry);

@@ -207,15 +207,6 @@ int pool_status(const struct pool *p) {
   return p->is_broken;
 }
 
-void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *info) {
-  const struct board_slot *slot = &p->board->slots[number];
-  info->pid = p->crew[number].state == CREW_LIVING ? (int)p->crew[number].process.pid : 0;
-  info->phase = atomic_load(&slot->phase);
-  info->items = atomic_load(&slot->items_done);
-  info->claims = atomic_load(&slot->claims_done);
-  info->busy_ns = atomic_load(&slot->busy_ns);
-}
-
 _Noreturn static void be_worker(struct pool *p, uint32_t number, const int writers[2]) {
   struct worker w;
   memset(&w, 0, sizeof w);

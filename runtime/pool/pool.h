@@ -192,12 +192,36 @@ void pool_close(struct pool *p);
 /* pool_abandon -- in a forked copy of the host: close descriptors and mappings, touch no process. */
 void pool_abandon(struct pool *p);
 
+/* What one worker is doing, and what it came to, and those who were in its place before it. */
 struct pool_worker_info {
   int pid; /* 0: none */
-  uint32_t phase;
-  uint64_t items, claims;
-  int64_t busy_ns;
+  uint32_t phase;          /* enum board_phase */
+  uint64_t items;          /* done or failed, as far as pool_next has seen them: each as often as it was, none twice */
+  uint64_t claims;
+  uint64_t bytes;          /* of results */
+  uint64_t peak_bytes;     /* of memory, at most; looked at from time to time, and when a worker has ended */
+  int64_t busy_ns;         /* in claims; of that: */
+  int64_t encode_ns, wait_ns; /* writing results (see worker_count_encode); waiting for room in the ring */
+  int64_t idle_ns;         /* without a claim while the pool was open (pool_set_open) */
+  uint64_t call, item;     /* what runs now; item UINT64_MAX: nothing, or nothing yet of its claim */
+  int64_t since_ns;        /* CLOCK_MONOTONIC: since when; without a time limit: since when it has had the claim */
+  double progress_done, progress_total; /* what the item that runs said of itself; 0, 0: nothing */
 };
+
+/*
+ * pool_info -- worker `number`, from 0, below the pool's capacity. pool_totals -- all of them together: pid is how many live, peak_bytes the
+ * largest, nothing runs.
+ */
+void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *info);
+void pool_totals(const struct pool *p, struct pool_worker_info *sum);
+
+/*
+ * pool_set_open -- the pool is open (+1) or no longer (-1) for another reason than that it has work, which counts anyway: a call whose source
+ * has nothing to give keeps workers idle. pool_open_ns -- for how long it has been open.
+ */
+void pool_set_open(struct pool *p, int change);
+int64_t pool_open_ns(const struct pool *p);
+
 /* pool_is_running -- 1 while worker `number` (from 0) has items of a claim that are not accounted for. */
 int pool_is_running(struct pool *p, uint32_t number);
 
@@ -209,6 +233,5 @@ uint32_t pool_size(const struct pool *p);
 uint32_t pool_places(const struct pool *p);
 uint32_t pool_living(const struct pool *p);
 uint64_t pool_forks(const struct pool *p);
-void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *info);
 
 #endif

@@ -90,7 +90,11 @@ static int read_frame(struct pool *p, uint32_t number, const struct channel_head
   }
   if (header->kind == WORKER_FAILED && header->count != 1) return -EBADMSG;
   if (header->count == 0) return -EBADMSG;
-  if (state->is_cancelled) return pool_settle(p, state, header->first, header->count) == -EBADMSG ? -EBADMSG : 0;
+  if (state->is_cancelled) {
+    int status = pool_settle(p, state, header->first, header->count);
+    if (status == 0) p->crew[number].items += header->count;
+    return status == -EBADMSG ? status : 0;
+  }
   event->kind = header->kind == WORKER_RESULTS ? POOL_RESULTS : POOL_FAILED;
   return 1;
 }
@@ -186,6 +190,7 @@ void pool_close_crew(struct pool *p, uint32_t number) {
   os_bell_close(&crew->bell);
   output_close_pipes(&crew->output);
   crew->state = CREW_EMPTY;
+  pool_tally_dead(p, number);
   pool_is_dismissed(p, number);
   atomic_store(&p->board->slots[number].phase, BOARD_PARKED);
 }
@@ -461,6 +466,7 @@ int pool_done(struct pool *p, const struct pool_event *event, uint64_t count) {
   if (event->kind == POOL_RESULTS || event->kind == POOL_FAILED || event->kind == POOL_LOST) {
     if (state && state->is_cancelled) count = event->count; /* since it was shown: nobody cares for the rest of it */
     if (state) status = pool_settle(p, state, event->first, count);
+    if (state && status == 0 && event->kind != POOL_LOST) crew->items += count;
     if (status == -EBADMSG || (count < event->count && !event->is_salvage)) condemn(p, number, event->sequence, event->first + count);
   }
   if (crew->state == CREW_REPORTING) {

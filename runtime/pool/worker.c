@@ -3,13 +3,14 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <string.h>
 
 #include "base/fault.h"
 #include "pool/schedule.h"
 #include "process/interrupt.h"
 #include "process/process.h"
 
-enum { SPIN_NS = 60 * 1000, SPIN_TURNS = 64, ROOM_SPIN_NS = 20 * 1000 };
+enum { SPIN_NS = 60 * 1000, SPIN_TURNS = 64, ROOM_SPIN_NS = 20 * 1000, WEIGH_EVERY_NS = 10 * 1000000 };
 
 static const uint64_t NO_ITEM = UINT64_MAX;
 
@@ -32,6 +33,57 @@ static int is_summoned(const struct worker *w) {
 static int has_work(const struct worker *w) {
   return is_summoned(w) ||
          atomic_load_explicit(&w->board->front, memory_order_acquire) < atomic_load_explicit(&w->board->published, memory_order_acquire);
+}
+
+/* ---- counting: this process alone writes these words ---- */
+
+static void add(_Atomic uint64_t *word, uint64_t more) {
+  atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed) + more, memory_order_relaxed);
+}
+
+static void add_ns(_Atomic int64_t *word, int64_t more) {
+  atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed) + more, memory_order_relaxed);
+}
+
+/* A claim ends, or life begins. */
+static void note_end(struct worker *w, int64_t now) {
+  w->turned_ns = now;
+  w->has_waited = 0;
+  atomic_store_explicit(&w->slot->open_mark_ns, board_open_ns(w->board, now), memory_order_relaxed);
+  atomic_store_explicit(&w->slot->turned_ns, now, memory_order_relaxed);
+}
+
+/* A claim begins, or life ends. Returns when. */
+static int64_t note_begin(struct worker *w) {
+  struct board_slot *slot = w->slot;
+  int64_t now;
+  if (!w->has_waited) return w->turned_ns; /* it followed at once */
+  now = os_now_ns();
+  add_ns(&slot->idle_ns, board_open_part(w->board, w->turned_ns, atomic_load_explicit(&slot->open_mark_ns, memory_order_relaxed), now));
+  atomic_store_explicit(&slot->turned_ns, now, memory_order_relaxed);
+  return now;
+}
+
+/* How much memory it needs, from time to time. */
+static void weigh(struct worker *w, int64_t now) {
+  uint64_t bytes;
+  if (now - w->weighed_ns < WEIGH_EVERY_NS) return;
+  w->weighed_ns = now;
+  bytes = process_peak_memory();
+  if (bytes > atomic_load_explicit(&w->slot->peak_bytes, memory_order_relaxed))
+    atomic_store_explicit(&w->slot->peak_bytes, bytes, memory_order_relaxed);
+}
+
+static uint64_t bits_of(double value) {
+  uint64_t bits;
+  memcpy(&bits, &value, sizeof bits);
+  return bits;
+}
+
+void worker_progress(struct worker *w, double done, double total) {
+  w->has_progress = done != 0 || total != 0;
+  atomic_store_explicit(&w->slot->progress_total, bits_of(total), memory_order_relaxed);
+  atomic_store_explicit(&w->slot->progress_done, bits_of(done), memory_order_relaxed);
 }
 
 /* ---- claiming ---- */
@@ -156,26 +208,33 @@ static void sleep_on_bell(struct worker *w) {
 
 static void wait_for_work(struct worker *w) {
   FAULT_POINT("worker_idle");
+  w->has_waited = 1;
   if (may_spin(w)) spin_for_work(w);
   set_phase(w, BOARD_PARKED);
   if (!has_work(w) && !must_leave(w)) sleep_on_bell(w);
   set_phase(w, BOARD_IDLE);
 }
 
+static int spin_for_room(struct worker *w, uint64_t head, int64_t until) {
+  int may = may_spin(w);
+  while (may && os_now_ns() < until) {
+    if (atomic_load_explicit(&w->channel.shared->head, memory_order_acquire) != head) return 1;
+    os_relax();
+  }
+  return 0;
+}
+
 /* The ring is full: wait until the host has moved on from where it was when we found it full. */
 static void wait_for_room(struct worker *w) {
   struct channel_shared *ring = w->channel.shared;
   uint64_t head = w->channel.limit;
-  int64_t until = os_now_ns() + ROOM_SPIN_NS;
-  if (may_spin(w)) {
-    while (os_now_ns() < until) {
-      if (atomic_load_explicit(&ring->head, memory_order_acquire) != head) return;
-      os_relax();
-    }
+  int64_t began = os_now_ns();
+  if (!spin_for_room(w, head, began + ROOM_SPIN_NS)) {
+    atomic_store(&ring->is_waiting, 1);
+    if (atomic_load(&ring->head) == head) sleep_on_bell(w);
+    atomic_store(&ring->is_waiting, 0);
   }
-  atomic_store(&ring->is_waiting, 1);
-  if (atomic_load(&ring->head) == head) sleep_on_bell(w);
-  atomic_store(&ring->is_waiting, 0);
+  add_ns(&w->slot->wait_ns, os_now_ns() - began);
 }
 
 /* ---- publishing ---- */
@@ -214,9 +273,8 @@ static void publish_large(struct worker *w, const void *data, size_t length, uin
   }
 }
 
-/* Before they are published: who has seen their results finds them counted. */
+/* The host counts items when it has seen what came of them. */
 static void count_items(struct worker *w, uint32_t count) {
-  atomic_fetch_add_explicit(&w->slot->items_done, count, memory_order_relaxed);
   if (w->tasks_left != UINT64_MAX) w->tasks_left -= count < w->tasks_left ? count : w->tasks_left;
 }
 
@@ -225,6 +283,7 @@ void worker_close_frame(struct worker *w) {
   output_flush(&w->output); /* what items printed is seen before their results are */
   if (w->frame_count > 0) {
     count_items(w, w->frame_count);
+    add(&w->slot->bytes_sent, w->frame.length);
     if (w->frame.is_borrowed) {
       channel_publish(&w->channel, w->frame.length, w->frame_count);
     } else {
@@ -244,6 +303,7 @@ void worker_send(struct worker *w, enum worker_frame kind, uint64_t first, uint3
   output_flush(&w->output);
   memory = begin_frame(w, kind, first, &room);
   if (kind == WORKER_FAILED) count_items(w, count);
+  add(&w->slot->bytes_sent, length);
   if (length <= room) {
     if (length) memcpy(memory, data, length);
     channel_publish(&w->channel, length, count);
@@ -265,16 +325,18 @@ static void tell_item_ns(struct worker *w, uint64_t done, int64_t elapsed) {
 }
 
 static void do_claim(struct worker *w) {
-  int64_t started = os_now_ns(), elapsed;
+  int64_t started = note_begin(w), now;
   struct board_slot *slot = w->slot;
   uint64_t done = w->claim.count;
   w->tasks->run(w->tasks->context, w);
   output_flush(&w->output);
   output_mark(&w->output, w->claim.sequence, atomic_load_explicit(&slot->item, memory_order_relaxed)); /* if it was given up */
-  elapsed = os_now_ns() - started;
-  tell_item_ns(w, done, elapsed);
-  atomic_fetch_add_explicit(&slot->claims_done, 1, memory_order_relaxed);
-  atomic_fetch_add_explicit(&slot->busy_ns, elapsed, memory_order_relaxed);
+  now = os_now_ns();
+  tell_item_ns(w, done, now - started);
+  add(&slot->claims_done, 1);
+  add_ns(&slot->busy_ns, now - started);
+  note_end(w, now);
+  weigh(w, now);
   atomic_store_explicit(&slot->item_started_ns, 0, memory_order_release);
 }
 
@@ -305,6 +367,7 @@ _Noreturn void worker_main(struct worker *w) {
   if (w->tasks->start(w->tasks->context, w) != 0) process_exit(0);
   output_flush(&w->output);
   output_mark(&w->output, OUTPUT_NO_ITEM, OUTPUT_NO_ITEM);
+  note_end(w, os_now_ns());
   set_phase(w, BOARD_IDLE);
   while (!must_leave(w) && w->tasks_left > 0) {
     if (!claim_work(w)) {
@@ -315,6 +378,9 @@ _Noreturn void worker_main(struct worker *w) {
     set_phase(w, w->tasks_left > 0 ? BOARD_IDLE : BOARD_LEAVING); /* nobody is to count on one who leaves */
   }
   set_phase(w, BOARD_LEAVING);
+  w->has_waited = 1;
+  (void)note_begin(w);
+  atomic_store_explicit(&w->slot->turned_ns, 0, memory_order_relaxed);
   w->tasks->finish(w->tasks->context, w);
   if (interrupt_external()) interrupt_die(interrupt_external());
   process_exit(0);

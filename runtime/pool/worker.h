@@ -76,6 +76,10 @@ struct worker {
   uint32_t frame_count;     /* whole items in it */
   uint32_t staged_count;    /* of these, noted in the ring */
   size_t frame_low;         /* begin a new frame when less than this is left */
+  int64_t turned_ns;        /* when the last claim ended */
+  int has_waited;           /* since then */
+  int64_t weighed_ns;       /* when its memory was looked at */
+  int has_progress;         /* the item that runs has said how far it is */
 };
 
 /* worker_main -- the life of a worker. The caller filled number, board, arena, bells, lifeline, tasks, tasks_left and output. */
@@ -90,8 +94,18 @@ void worker_close_frame(struct worker *w);
 /* worker_send -- publish a frame of its own; the frame under construction must be closed. May wait for room. */
 void worker_send(struct worker *w, enum worker_frame kind, uint64_t first, uint32_t count, const void *data, size_t length);
 
+/* worker_progress -- how far the item that runs is: of `total` (0: it cannot tell) `done`. The next item begins without. */
+void worker_progress(struct worker *w, double done, double total);
+
+/* worker_count_encode -- so much of the claim's time went into writing results. */
+static inline void worker_count_encode(struct worker *w, int64_t ns) {
+  int64_t before = atomic_load_explicit(&w->slot->encode_ns, memory_order_relaxed);
+  atomic_store_explicit(&w->slot->encode_ns, before + ns, memory_order_relaxed);
+}
+
 /* worker_begin_item -- item `item` runs from now on: its death is blamed on it. */
 static inline void worker_begin_item(struct worker *w, uint64_t item) {
+  if (w->has_progress) worker_progress(w, 0, 0);
   atomic_store_explicit(&w->slot->item, item, memory_order_release);
   if (w->claim.flags & BOARD_HAS_TIMEOUT) atomic_store_explicit(&w->slot->item_started_ns, os_now_ns(), memory_order_release);
 }

@@ -634,6 +634,11 @@ static uint64_t max_rss_bytes(const struct rusage *usage) {
 #endif
 }
 
+uint64_t process_peak_memory(void) {
+  struct rusage usage;
+  return getrusage(RUSAGE_SELF, &usage) == 0 ? max_rss_bytes(&usage) : 0;
+}
+
 /* Closes what the handle holds here and empties it. */
 static void release(struct process *p) {
   if (!process_fds_are_gone(p->owner)) {

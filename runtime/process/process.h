@@ -106,6 +106,9 @@ int process_kill_tree(const struct process *p);
  */
 int process_reap(struct process *p, int64_t timeout_ns, struct process_end *end);
 
+/* process_peak_memory -- bytes that this process has had in memory at most. */
+uint64_t process_peak_memory(void);
+
 /* process_abandon -- close the descriptors, forget the pid (a forked copy of a handle, or a child that cannot die). */
 void process_abandon(struct process *p);
 

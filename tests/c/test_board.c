@@ -70,7 +70,9 @@ static void test_words_of_different_writers_are_apart(void **state) {
   (void)state;
   assert_true(offsetof(struct board, front) - offsetof(struct board, published) >= CHANNEL_ALIGN);
   assert_true(offsetof(struct board, is_host_parked) - offsetof(struct board, front) >= CHANNEL_ALIGN);
-  assert_true(offsetof(struct board_slot, command) - offsetof(struct board_slot, busy_ns) >= CHANNEL_ALIGN);
+  assert_true(offsetof(struct board_slot, command) - offsetof(struct board_slot, open_mark_ns) >= CHANNEL_ALIGN);
+  assert_true(offsetof(struct board_slot, summons) - offsetof(struct board_slot, stopped_claim) >= CHANNEL_ALIGN / 2);
+  assert_true(offsetof(struct board, entries) - offsetof(struct board, open_since_ns) >= CHANNEL_ALIGN - 8);
   assert_true(offsetof(struct channel_shared, tail) - offsetof(struct channel_shared, head) >= CHANNEL_ALIGN);
 }
 
@@ -84,6 +86,12 @@ static void test_reset_slot_takes_requests_back(void **state) {
   assert_int_equal(slot->command, 0);
   assert_int_equal(slot->must_leave, 0);
   assert_int_equal(slot->item_started_ns, 0);
+  assert_int_equal(slot->continued_ns, 0);
+  assert_int_equal(slot->summons, 0);
+  assert_int_equal(slot->progress_done, 0);
+  assert_int_equal(slot->progress_total, 0);
+  assert_int_equal(slot->turned_ns, 0);
+  assert_int_equal(slot->busy_ns, 0x5a5a5a5a5a5a5a5a); /* the place keeps what its workers came to */
   assert_int_equal(b->slots[0].must_leave, 0x5a5a5a5a);
   board_close(b);
 }
@@ -165,6 +173,32 @@ static void test_refused_address_space_makes_smaller_rings(void **state) {
 
 #define CASE(function) cmocka_unit_test_setup_teardown(function, note_the_house, find_it_clean)
 
+static void test_a_place_knows_its_entry(void **state) {
+  uint64_t sequence;
+  (void)state;
+  for (sequence = 0; sequence < 5 * BOARD_ENTRIES; sequence += 511) {
+    assert_true(board_is_of(board_cursor(sequence, 0), sequence));
+    assert_true(board_is_of(board_cursor(sequence, BOARD_MAX_ITEMS), sequence));
+    assert_false(board_is_of(board_cursor(sequence + BOARD_ENTRIES, 0), sequence));
+    assert_false(board_is_of(0, sequence)); /* never used */
+  }
+}
+
+static void test_the_time_it_is_open(void **state) {
+  struct board *b = open_board(1, CHANNEL_MIN_BYTES);
+  (void)state;
+  assert_int_equal(board_open_ns(b, 1000), 0);
+  atomic_store(&b->open_before_ns, 300);
+  assert_int_equal(board_open_ns(b, 1000), 300);
+  atomic_store(&b->open_since_ns, 900);
+  assert_int_equal(board_open_ns(b, 1000), 400);
+  assert_int_equal(board_open_ns(b, 800), 300); /* a clock read before that */
+  assert_int_equal(board_open_part(b, 500, 300, 1000), 100);
+  assert_int_equal(board_open_part(b, 950, 300, 1000), 50); /* never more than there was */
+  assert_int_equal(board_open_part(b, 950, 500, 1000), 0);  /* nor less than nothing */
+  board_close(b);
+}
+
 int main(void) {
   const struct CMUnitTest tests[] = {
     CASE(test_new_board_is_empty),
@@ -173,6 +207,8 @@ int main(void) {
     CASE(test_reset_slot_takes_requests_back),
     CASE(test_cursors_tell_laps_apart),
     CASE(test_places_repeat_after_a_lap),
+    CASE(test_a_place_knows_its_entry),
+    CASE(test_the_time_it_is_open),
     CASE(test_board_is_shared_with_children),
     CASE(test_many_workers_with_large_rings_cost_address_space_alone),
 #ifdef LUAPOOL_FAULTS

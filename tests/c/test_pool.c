@@ -1855,6 +1855,244 @@ static void test_the_time_of_a_stop_counts_for_nobody(void **state) {
 }
 #endif
 
+/* ---- counts and times ------------------------------------------------------------------------------ */
+
+static struct pool_worker_info totals(void) {
+  struct pool_worker_info sum;
+  pool_totals(the_pool, &sum);
+  return sum;
+}
+
+/* Nobody is at work any more, not even with counting. */
+static void wait_until_parked(void) {
+  int64_t deadline = os_now_ns() + long_ns();
+  uint32_t i;
+  for (i = 0; i < pool_places(the_pool); i++)
+    while (atomic_load(&the_pool->board->slots[i].phase) != BOARD_PARKED && os_now_ns() < deadline) turn(); /* it may have died, too */
+  assert_true(os_now_ns() < deadline);
+}
+
+/* The places add up to the totals. */
+static void check_totals(void) {
+  struct pool_worker_info sum = totals(), one;
+  uint64_t items = 0, claims = 0, bytes = 0;
+  uint32_t i;
+  for (i = 0; i < the_pool->capacity + 3; i++) {
+    pool_info(the_pool, i, &one);
+    items += one.items;
+    claims += one.claims;
+    bytes += one.bytes;
+  }
+  assert_int_equal(sum.items, items);
+  assert_int_equal(sum.claims, claims);
+  assert_int_equal(sum.bytes, bytes);
+  assert_int_equal(sum.pid, pool_living(the_pool));
+}
+
+static void encode_for_a_while(struct worker *w, uint64_t item) {
+  (void)item;
+  worker_count_encode(w, 1000);
+}
+
+static void test_counts(void **state) {
+  struct pool_worker_info sum;
+  (void)state;
+  shared->item = encode_for_a_while;
+  open_pool(2, 0);
+  assert_int_equal(totals().items, 0);
+  square(1000, 10);
+  wait_until_parked();
+  sum = totals();
+  assert_int_equal(sum.items, 1000);
+  assert_int_equal(sum.claims, 100);
+  assert_int_equal(sum.bytes, 1000 * sizeof(uint64_t));
+  assert_int_equal(sum.encode_ns, 1000 * 1000);
+  assert_true(sum.peak_bytes > 100000);
+  assert_true(sum.busy_ns > 0);
+  check_totals();
+  pool_ask_to_leave(the_pool);
+  wait_for_leavers();
+  check_totals(); /* they have gone, and what they did is still known */
+  assert_int_equal(totals().items, 1000);
+  square(500, 0);
+  assert_int_equal(totals().items, 1500);
+  wait_until_parked();
+  assert_int_equal(totals().encode_ns, 1500 * 1000);
+  end_pool();
+}
+
+/* Each item that came is counted, and counted once, whoever dies. */
+static void test_counts_while_workers_die(void **state) {
+  uint64_t seed = 71, posted = 0;
+  int round, rounds = rounds_of(150);
+  (void)state;
+  open_pool(3, SMALL_RING);
+  for (round = 0; round < rounds; round++) {
+    uint64_t count = 100 + random_below(&seed, 2000);
+    killed_round(count, (uint32_t)(round % 3 ? 0 : 1 + round % 5), &seed);
+    posted += count;
+    assert_int_equal(totals().items + call.lost, posted);
+  }
+  wait_until_parked();
+  check_totals();
+  end_pool();
+}
+
+static void work_30_ms(struct worker *w, uint64_t item) {
+  int64_t until = os_now_ns() + 30 * MS;
+  (void)w, (void)item;
+  while (os_now_ns() < until) os_relax();
+}
+
+static void test_times(void **state) {
+  int64_t before, began, idle;
+  (void)state;
+  shared->item = work_30_ms;
+  open_pool(2, 0);
+  began = os_now_ns();
+  square(6, 1);
+  assert_true(totals().busy_ns >= 6 * 30 * MS);
+  assert_true(totals().busy_ns + totals().idle_ns <= 2 * (os_now_ns() - began) + 2 * MS);
+  assert_int_equal(the_pool->n_open, 0);
+  wait_until_parked();
+  assert_true(pool_open_ns(the_pool) >= 3 * 30 * MS);
+  idle = totals().idle_ns;
+  poll(NULL, 0, 50);
+  assert_int_equal(totals().idle_ns, idle); /* there is nothing to be idle about */
+  before = os_now_ns();
+  pool_set_open(the_pool, 1);
+  poll(NULL, 0, 200);
+  assert_true(totals().idle_ns - idle >= 2 * 190 * MS);
+  pool_set_open(the_pool, -1);
+  idle = totals().idle_ns - idle;
+  assert_true(idle <= 2 * (os_now_ns() - before));
+  square(6, 1); /* they count it themselves by now */
+  assert_true(totals().idle_ns >= idle);
+  assert_true(pool_open_ns(the_pool) >= 2 * 3 * 30 * MS + 190 * MS);
+  end_pool();
+}
+
+static void test_waiting_for_room_is_timed(void **state) {
+  int64_t deadline = os_now_ns() + long_ns();
+  (void)state;
+  open_pool(1, SMALL_RING);
+  begin_call();
+  post(0, 100000, 1000);
+  while (!atomic_load(&the_pool->crew[0].channel.shared->is_waiting) && os_now_ns() < deadline) poll(NULL, 0, 1);
+  poll(NULL, 0, 100);
+  collect(100000);
+  assert_true(totals().wait_ns >= 95 * MS);
+  assert_true(totals().wait_ns <= totals().busy_ns);
+  end_pool();
+}
+
+static void use_much_memory(struct worker *w, uint64_t item) {
+  enum { MUCH = 80 << 20 };
+  char *memory = malloc(MUCH);
+  (void)w, (void)item;
+  if (memory == NULL) process_exit(9);
+  memset(memory, 1, MUCH);
+  atomic_fetch_add(&shared->seen, (uint64_t)(unsigned char)memory[MUCH / 2]);
+  free(memory);
+}
+
+static void test_peak_memory(void **state) {
+  struct pool_worker_info info;
+  int is_killed;
+  (void)state;
+  for (is_killed = 0; is_killed < 2; is_killed++) {
+    shared->item = use_much_memory;
+    open_pool(1, 0);
+    square(1, 0);
+    if (is_killed) {
+      pool_info(the_pool, 0, &info);
+      assert_int_equal(kill(info.pid, SIGKILL), 0);
+      while (pool_living(the_pool) > 0) take_events();
+    } else {
+      pool_ask_to_leave(the_pool);
+      wait_for_leavers();
+    }
+    pool_info(the_pool, 0, &info);
+    assert_true(info.peak_bytes >= 80 << 20);
+    shared->item = NULL;
+    square(1, 0);
+    pool_info(the_pool, 0, &info);
+    assert_true(info.peak_bytes >= 80 << 20); /* the place remembers */
+    end_pool();
+  }
+}
+
+static void report_progress(struct worker *w, uint64_t item) {
+  if (item != shared->bad_item) return;
+  worker_progress(w, 2.5, 10);
+  atomic_fetch_add(&shared->seen, 1);
+  wait_for_permission(w, item);
+}
+
+/* Who is at what, since when, and how far. */
+static void test_what_runs_now(void **state) {
+  struct pool_worker_info info;
+  int64_t before = os_now_ns(), busy;
+  int is_timed;
+  (void)state;
+  for (is_timed = 0; is_timed < 2; is_timed++) {
+    shared->item = report_progress;
+    shared->bad_item = 7;
+    atomic_store(&shared->seen, 0);
+    atomic_store(&shared->may_go_on, 0);
+    open_pool(1, 0);
+    begin_call();
+    post_kind(BOARD_INDEXED, 42, 5, 10, 10, is_timed ? 10 * long_ns() : 0);
+    assert_true(wait_until_seen(1));
+    pool_info(the_pool, 0, &info);
+    assert_int_equal(info.phase, BOARD_OWNING);
+    assert_int_equal(info.call, 42);
+    assert_int_equal(info.item, 7);
+    assert_true(info.since_ns >= before && info.since_ns <= os_now_ns());
+    assert_true(info.progress_done == 2.5 && info.progress_total == 10);
+    busy = info.busy_ns;
+    poll(NULL, 0, 20);
+    pool_info(the_pool, 0, &info);
+    assert_true(info.busy_ns >= busy + 19 * MS); /* it counts while it lasts */
+    shared->bad_item = 14; /* the next one that waits; those between say nothing */
+    atomic_store(&shared->may_go_on, 1);
+    collect(10);
+    assert_quiet();
+    shared->item = wait_for_permission;
+    atomic_store(&shared->may_go_on, 0);
+    begin_call();
+    post(0, 1, 0);
+    do pool_info(the_pool, 0, &info);
+    while (info.phase != BOARD_OWNING || info.item != 0);
+    assert_true(info.progress_done == 0 && info.progress_total == 0);
+    atomic_store(&shared->may_go_on, 1);
+    collect(1);
+    pool_info(the_pool, 0, &info);
+    if (info.phase != BOARD_OWNING) assert_true(info.item == UINT64_MAX && info.call == 0);
+    end_pool();
+  }
+}
+
+/* What a worker had spent on an item when it was killed counts as well. */
+static void test_the_time_of_the_dead(void **state) {
+  struct pool_worker_info info;
+  (void)state;
+  shared->item = ignore_everything;
+  open_pool(1, 0);
+  begin_call();
+  post(0, 1, 0);
+  assert_true(wait_until_seen(1));
+  poll(NULL, 0, 60);
+  pool_info(the_pool, 0, &info);
+  assert_int_equal(kill(info.pid, SIGKILL), 0);
+  call.forbid_start = 1;
+  collect(1);
+  assert_int_equal(call.lost, 1);
+  assert_true(totals().busy_ns >= 59 * MS);
+  assert_int_equal(totals().items, 0);
+  end_pool();
+}
+
 /* ---- ends ------------------------------------------------------------------------------------------ */
 
 static void test_leaving_finishes_what_is_claimed(void **state) {
@@ -2081,6 +2319,13 @@ int main(void) {
 #ifdef LUAPOOL_FAULTS
     CASE(test_the_time_of_a_stop_counts_for_nobody),
 #endif
+    CASE(test_counts),
+    CASE(test_counts_while_workers_die),
+    CASE(test_times),
+    CASE(test_waiting_for_room_is_timed),
+    CASE(test_peak_memory),
+    CASE(test_what_runs_now),
+    CASE(test_the_time_of_the_dead),
     CASE(test_leaving_finishes_what_is_claimed),
     CASE(test_quitting_interrupts),
     CASE(test_leaving_with_a_full_ring),
