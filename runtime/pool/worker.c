@@ -340,6 +340,14 @@ static void do_claim(struct worker *w) {
   atomic_store_explicit(&slot->item_started_ns, 0, memory_order_release);
 }
 
+/*
+ * A request that was meant for the claim which has just ended may have come at the last moment. From the change of phase on none is accepted.
+ */
+static void forget_late_request(void) {
+  int reason = interrupt_pending();
+  if (reason == INTERRUPT_CANCEL || reason == INTERRUPT_TIMEOUT) (void)interrupt_take();
+}
+
 /* Is the host's request meant for what runs right now? It was sent a moment ago. Async-signal-safe. */
 static int worker_accepts(int reason) {
   struct worker *w = the_worker;
@@ -376,6 +384,7 @@ _Noreturn void worker_main(struct worker *w) {
     }
     do_claim(w);
     set_phase(w, w->tasks_left > 0 ? BOARD_IDLE : BOARD_LEAVING); /* nobody is to count on one who leaves */
+    forget_late_request();
   }
   set_phase(w, BOARD_LEAVING);
   w->has_waited = 1;

@@ -243,6 +243,7 @@ static void kill_somebody(uint64_t *seed);
 static void wait_as_told(struct worker *w, uint64_t item);
 static void overstay_at_the_bad_item(struct worker *w, uint64_t item);
 static int wait_until_seen(uint64_t many);
+static void wait_until_parked(void);
 static void post_broadcast(uint64_t number, int64_t timeout_ns);
 
 /* ---- what goes well -------------------------------------------------------------------------------- */
@@ -1525,6 +1526,29 @@ static void test_cancel_at_any_moment(void **state) {
   end_pool();
 }
 
+/* The host asks it to stop when it has just finished: that is not for what it claims next. */
+static void run_asked_at_the_end(void *context, struct worker *w) {
+  (void)context;
+  if (interrupt_pending()) atomic_fetch_add(&shared->bad_runs, 1);
+  run_work(context, w);
+  atomic_store(&w->slot->command_claim, atomic_load(&w->slot->claims));
+  atomic_store(&w->slot->command, INTERRUPT_CANCEL);
+  raise(SIGTERM);
+  if (interrupt_pending() == INTERRUPT_CANCEL) atomic_fetch_add(&shared->seen, 1);
+}
+
+static void test_late_requests_are_forgotten(void **state) {
+  struct worker_tasks tasks = {NULL, start_work, run_asked_at_the_end, finish_work};
+  (void)state;
+  open_pool_with(1, 0, long_ns(), tasks);
+  square(100, 1);
+  wait_until_parked();
+  assert_int_equal(shared->seen, 100);
+  assert_int_equal(shared->bad_runs, 0);
+  assert_int_equal(pool_forks(the_pool), 1);
+  end_pool();
+}
+
 static void test_stragglers_are_killed(void **state) {
   (void)state;
   shared->item = ignore_everything;
@@ -2304,6 +2328,7 @@ int main(void) {
     CASE(test_cancel_stops_the_busy),
     CASE(test_cancel_of_the_idle_and_the_unknown),
     CASE(test_cancel_at_any_moment),
+    CASE(test_late_requests_are_forgotten),
     CASE(test_stragglers_are_killed),
     CASE(test_cancel_kills_in_time),
     CASE(test_cancel_again_shortens_the_time),
