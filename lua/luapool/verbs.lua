@@ -326,6 +326,19 @@ function over_arguments.apply(self, fn, ...)
   return unpack(results, 1, results.n)
 end
 
+--- Run fn(...) once in every worker (all are started), and wait: to fill caches, to ask or change what workers keep for themselves.
+---@return table results by worker id: the first result of each
+--- Raises the failure of the worker with the lowest id.
+function over_arguments.broadcast(self, fn, ...)
+  if pool_class().is_inline(self) then
+    local results, err = as_arguments(self, "apply", fn, ...)
+    if err then error(err, 0) end
+    return { results[1] }
+  end
+  local results, n, errors = self.handle:broadcast(self.call_options, fn, ...)
+  return (finish(results, n, errors, { collect = false }))
+end
+
 --- Begin fn(...) in a worker.
 ---@return luapool.Future of all its results
 function over_arguments.submit(self, fn, ...)

@@ -155,8 +155,9 @@ static void plan_work(lua_State *L, struct call *c) {
   if (!c->wants_results) c->work.flags |= BOARD_NO_RESULTS;
   if (c->has_seconds) c->work.flags |= BOARD_SECONDS;
   if (c->mode == CALL_APPLY) c->work.flags |= BOARD_ALL_RESULTS | BOARD_ARGUMENTS;
+  if (c->mode == CALL_BROADCAST) c->work.flags |= BOARD_ARGUMENTS;
   if (c->collects || c->retries || c->halt_failed || c->halt_failed_share > 0) c->work.flags |= BOARD_GO_ON;
-  is_lazy = c->job.source.kind == SOURCE_ITERATOR && c->mode != CALL_APPLY;
+  is_lazy = c->job.source.kind == SOURCE_ITERATOR;
   c->writer = c->lp->codec;
   if (is_lazy) give_writer(L, c);
 }
@@ -168,8 +169,8 @@ struct call *lcall_open(lua_State *L, struct lpool *lp, int arguments, enum call
   lua_pushvalue(L, arguments);
   c->job.fn_reference = luaL_ref(L, LUA_REGISTRYINDEX);
   read_options(c, L, arguments + FROM_OPTIONS);
-  if (mode == CALL_APPLY) {
-    c->job.source.count = 1;
+  if (mode == CALL_APPLY || mode == CALL_BROADCAST) {
+    c->job.source.count = mode == CALL_APPLY ? 1 : lp->n_workers;
   } else {
     read_source(c, L, arguments);
     read_into(c, L, arguments + FROM_OPTIONS);

@@ -32,6 +32,7 @@ enum call_value {
 enum call_mode {
   CALL_TABLE,    /* results by item, all at the end */
   CALL_APPLY,    /* one task with arguments, all its results */
+  CALL_BROADCAST, /* arguments for every worker, one result of each, as CALL_TABLE */
   CALL_ORDERED,  /* frames of results in input order */
   CALL_UNORDERED /* frames as they come */
 };
@@ -128,7 +129,7 @@ void lsend_release(struct lpool *lp, struct sent **sent);
 
 /* lfill_post_all -- publish all items of an indexed source. */
 void lfill_post_all(lua_State *L, struct call *c);
-/* lfill_post_arguments -- publish the one task whose arguments stand at first .. last. */
+/* lfill_post_arguments -- publish the one task (or one for every worker) whose arguments stand at first .. last. */
 void lfill_post_arguments(lua_State *L, struct call *c, int first, int last);
 /* lfill_more -- publish what may be published now. Runs the source's iterator; what that raises is raised. */
 void lfill_more(lua_State *L, struct call *c);
@@ -154,6 +155,8 @@ void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns);
 void lpump_finish(lua_State *L, struct lpool *lp, struct call *c);
 /* lpump_start -- fork what is missing for the work there is. Raises when it cannot. */
 void lpump_start(lua_State *L, struct lpool *lp);
+/* lpump_start_all -- fork every worker that is missing. */
+void lpump_start_all(lua_State *L, struct lpool *lp);
 /* lpump_take -- take all events, protected: nothing is raised but kept by the calls concerned. */
 void lpump_take_protected(lua_State *L, struct lpool *lp);
 /* lpump_settle -- calls are over: what their items printed is out afterwards. */

@@ -26,6 +26,7 @@ enum {
  */
 enum board_entry_kind lfill_kind(const struct call *c) {
   if (c->mode == CALL_APPLY) return BOARD_BLOCK;
+  if (c->mode == CALL_BROADCAST) return BOARD_BROADCAST;
   if (c->job.source.kind == SOURCE_ITERATOR) return BOARD_BLOCK;
   return c->job.source.kind == SOURCE_TABLE && pool_living(c->lp->pool) > 0 ? BOARD_BLOCK : BOARD_INDEXED;
 }
@@ -33,7 +34,7 @@ enum board_entry_kind lfill_kind(const struct call *c) {
 static void post(lua_State *L, struct call *c, const struct pool_work *work) {
   int status = pool_post(c->lp->pool, work);
   if (status == 0) return;
-  if (work->kind == BOARD_BLOCK) pool_input_free(c->lp->pool, work->block_offset, work->block_length);
+  if (work->kind != BOARD_INDEXED) pool_input_free(c->lp->pool, work->block_offset, work->block_length);
   luaL_error(L, "cannot hand out work: %s", strerror(-status));
 }
 
@@ -75,8 +76,8 @@ void lfill_post_arguments(lua_State *L, struct call *c, int first, int last) {
     if (codec_write(c->writer, L, i) == 0) continue;
     luaL_error(L, "argument #%d of the task: %s", i - first + 1, codec_message(c->writer));
   }
-  post_block(L, c, 0, 1);
-  c->written = 1;
+  post_block(L, c, 0, c->total);
+  c->written = c->total;
 }
 
 /* ---- blocks ---- */
@@ -222,7 +223,7 @@ static void end_source(lua_State *L, struct call *c) {
 
 void lfill_more(lua_State *L, struct call *c) {
   int status, is_interrupt;
-  if (c->phase != CALL_OPEN || c->is_filling || c->mode == CALL_APPLY || c->written >= c->total) {
+  if (c->phase != CALL_OPEN || c->is_filling || c->written >= c->total) {
     lcall_judge(L, c);
     return;
   }

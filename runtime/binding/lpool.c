@@ -407,7 +407,7 @@ static int handle_line(lua_State *L) {
 
 void lpool_open_library(lua_State *L) {
   static const luaL_Reg methods[] = {
-    {"run", lpool_run}, {"apply", lpool_apply}, {"begin", lpool_begin}, {"submit", lpool_submit}, {"turn", lpool_turn},
+    {"run", lpool_run}, {"apply", lpool_apply}, {"begin", lpool_begin}, {"submit", lpool_submit}, {"broadcast", lpool_broadcast}, {"turn", lpool_turn},
     {"hook", lpool_set_hook}, {"ready", lpool_take_ready}, {"cancel", lpool_cancel_all}, {"close", handle_close}, {"terminate", handle_terminate},
     {"stats", handle_stats}, {"workers", handle_workers}, {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending},
     {"active", handle_active}, {"line", handle_line}, {NULL, NULL}};

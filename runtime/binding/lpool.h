@@ -66,6 +66,7 @@ int lpool_run(lua_State *L);
 int lpool_begin(lua_State *L);
 int lpool_apply(lua_State *L);
 int lpool_submit(lua_State *L);
+int lpool_broadcast(lua_State *L);
 int lpool_turn(lua_State *L);
 int lpool_set_hook(lua_State *L);
 int lpool_take_ready(lua_State *L);

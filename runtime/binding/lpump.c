@@ -53,14 +53,21 @@ static uint32_t wanted_workers(const struct lpool *lp) {
   return wanted < lp->n_workers ? (uint32_t)wanted : lp->n_workers;
 }
 
-void lpump_start(lua_State *L, struct lpool *lp) {
-  uint32_t wanted = wanted_workers(lp);
+static void start(lua_State *L, struct lpool *lp, uint32_t wanted) {
   int status, is_first = pool_living(lp->pool) == 0;
   if (lp->is_terminated) luaL_error(L, "the pool was terminated during the call");
   if (wanted == 0) return;
   if (is_first && !lp->is_one_shot) codec_know_globals(lp->sender, L); /* what they inherit: functions are sent to them later */
   status = pool_start(lp->pool, wanted, is_first);
   if (status < 0) luaL_error(L, "cannot start workers: fork: %s", strerror(-status));
+}
+
+void lpump_start(lua_State *L, struct lpool *lp) {
+  start(L, lp, wanted_workers(lp));
+}
+
+void lpump_start_all(lua_State *L, struct lpool *lp) {
+  start(L, lp, lp->n_workers);
 }
 
 /* ---- what came back ---- */

@@ -38,7 +38,7 @@ static void push_values(lua_State *L, struct call *c) {
     lua_pushnil(L);
     push_table(L, c, CALL_FRAMES, 0);
   } else {
-    push_table(L, c, CALL_RESULTS, c->mode == CALL_TABLE && c->wants_results && c->total < FIRST_TABLE_ITEMS ? (int)c->total : 0);
+    push_table(L, c, CALL_RESULTS, c->mode != CALL_APPLY && c->wants_results && c->total < FIRST_TABLE_ITEMS ? (int)c->total : 0);
     lua_pushnil(L);
   }
 }
@@ -113,6 +113,7 @@ static int push_written_item(lua_State *L, struct call *c, const struct pool_eve
 static void locate(lua_State *L, struct call *c, const struct pool_event *event) {
   if (c->mode == CALL_APPLY) return; /* there is only one */
   lerror_set_integer(L, "index", (lua_Integer)event->first + 1);
+  if (c->mode == CALL_BROADCAST) return;
   if (c->job.source.kind != SOURCE_ITERATOR) {
     task_push_item(L, &c->job.source, event->first);
   } else if (!push_written_item(L, c, event)) {

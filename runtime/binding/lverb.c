@@ -89,6 +89,18 @@ static struct call *run_to_end(lua_State *L, struct lpool *lp, lua_CFunction fun
   return body.call;
 }
 
+/* The call is on top: results, n, errors. */
+static int push_outcome(lua_State *L) {
+  const struct call *c = lua_touserdata(L, -1);
+  if (lua_getiuservalue(L, -1, CALL_RESULTS) == LUA_TNIL) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+  }
+  lua_pushinteger(L, (lua_Integer)(c->total == UINT64_MAX ? c->written : c->total));
+  lua_getiuservalue(L, -3, CALL_ERRORS);
+  return 3;
+}
+
 /*
  * handle:run(fn, kind, a, b, n, options) -> results, n, errors
  *   kind     "range" (a first, b step), "table" (a), "array" (a), "iterator" (a: function() -> item or nil, n nil)
@@ -102,17 +114,7 @@ int lpool_run(lua_State *L) {
   refuse_reentry(L, lp, "map");
   lua_settop(L, 7);
   (void)run_to_end(L, lp, run_body, 7);
-  lua_getiuservalue(L, -1, CALL_RESULTS);
-  if (lua_isnil(L, -1)) {
-    lua_newtable(L);
-    lua_replace(L, -2);
-  }
-  {
-    const struct call *c = lua_touserdata(L, -2);
-    lua_pushinteger(L, (lua_Integer)(c->total == UINT64_MAX ? c->written : c->total));
-  }
-  lua_getiuservalue(L, -3, CALL_ERRORS);
-  return 3;
+  return push_outcome(L);
 }
 
 /* (handle, fn, nil, nil, nil, nil, options, body, arguments ...) -> the call */
@@ -157,6 +159,29 @@ int lpool_apply(lua_State *L) {
   }
   lua_getiuservalue(L, -2, CALL_RESULTS);
   return 1;
+}
+
+/* (handle, fn, nil, nil, nil, nil, options, body, arguments ...) -> the call */
+static int broadcast_body(lua_State *L) {
+  struct body *body = lua_touserdata(L, 8);
+  int last = lua_gettop(L);
+  struct call *c = begin(L, body->lp, 2, CALL_BROADCAST);
+  body->call = c;
+  lpump_start_all(L, body->lp); /* each of them has an item of its own */
+  lcall_name(L, c);
+  lfill_post_arguments(L, c, 9, last);
+  drive(L, c);
+  return 1;
+}
+
+/* handle:broadcast(options, fn, ...) -> results by worker, n, errors by worker. Once in every worker; as handle:run else. */
+int lpool_broadcast(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "broadcast");
+  int n;
+  refuse_reentry(L, lp, "broadcast");
+  n = order_arguments(L);
+  (void)run_to_end(L, lp, broadcast_body, n);
+  return push_outcome(L);
 }
 
 /* ---- calls that are begun ---- */

@@ -41,7 +41,11 @@ static void arm_frame(struct delivery_frame *f) {
     f->mask = f->count = 0;
   }
   f->is_armed = 1;
-  lua_sethook(L, on_hook, LUA_MASKCOUNT | LUA_MASKRET, 1);
+  /*
+   * LINE, too: where the script has a hook of its own, the signal may hit the virtual machine between its look at the mask and its
+   * counting, and then the count has passed unnoticed; the next line, or jump backwards, has not.
+   */
+  lua_sethook(L, on_hook, LUA_MASKCOUNT | LUA_MASKRET | LUA_MASKLINE, 1);
 }
 
 void delivery_disarm_frame(struct delivery_frame *f) {

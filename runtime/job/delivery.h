@@ -2,7 +2,7 @@
  * job/delivery -- how an interrupt becomes a Lua error, exactly once, in whatever state the Lua program is.
  *
  * Room: job.  Touches lua_State: functions that take one may raise where they say so.
- * process/interrupt holds the truth (one sticky flag). This room arms hooks (LUA_MASKCOUNT | LUA_MASKRET, 1; never CALL) on every
+ * process/interrupt holds the truth (one sticky flag). This room arms hooks (LUA_MASKCOUNT | LUA_MASKRET | LUA_MASKLINE, 1; never CALL) on every
  * thread of the resume chain, so that running Lua notices; and raises one preallocated object per reason. The chain is known because
  * coroutine.resume, wrap and close are replaced by tracked ones (delivery_wrap_libraries).
  * One Lua program at a time per process is armed: the innermost run scope's thread is the owner.

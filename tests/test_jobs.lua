@@ -1,0 +1,260 @@
+-- Long jobs and what goes with them: log and resume in the verbs, results into arrays, broadcast, recycled workers, progress.
+local lu = require "luaunit"
+local proc = require "proc"
+local post = require "post"
+local pool = require "luapool"
+
+local path
+
+local function set_up()
+  path = proc.directory() .. "/test_jobs.jsonl"
+  os.remove(path)
+end
+
+local function count_runs(log)
+  local n = 0
+  for line in io.lines(log) do n = n + (line:find '^{"i":' and 1 or 0) end
+  return n
+end
+
+-- ---- log and resume ----
+
+TestLogged = { setUp = set_up, tearDown = function() os.remove(path) end }
+
+local function half(x)
+  if x == 4 then error("four is bad", 0) end
+  return { x / 2, nan = x }
+end
+
+function TestLogged.test_what_is_done_is_not_run_again()
+  local p <close> = pool.new(2)
+  local ran = pool.counter()
+  local function fn(x)
+    ran:add(1)
+    return x * 0.1
+  end
+  local first = p:map(fn, 50, { log = path })
+  lu.assertEquals(ran:get(), 50)
+  local second, n = p:map(fn, 50, { log = path, resume = true })
+  lu.assertEquals(ran:get(), 50)
+  lu.assertEquals(n, 50)
+  for i = 1, 50 do lu.assertTrue(first[i] == second[i] and math.type(second[i]) == "float") end
+end
+
+function TestLogged.test_failures_stay_unless_they_are_to_be_tried_again()
+  local options = { log = path, errors = "collect", workers = 2 }
+  local results, n, errors = pool.map(half, 6, options)
+  lu.assertEquals({ n, results[6][1], errors[4].message, errors[4].index }, { 6, 3.0, "four is bad", 4 })
+  options.resume = true
+  results, n, errors = pool.map(half, 6, options)
+  lu.assertEquals({ n, results[6], errors[4].message, errors[4].index }, { 6, { 3.0, nan = 6 }, "four is bad", 4 })
+  lu.assertEquals(count_runs(path), 6)
+  options.resume = "failed"
+  _, _, errors = pool.map(half, 6, options)
+  lu.assertEquals(errors[4].index, 4)
+  lu.assertEquals(errors[4].item, "4")
+  lu.assertEquals(count_runs(path), 7)
+end
+
+function TestLogged.test_a_failure_is_raised_after_it_was_logged()
+  local ok, e = pcall(pool.map, half, { 2, 4 }, { log = path, workers = 1 })
+  lu.assertFalse(ok)
+  lu.assertEquals({ e.index, e.message }, { 2, "four is bad" })
+  local n = 0
+  for line in io.lines(path) do n = n + (line:find '"ok":false' and 1 or 0) end
+  lu.assertEquals(n, 1)
+end
+
+function TestLogged.test_imap_gives_stored_and_new_results_in_order()
+  local options = { log = path, errors = "collect", workers = 2 }
+  for i in pool.imap(half, 10, options) do
+    if i == 5 then break end
+  end
+  options.resume = true
+  local seen = {}
+  for i, v, e in pool.imap(half, 10, options) do seen[#seen + 1] = v and v[1] == i / 2 and v.nan == i or e and e.index == i and e.kind end
+  lu.assertEquals(seen, { true, true, true, "error", true, true, true, true, true, true })
+  lu.assertTrue(count_runs(path) <= 10 + 8) -- at most what ran ahead of the loop was run twice
+  seen = {}
+  for i in pool.imap_unordered(half, 10, options) do seen[i] = true end
+  lu.assertEquals(#seen, 10)
+end
+
+function TestLogged.test_each_and_starmap_and_iterators()
+  local runs = pool.counter()
+  local function lines()
+    local i = 0
+    return function()
+      i = i + 1
+      return i <= 7 and "line " .. i or nil
+    end
+  end
+  local function fn(line)
+    runs:add(1)
+    return io.stdout -- could not cross: nobody wants it
+  end
+  lu.assertEquals(pool.each(fn, lines(), { log = path, workers = 2 }), 7)
+  lu.assertEquals(pool.each(fn, lines(), { log = path, workers = 2, resume = true }), 7)
+  lu.assertEquals(runs:get(), 7)
+  os.remove(path)
+  local star = { log = path, workers = 2 }
+  lu.assertEquals(pool.starmap(math.max, { { 1, 2 }, { 5, 3 } }, star), { 2, 5 })
+  star.resume = true
+  lu.assertEquals(pool.starmap(math.max, { { 1, 2 }, { 5, 3 } }, star), { 2, 5 })
+end
+
+-- The random numbers of an item are its own, also when only some are run again.
+function TestLogged.test_seeds_are_those_of_the_whole_job()
+  local function dice() return math.random(1 << 40) end
+  local whole = pool.map(dice, 20, { seed = 7, workers = 2 })
+  for i in pool.imap(dice, 20, { seed = 7, workers = 2, log = path }) do
+    if i == 9 then break end
+  end
+  lu.assertEquals(pool.map(dice, 20, { seed = 7, workers = 2, log = path, resume = true }), whole)
+end
+
+function TestLogged.test_another_job_is_refused()
+  pool.map(half, 3, { log = path, workers = 1 })
+  local ok, message = pcall(pool.map, half, 2, { log = path, workers = 1, resume = true })
+  lu.assertFalse(ok)
+  lu.assertStrContains(message, "belongs to another job")
+  ok, message = pcall(pool.map, half, 3, { log = path, workers = 1 })
+  lu.assertFalse(ok)
+  lu.assertStrContains(message, "resume = true")
+end
+
+-- kill -9 of the host at any moment: what was acknowledged is there, the rest is run again, and the sum comes out right.
+function TestLogged.test_kill_and_resume()
+  local code = ([[
+    local ran = 0
+    local results = pool.map(function(x) spin(0.005) return x * x end, 60, { workers = 2, log = %q, resume = true })
+    local sum = 0
+    for i = 1, 60 do sum = sum + results[i] end
+    print(sum)]]):format(path)
+  for round = 1, 4 do
+    local s <close> = post.start { code = code }
+    assert(proc.wait_until(function()
+      local file = io.open(path)
+      local size = file and file:seek("end") or 0
+      if file then file:close() end
+      return size > round * 600
+    end, 30))
+    s:send("host", "KILL")
+    s:finish { signal = "SIGKILL" }
+  end
+  local s <close> = post.start { code = code }
+  s:finish { exit = 0, stdout = "73810\n" }
+end
+
+-- ---- arrays ----
+
+TestInto = {}
+
+function TestInto.test_results_go_into_an_array()
+  local p <close> = pool.new(2)
+  for _, living in ipairs { false, true } do
+    local a = pool.array("f64", 1000)
+    local r, n = p:map(function(x) return x / 4 end, 1000, { into = a })
+    lu.assertTrue(rawequal(r, a), tostring(living))
+    lu.assertEquals({ n, a[1], a[1000] }, { 1000, 0.25, 250.0 })
+    local b = pool.array("i32", 1000)
+    p:map(function(x) return math.tointeger(x * 4) end, a, { into = b })
+    for i = 1, 1000 do assert(b[i] == i) end
+    lu.assertEquals(p:reduce(math.max, b), 1000)
+  end
+end
+
+function TestInto.test_what_does_not_fit_is_the_items_error()
+  local a = pool.array("u8", 4)
+  local ok, e = pcall(pool.map, function(x) return x * 100 end, 4, { into = a, workers = 1 })
+  lu.assertFalse(ok)
+  lu.assertEquals(e.index, 3)
+  lu.assertStrContains(e.message, "out of the range of u8")
+  lu.assertEquals({ a[1], a[2] }, { 100, 200 })
+  local _, _, errors = pool.map(function(x) if x ~= 2 then return "text" end return 7 end, 2, { into = a, errors = "collect", workers = 1 })
+  lu.assertStrContains(errors[1].message, "number expected")
+  lu.assertEquals(a[2], 7)
+  local message
+  ok, message = pcall(pool.map, print, 5, { into = a })
+  lu.assertFalse(ok)
+  lu.assertStrContains(message, "bad option 'into' to 'map' (array of at least 5 elements expected, got 4)")
+  local i = 0
+  _, _, errors = pool.map(function(x) return x end, function()
+    i = i + 1
+    return i <= 5 and i or nil
+  end, { into = a, errors = "collect", workers = 1 })
+  lu.assertStrContains(errors[5].message, "the array has 4 elements")
+end
+
+-- ---- broadcast, max_tasks, progress ----
+
+TestWorkers = {}
+
+function TestWorkers.test_broadcast_reaches_every_worker_once()
+  local p <close> = pool.new(3)
+  lu.assertEquals(p:broadcast(function(k) kept = (kept or 0) + k return pool.worker.id end, 5), { 1, 2, 3 }) -- luacheck: ignore
+  lu.assertEquals(p:broadcast(function() return kept end), { 5, 5, 5 }) -- luacheck: ignore
+  local ok, e = pcall(p.broadcast, p, function() if pool.worker.id == 2 then os.exit(3) end end)
+  lu.assertFalse(ok)
+  lu.assertEquals({ e.kind, e.worker, e.index, e.exitcode }, { "crash", 2, 2, 3 })
+  lu.assertEquals(p:broadcast(function() return kept or 0 end), { 5, 0, 5 }) -- luacheck: ignore
+  local inline <close> = pool.new(0)
+  lu.assertEquals(inline:broadcast(function(a, b) return a + b end, 1, 2), { 3 })
+end
+
+function TestWorkers.test_broadcast_beside_other_work()
+  local p <close> = pool.new(2)
+  local future = p:map_async(function(x) return x end, 5000, { chunk = 10 })
+  lu.assertEquals(p:broadcast(function() return pool.worker.id end), { 1, 2 })
+  lu.assertEquals(#future:get(), 5000)
+end
+
+function TestWorkers.test_workers_are_recycled()
+  local ends = pool.counter()
+  do
+    local p <close> = pool.new { workers = 2, max_tasks = 5, on_exit = function() ends:add(1) end }
+    local per_worker = {}
+    for _, pid in ipairs(p:map(function() return pool.worker.pid end, 40)) do per_worker[pid] = (per_worker[pid] or 0) + 1 end
+    local n = 0
+    for _, count in pairs(per_worker) do
+      lu.assertTrue(count <= 5)
+      n = n + 1
+    end
+    lu.assertTrue(n >= 8)
+    lu.assertTrue(p:stats().forks >= 8)
+  end
+  lu.assertTrue(ends:get() >= 8)
+end
+
+function TestWorkers.test_progress_is_told()
+  local p <close> = pool.new(2)
+  local function told(call)
+    local seen = {}
+    call(function(done, total) seen[#seen + 1] = { done, total } end)
+    for k = 2, #seen do lu.assertTrue(seen[k][1] >= seen[k - 1][1]) end
+    lu.assertTrue(#seen >= 1)
+    return seen[#seen]
+  end
+  local function slow(x)
+    os.execute("sleep 0.02")
+    return x
+  end
+  lu.assertEquals(told(function(f) p:map(slow, 30, { progress = f }) end), { 30, 30 })
+  lu.assertEquals(told(function(f) for _ in p:imap(slow, 30, { progress = f }) do end end), { 30, 30 })
+  lu.assertEquals(told(function(f) p:filter(slow, 30, { progress = f }) end), { 30, 30 })
+  local ok, message = pcall(p.map, p, slow, 30, { progress = function() error("enough", 0) end })
+  lu.assertEquals({ ok, message }, { false, "enough" })
+  lu.assertEquals(p:apply(math.abs, -1), 1)
+end
+
+-- On a terminal only, and nothing of it stays.
+function TestWorkers.test_progress_on_a_terminal()
+  local code = "pool.map(function(x) os.execute('sleep 0.1') return x end, 20, { workers = 2, progress = true }) print 'end'"
+  local s <close> = post.start { pty = true, code = code }
+  s:finish { exit = 0, stdout = function(out)
+    lu.assertStrMatches(out, ".*%d+%%.*")
+    lu.assertStrContains(out, "end")
+  end }
+  local quiet <close> = post.start { code = code }
+  quiet:finish { exit = 0, stdout = "end\n", stderr = "" }
+end
