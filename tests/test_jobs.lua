@@ -258,3 +258,46 @@ function TestWorkers.test_progress_on_a_terminal()
   local quiet <close> = post.start { code = code }
   quiet:finish { exit = 0, stdout = "end\n", stderr = "" }
 end
+
+function TestWorkers.test_resize()
+  local function pids(p)
+    local list = p:broadcast(function() return pool.worker.pid end)
+    local set = {}
+    for _, pid in ipairs(list) do set[pid] = true end
+    return #list, set
+  end
+  local p <close> = pool.new(2)
+  local n, before = pids(p)
+  lu.assertEquals(n, 2)
+  p:resize(5)
+  local after
+  n, after = pids(p)
+  lu.assertEquals(n, 5)
+  for pid in pairs(before) do lu.assertTrue(after[pid]) end -- those who were there go on
+  p:resize(1)
+  n = pids(p)
+  lu.assertEquals(n, 1)
+  lu.assertTrue(proc.wait_until(function()
+    p:step()
+    return #p:workers() == 1
+  end, 20))
+  p:resize(40) -- more than it was made for
+  lu.assertEquals((pids(p)), 40)
+  lu.assertEquals(p:map(math.abs, 100)[100], 100)
+end
+
+function TestWorkers.test_resize_while_calls_are_open()
+  local p <close> = pool.new(2)
+  local future = p:map_async(function(x) os.execute("sleep 0.01") return x end, 60)
+  p:resize(6)
+  p:step(0.1)
+  p:resize(1)
+  local ok, message = pcall(p.resize, p, 1000)
+  lu.assertFalse(ok)
+  lu.assertStrContains(message, "not more than 8 workers while calls are open")
+  local results = future:get()
+  for i = 1, 60 do assert(results[i] == i) end
+  ok, message = pcall(p.resize, p, 0)
+  lu.assertFalse(ok)
+  lu.assertStrContains(message, "bad argument #1 to 'resize' (integer from 1 to 4096 or \"auto\" expected, got 0)")
+end

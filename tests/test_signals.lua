@@ -216,7 +216,7 @@ function TestAgain:test_the_second_skips_the_grace()
   local s <close> = post.start { code = TWICE:gsub("GRACE", "60", 1) }
   s:await("ready", 2)
   s:send("host", "INT")
-  lu.assertNil(s.child:wait(0.3), "one signal leaves the tasks their grace")
+  lu.assertNil(s.child:wait(1.5), "one signal leaves the tasks their grace")
   lu.assertEquals(s.child.stdout, "")
   s:send("host", "INT")
   s:finish { exit = 0, stdout = "true\t10\n" }

@@ -44,7 +44,7 @@ end
 -- Its hooks are called once; those of a pool with workers that is used inside a task are its own workers' business.
 function Pool.as_worker(self, fn, ...)
   local before = core.worker()
-  local worker = before or { id = 0 }
+  local worker = before or { id = 0, progress = function() end }
   local _ <close> = setmetatable({}, { __close = function() core.worker(before) end })
   core.worker(worker)
   local _ <close> = part("output").capture(self.options.output, worker.id)
@@ -115,7 +115,9 @@ function methods:close(timeout)
   end
   if self.handle:state() == "foreign" then check_usable(self, "close") end
   if self.handle:is_waiting() then error("cannot use 'close': the pool is busy with another call", 2) end
+  local stats = self.handle:state() == "open" and self.handle:stats() or nil
   self.is_closed = self.handle:close(timeout)
+  if self.is_closed then self.final = stats end
   Pool.raise_problems(self)
   return self.is_closed
 end
@@ -134,6 +136,7 @@ function methods:terminate(grace)
     return
   end
   self.is_closed = true
+  self.final = self.handle:state() == "open" and self.handle:stats() or nil
   self.handle:terminate(grace)
   for _, problem in ipairs(self.problems) do warn("luapool: a callback failed: ", tostring(problem)) end
 end
@@ -160,7 +163,8 @@ function methods:step(seconds)
   return self.handle:pending()
 end
 
---- Change the number of workers. Those that are too many leave when they have finished what they are at; new ones start at the next call.
+--- Change the number of workers. Those that are too many leave when they have finished what they are at; new ones start when there is work
+--- for them. More than twice what the pool was made with (8 at least) can be had while no call is open only.
 ---@param n integer|"auto"
 function methods:resize(n)
   check_self(self, "resize")
@@ -170,7 +174,15 @@ function methods:resize(n)
     self.options.workers = n
     return
   end
-  self.handle:resize(n)
+  if not self.handle:resize(n) then
+    if self.handle:pending() > 0 or self.handle:is_waiting() then
+      local _, capacity = self.handle:resize(n)
+      error(("cannot use 'resize': not more than %d workers while calls are open"):format(capacity), 2)
+    end
+    self.handle:close()
+    self.options.workers, self.has_hook = n, nil
+    self.handle = core.open(self.options)
+  end
   self.options.workers = n
 end
 
@@ -180,15 +192,41 @@ local function is_gone(self)
   return self.handle == nil or self.is_closed or self.handle:state() ~= "open"
 end
 
---- What happened so far: calls, forks, functions sent, times that the workers were renewed; items, chunks and seconds of work.
+local NOTHING <const> = {
+  calls = 0, forks = 0, sent = 0, renewed = 0, retries = 0, crashes = 0, items = 0, chunks = 0, bytes_in = 0, bytes_out = 0,
+  elapsed = 0.0, tail = 0.0, busy = 0.0, idle = 0.0, encode = 0.0, wait = 0.0,
+}
+
+local function nothing()
+  local stats = { host = { decode = 0.0, wait = 0.0, encode = 0.0 }, workers = {} }
+  for name, value in pairs(NOTHING) do stats[name] = value end
+  return stats
+end
+
+--- What happened so far, also when the pool is closed.
+--- calls; forks of workers, functions sent to them, times that all were replaced to get a function (renewed); items tried again, workers
+--- lost (retries, crashes); items, chunks; bytes to and from workers (bytes_in, bytes_out); peak, the largest memory of a worker.
+--- Seconds: elapsed (while a call was open); tail (of all calls, from the moment when the first worker had nothing to do any more to the
+--- end); of the workers busy, idle, and in busy encode (writing results) and wait (until the host had read them);
+--- host = { decode, wait, encode }: reading results, asleep, writing items and functions (the time of a lazy source included).
+--- workers: the same for each, { id, pid, items, chunks, busy, idle, encode, wait, bytes, peak }.
 ---@return table
 function methods:stats()
   check_self(self, "stats")
-  if is_gone(self) then return { calls = 0, forks = 0, sent = 0, renewed = 0, items = 0, chunks = 0, busy = 0.0 } end
+  if self.final then return self.final end
+  if is_gone(self) then return nothing() end
   return self.handle:stats()
 end
 
---- The workers that live now: a list of { id, pid, items, chunks, busy }.
+--- stats as a text that people read: where the time went, and what to change.
+---@return string
+function methods:report()
+  check_self(self, "report")
+  local stats = methods.stats(self)
+  return part("report").text(setmetatable({ name = self.options.name, cpus = core.cpus() }, { __index = stats }))
+end
+
+--- The workers that live now: as stats().workers, and item, since: the item that runs, and for how many seconds.
 function methods:workers()
   check_self(self, "workers")
   if is_gone(self) then return {} end

@@ -205,6 +205,8 @@ void lcall_link(lua_State *L, struct call *c, int index) {
   lua_rawseti(L, -2, (lua_Integer)c->number);
   lua_pop(L, 1);
   c->phase = CALL_OPEN;
+  c->began_ns = os_now_ns();
+  pool_set_open(lp->pool, 1);
   chain(&lp->open, c);
   c->job.next = lp->tasks.jobs;
   c->job.link = &lp->tasks.jobs;
@@ -323,11 +325,24 @@ static void announce(lua_State *L, struct call *c) {
   lua_pop(L, 1);
 }
 
+/* The call has all its items: how long has the worker been idle who was out of work first? */
+static void note_tail(struct call *c) {
+  struct lpool *lp = c->lp;
+  int64_t first = INT64_MAX;
+  uint32_t i;
+  if (c->mode == CALL_APPLY || lp->seen_ns == NULL) return;
+  for (i = 0; i < lp->capacity; i++)
+    if (lp->seen_ns[i] >= c->began_ns && lp->seen_ns[i] < first) first = lp->seen_ns[i];
+  if (first != INT64_MAX) lp->tail_ns += os_now_ns() - first;
+}
+
 void lcall_conclude(lua_State *L, struct call *c, enum call_outcome outcome, int64_t grace_ns) {
   struct lpool *lp = c->lp;
   int is_all_done = lcall_is_satisfied(c) || c->written == c->settled;
   if (c->phase != CALL_OPEN) return;
   c->outcome = outcome;
+  if (lp->pool) pool_set_open(lp->pool, -1);
+  if (outcome == OUTCOME_DONE && lp->pool) note_tail(c);
   announce(L, c);
   if (c->deadline_ns) lp->n_deadlines--;
   c->phase = CALL_ENDING;

@@ -67,6 +67,7 @@ struct call {
   uint64_t buffer;           /* streams: items ahead of the consumer; 0: as the schedule says */
   int64_t timeout_ns;
   int64_t deadline_ns, deadline_after_ns; /* when the call is to be over, and the user's word for it; 0: none */
+  int64_t began_ns;
   int64_t kill_ns;           /* CALL_ENDING: when those who are still in it are killed */
   uint64_t halt_failed, halt_done; /* end the call after so many failures, successes; 0: never */
   double halt_failed_share, halt_done_share; /* the same as a share of all items */

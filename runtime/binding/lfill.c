@@ -58,6 +58,7 @@ static void post_block(lua_State *L, struct call *c, uint64_t first, uint64_t co
   status = pool_input(c->lp->pool, work.block_length, &work.block_offset, &memory);
   if (status < 0) luaL_error(L, "no memory for the items: %s", strerror(-status));
   memcpy(memory, c->out->data, c->out->length);
+  c->lp->bytes_in += c->out->length;
   post(L, c, &work);
 }
 
@@ -223,17 +224,20 @@ static void end_source(lua_State *L, struct call *c) {
 
 void lfill_more(lua_State *L, struct call *c) {
   int status, is_interrupt;
+  int64_t began;
   if (c->phase != CALL_OPEN || c->is_filling || c->written >= c->total) {
     lcall_judge(L, c);
     return;
   }
   if (c->mode == CALL_TABLE && c->work.kind != BOARD_BLOCK) return;
   c->is_filling = 1;
+  began = os_now_ns();
   lcall_push(L, c); /* anchored, whatever the iterator does */
   lua_pushcfunction(L, fill);
   lua_pushvalue(L, -2);
   status = lua_pcall(L, 1, 0, 0);
   c->is_filling = 0;
+  c->lp->encode_ns += os_now_ns() - began;
   if (status != LUA_OK) {
     is_interrupt = delivery_is_interrupt(L, -1);
     if (is_interrupt) lua_pushvalue(L, -1);

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <lauxlib.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -15,7 +16,7 @@
 
 #define NS_PER_S 1e9
 
-enum { FORCED_WAIT_MS = 1000, CLOSE_TURN_MS = 50 };
+enum { LEAST_CAPACITY = 8, FORCED_WAIT_MS = 1000, CLOSE_TURN_MS = 50 };
 
 /* ---- handles ---- */
 
@@ -87,6 +88,8 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   }
   loutput_close(&lp->output, L);
   bytes_free(&lp->out);
+  free(lp->seen_ns);
+  lp->seen_ns = NULL;
   unreference(L, &lp->tasks.on_start);
   unreference(L, &lp->tasks.on_exit);
   unreference(L, &lp->codec_reference);
@@ -124,6 +127,8 @@ static void read_options(lua_State *L, int options, struct lpool *lp) {
   loutput_open(&lp->output, L, options);
   lua_getfield(L, options, "one_shot");
   lp->is_one_shot = lua_toboolean(L, -1);
+  lp->capacity = lp->is_one_shot || lp->n_workers >= BOARD_MAX_WORKERS / 2 ? lp->n_workers : lp->n_workers * 2;
+  if (!lp->is_one_shot && lp->capacity < LEAST_CAPACITY) lp->capacity = LEAST_CAPACITY;
   lua_pop(L, 2);
 }
 
@@ -156,12 +161,14 @@ static int core_open(lua_State *L) {
   lp->sender_reference = luaL_ref(L, LUA_REGISTRYINDEX);
   memset(&options, 0, sizeof options);
   options.workers = lp->n_workers;
+  options.capacity = lp->capacity;
   options.grace_ns = lp->grace_ns;
   options.max_tasks = (uint64_t)option_number(L, 1, "max_tasks", 0);
   options.ring_bytes = (uint64_t)option_number(L, 1, "ring", 0);
   options.output = loutput_kind(&lp->output);
   options.tasks = (struct worker_tasks){&lp->tasks, task_start, task_run, task_finish};
-  status = pool_open(&lp->pool, &options);
+  lp->seen_ns = calloc(lp->capacity, sizeof *lp->seen_ns);
+  status = lp->seen_ns ? pool_open(&lp->pool, &options) : -ENOMEM;
   if (status == 0) return 1;
   /* Without a position: our caller's line tells nobody anything. */
   lua_pushfstring(L, "cannot make a pool of %d workers: %s", (int)lp->n_workers, strerror(-status));
@@ -318,42 +325,75 @@ static void set_integer(lua_State *L, const char *name, lua_Integer value) {
   lua_setfield(L, -2, name);
 }
 
-/* handle:stats() -> { calls, forks, sent, renewed, items, claims, busy } */
+static void set_seconds(lua_State *L, const char *name, int64_t ns) {
+  lua_pushnumber(L, (lua_Number)ns / NS_PER_S);
+  lua_setfield(L, -2, name);
+}
+
+/* Into the table on top: what a worker, or all of them, came to. */
+static void set_work(lua_State *L, const struct pool_worker_info *info) {
+  set_integer(L, "items", (lua_Integer)info->items);
+  set_integer(L, "chunks", (lua_Integer)info->claims);
+  set_seconds(L, "busy", info->busy_ns);
+  set_seconds(L, "idle", info->idle_ns);
+  set_seconds(L, "encode", info->encode_ns);
+  set_seconds(L, "wait", info->wait_ns);
+  if (info->peak_bytes) set_integer(L, "peak", (lua_Integer)info->peak_bytes);
+}
+
+/* Push { { id, pid, items, chunks, busy, idle, encode, wait, bytes, peak, item, since }, ... }: those that live, or ever did. */
+static void push_workers(lua_State *L, struct lpool *lp, int only_living) {
+  lua_Integer n = 0;
+  uint32_t i;
+  lua_newtable(L);
+  for (i = 0; i < lp->capacity; i++) {
+    struct pool_worker_info info;
+    pool_info(lp->pool, i, &info);
+    if (info.pid == 0 && (only_living || info.claims == 0)) continue;
+    lua_createtable(L, 0, 12);
+    set_integer(L, "id", (lua_Integer)i + 1);
+    if (info.pid) set_integer(L, "pid", info.pid);
+    set_work(L, &info);
+    set_integer(L, "bytes", (lua_Integer)info.bytes);
+    if (info.item != UINT64_MAX) {
+      set_integer(L, "item", (lua_Integer)info.item + 1);
+      set_seconds(L, "since", os_now_ns() - info.since_ns);
+    }
+    lua_rawseti(L, -2, ++n);
+  }
+}
+
+/* handle:stats() -> a table: see PoolMethods:stats in lua/luapool/pool.lua */
 static int handle_stats(lua_State *L) {
   struct lpool *lp = lpool_check(L, "stats");
   struct pool_worker_info sum;
   pool_totals(lp->pool, &sum);
-  lua_createtable(L, 0, 8);
+  lua_createtable(L, 0, 20);
   set_integer(L, "calls", (lua_Integer)lp->n_calls);
   set_integer(L, "forks", (lua_Integer)pool_forks(lp->pool));
   set_integer(L, "sent", (lua_Integer)lp->n_sent);
   set_integer(L, "renewed", (lua_Integer)lp->n_renewed);
-  set_integer(L, "items", (lua_Integer)sum.items);
-  set_integer(L, "chunks", (lua_Integer)sum.claims);
-  lua_pushnumber(L, (lua_Number)sum.busy_ns / NS_PER_S);
-  lua_setfield(L, -2, "busy");
+  set_integer(L, "retries", (lua_Integer)lp->n_retries);
+  set_integer(L, "crashes", (lua_Integer)lp->n_crashes);
+  set_integer(L, "bytes_in", (lua_Integer)lp->bytes_in);
+  set_integer(L, "bytes_out", (lua_Integer)sum.bytes);
+  set_seconds(L, "elapsed", pool_open_ns(lp->pool));
+  set_seconds(L, "tail", lp->tail_ns);
+  set_work(L, &sum);
+  lua_createtable(L, 0, 3);
+  set_seconds(L, "decode", lp->decode_ns);
+  set_seconds(L, "wait", lp->wait_ns);
+  set_seconds(L, "encode", lp->encode_ns);
+  lua_setfield(L, -2, "host");
+  push_workers(L, lp, 0);
+  lua_setfield(L, -2, "workers");
   return 1;
 }
 
-/* handle:workers() -> { { id, pid, items, chunks, busy }, ... } of those that live now */
+/* handle:workers() -> those that live now */
 static int handle_workers(lua_State *L) {
   struct lpool *lp = lpool_check(L, "workers");
-  lua_Integer n = 0;
-  uint32_t i;
-  lua_newtable(L);
-  for (i = 0; i < lp->n_workers; i++) {
-    struct pool_worker_info info;
-    pool_info(lp->pool, i, &info);
-    if (info.pid == 0) continue;
-    lua_createtable(L, 0, 5);
-    set_integer(L, "id", (lua_Integer)i + 1);
-    set_integer(L, "pid", info.pid);
-    set_integer(L, "items", (lua_Integer)info.items);
-    set_integer(L, "chunks", (lua_Integer)info.claims);
-    lua_pushnumber(L, (lua_Number)info.busy_ns / NS_PER_S);
-    lua_setfield(L, -2, "busy");
-    lua_rawseti(L, -2, ++n);
-  }
+  push_workers(L, lp, 1);
   return 1;
 }
 
@@ -361,6 +401,20 @@ static int handle_workers(lua_State *L) {
 static int handle_is_waiting(lua_State *L) {
   const struct lpool *lp = lpool_check(L, "is_waiting");
   lua_pushboolean(L, lp->depth || lp->is_in_hook || lp->taking);
+  return 1;
+}
+
+/* handle:resize(n) -> true; nil, capacity: more than it was made for */
+static int handle_resize(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "resize");
+  lua_Integer n = luaL_checkinteger(L, 2);
+  if (n < 1 || n > lp->capacity || pool_resize(lp->pool, (uint32_t)n) < 0) {
+    lua_pushnil(L);
+    lua_pushinteger(L, lp->capacity);
+    return 2;
+  }
+  lp->n_workers = (uint32_t)n;
+  lua_pushboolean(L, 1);
   return 1;
 }
 
@@ -374,18 +428,23 @@ static int handle_pending(lua_State *L) {
   return 1;
 }
 
-/* handle:active() -> how many workers are at work */
+/* handle:active() -> how many workers are at work, sum of how far their items are (0 .. 1 each, as far as they say) */
 static int handle_active(lua_State *L) {
   const struct lpool *lp = lpool_check(L, "active");
+  lua_Number inner = 0;
   lua_Integer n = 0;
   uint32_t i;
-  for (i = 0; i < lp->n_workers; i++) {
+  for (i = 0; i < lp->capacity; i++) {
     struct pool_worker_info info;
     pool_info(lp->pool, i, &info);
-    n += info.pid != 0 && info.phase == BOARD_OWNING;
+    if (info.pid == 0 || info.phase != BOARD_OWNING) continue;
+    n++;
+    if (!(info.progress_total > 0) || !(info.progress_done > 0)) continue;
+    inner += info.progress_done < info.progress_total ? info.progress_done / info.progress_total : 1;
   }
   lua_pushinteger(L, n);
-  return 1;
+  lua_pushnumber(L, inner);
+  return 2;
 }
 
 /* handle:state() -> "open" | "closed" | "foreign", pid of the process that made the pool, pid of this one */
@@ -407,10 +466,11 @@ static int handle_line(lua_State *L) {
 
 void lpool_open_library(lua_State *L) {
   static const luaL_Reg methods[] = {
-    {"run", lpool_run}, {"apply", lpool_apply}, {"begin", lpool_begin}, {"submit", lpool_submit}, {"broadcast", lpool_broadcast}, {"turn", lpool_turn},
-    {"hook", lpool_set_hook}, {"ready", lpool_take_ready}, {"cancel", lpool_cancel_all}, {"close", handle_close}, {"terminate", handle_terminate},
-    {"stats", handle_stats}, {"workers", handle_workers}, {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending},
-    {"active", handle_active}, {"line", handle_line}, {NULL, NULL}};
+    {"run", lpool_run}, {"apply", lpool_apply}, {"broadcast", lpool_broadcast}, {"begin", lpool_begin}, {"submit", lpool_submit},
+    {"turn", lpool_turn}, {"hook", lpool_set_hook}, {"ready", lpool_take_ready}, {"cancel", lpool_cancel_all}, {"close", handle_close},
+    {"terminate", handle_terminate}, {"resize", handle_resize}, {"stats", handle_stats}, {"workers", handle_workers},
+    {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending}, {"active", handle_active},
+    {"line", handle_line}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", handle_gc}, {NULL, NULL}};
   lcall_open_library(L);
   luaL_newmetatable(L, LPOOL_TYPE);

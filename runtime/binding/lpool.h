@@ -32,7 +32,7 @@ struct lpool {
   struct pool *pool;   /* NULL: closed */
   lua_State *L;        /* the main thread of its state */
   int owner;           /* the process that made it */
-  uint32_t n_workers;
+  uint32_t n_workers, capacity; /* now; how many resize may make of them */
   int64_t grace_ns;
   int is_terminated;   /* while somebody waits in it: that call ends with an error, and no worker is forked any more */
   int is_one_shot;     /* made for one call: its collection needs no warning */
@@ -55,7 +55,12 @@ struct lpool {
   /* the hook: Lua code that is to be run now and then while the host waits (callbacks of futures, progress) */
   int has_hook, is_in_hook;
   int64_t tick_ns, next_tick_ns; /* 0: only when a call is ready */
-  uint64_t n_calls, n_sent, n_renewed; /* for stats: calls, functions sent, times that the workers were replaced to get a function */
+  /* for stats: calls, functions sent, times that the workers were replaced to get a function; items tried again, workers lost */
+  uint64_t n_calls, n_sent, n_renewed, n_retries, n_crashes;
+  uint64_t bytes_in;   /* written for the workers */
+  int64_t decode_ns, wait_ns, encode_ns; /* of the host's time: reading what came, asleep, writing (the sources' own time included) */
+  int64_t tail_ns;     /* of all calls: from the last result of the worker who was out of work first to the end */
+  int64_t *seen_ns;    /* for each worker: when something of it was read last */
 };
 
 /* lpool_check -- the handle at index 1, open, of this process and state, else raises a clear error. */

@@ -102,7 +102,10 @@ static int take(lua_State *L, struct lpool *lp) {
 }
 
 static void take_events(lua_State *L, struct lpool *lp) {
-  if (take(L, lp) != LUA_OK) {
+  int64_t began = os_now_ns();
+  int status = take(L, lp);
+  lp->decode_ns += os_now_ns() - began;
+  if (status != LUA_OK) {
     int is_told = blame_call(L, lp);
     if (!is_told || delivery_is_interrupt(L, -1)) lua_error(L);
     lua_pop(L, 1);
@@ -197,9 +200,13 @@ static int64_t next_deadline(const struct lpool *lp, int64_t until_ns) {
 }
 
 void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns) {
+  int64_t began = os_now_ns();
+  int status;
   until_ns = next_deadline(lp, until_ns);
   if (interrupt_pending()) return;
-  if (pool_wait(lp->pool, interrupt_fd(), until_ns) == -EINTR && !interrupt_pending()) let_hooks_run(L);
+  status = pool_wait(lp->pool, interrupt_fd(), until_ns);
+  lp->wait_ns += os_now_ns() - began;
+  if (status == -EINTR && !interrupt_pending()) let_hooks_run(L);
 }
 
 void lpump_finish(lua_State *L, struct lpool *lp, struct call *c) {

@@ -77,6 +77,7 @@ static struct sent *new_sent(lua_State *L, struct call *c, int is_stateless) {
   bytes_init(&sent->copy);
   if (is_stateless) (void)bytes_append(&sent->copy, lp->out.data, lp->out.length); /* without a copy it is not used again */
   lp->n_sent++;
+  lp->bytes_in += sent->length;
   return sent;
 }
 

@@ -163,6 +163,7 @@ static void take_failure(lua_State *L, struct call *c, const struct pool_event *
   int is_crash = lerror_is_kind(L, "crash"); /* a worker that was told to end by others says so itself: no POOL_LOST */
   uint32_t retries = is_crash ? c->crash_retries : c->retries;
   if (retries && schedule_retry(count_try(L, c, event->first), retries) && pool_repost(c->lp->pool, event) == 0) {
+    c->lp->n_retries++;
     lua_pop(L, 1);
     return;
   }
@@ -298,6 +299,7 @@ static void take_failed(lua_State *L, struct call *c, const struct pool_event *e
 }
 
 static void take_lost(lua_State *L, struct call *c, const struct pool_event *event) {
+  c->lp->n_crashes++;
   lerror_push_lost(L, event, c->timeout_ns);
   take_failure(L, c, event);
   (void)pool_done(c->lp->pool, event, 1);
@@ -351,6 +353,7 @@ void ltake_event(lua_State *L, struct lpool *lp, struct pool_event *event) {
     return;
   }
   lp->taking = c;
+  lp->seen_ns[event->worker - 1] = os_now_ns();
   take_for_call(L, c, event);
   lp->taking = NULL;
   lcall_judge(L, c);

@@ -18,7 +18,7 @@
 /* The task thread's stack: these stay, what a claim needs stands above. */
 enum { HANDLER = 1, SEEDER = 2, FN = 3, TOP = 3 };
 
-enum { ITEM_TEXT_BYTES = 60 };
+enum { ITEM_TEXT_BYTES = 60, SAMPLE = 64, LARGE_NS = 5000 };
 
 /* ---- items ---- */
 
@@ -313,11 +313,22 @@ static void define_reason(lua_State *L, int reason, const char *kind, const char
   delivery_define(L, reason);
 }
 
-/* pool.worker in the module's table: { id, pid }, also handed to on_start and on_exit. Leaves it on the stack. */
-static void push_worker_table(lua_State *L, const struct worker *w) {
-  lua_createtable(L, 0, 2);
-  lua_pushinteger(L, (lua_Integer)w->number + 1);
+/* pool.worker.progress(done [, total]): how far the item that runs is. */
+static int report_progress(lua_State *L) {
+  struct task_context *t = lua_touserdata(L, lua_upvalueindex(1));
+  lua_Number done = luaL_checknumber(L, 1), total = luaL_optnumber(L, 2, 0);
+  worker_progress(t->worker, done, total);
+  return 0;
+}
+
+/* pool.worker in the module's table: { id, pid, progress }, also handed to on_start and on_exit. Leaves it on the stack. */
+static void push_worker_table(lua_State *L, struct task_context *t) {
+  lua_createtable(L, 0, 3);
+  lua_pushinteger(L, (lua_Integer)t->worker->number + 1);
   lua_setfield(L, -2, "id");
+  lua_pushlightuserdata(L, t);
+  lua_pushcclosure(L, report_progress, 1);
+  lua_setfield(L, -2, "progress");
   lua_pushinteger(L, getpid());
   lua_setfield(L, -2, "pid");
   if (lua_getfield(L, LUA_REGISTRYINDEX, "luapool.module") == LUA_TTABLE) {
@@ -345,7 +356,7 @@ static int prepare(lua_State *L) {
   seed_random(L);
   lua_xmove(L, T, 1);
   lua_pushnil(T);
-  push_worker_table(L, t->worker);
+  push_worker_table(L, t);
   lua_xmove(L, T, 1);
   return 0;
 }
@@ -577,11 +588,21 @@ static int settle_interrupts(void) {
   return interrupt_external() != 0;
 }
 
+/* As write_results, with a look at the clock. */
+static int write_measured(struct task_context *t, lua_State *T) {
+  int64_t began = os_now_ns(), took;
+  int status = write_results(t, T);
+  took = os_now_ns() - began;
+  worker_count_encode(t->worker, t->is_large ? took : took * SAMPLE);
+  t->is_large = took > LARGE_NS;
+  return status;
+}
+
 /* An item whose value stands on top of the stack is over. Returns 0, or 1 if its result cannot cross. */
 static int write_item(struct task_context *t, lua_State *T) {
   int status;
   t->is_writing = 1;
-  status = write_results(t, T);
+  status = t->is_large || ++t->n_written % SAMPLE == 0 ? write_measured(t, T) : write_results(t, T);
   if (status == 0 && (t->worker->claim.flags & BOARD_SECONDS)) {
     push_seconds(t, T);
     status = codec_write(t->codec, T, -1);

@@ -71,6 +71,8 @@ struct task_context {
   const struct array *from, *into; /* the arrays themselves, NULL: none; the references keep them */
   int owned[2];          /* registry references that were made to load it: array to read, array to write */
   int64_t item_began_ns; /* 0: nobody asked */
+  uint32_t n_written;    /* results; the time that writing takes is measured at every SAMPLE-th, or at each while they are large */
+  int is_large;
   struct codec_reader block;
   uint64_t block_at;     /* number of the item that the block's reader stands at */
   uint64_t next;         /* the next item to run */
