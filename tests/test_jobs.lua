@@ -301,3 +301,61 @@ function TestWorkers.test_resize_while_calls_are_open()
   lu.assertFalse(ok)
   lu.assertStrContains(message, "bad argument #1 to 'resize' (integer from 1 to 4096 or \"auto\" expected, got 0)")
 end
+
+-- ---- what happened ----
+
+TestStats = {}
+
+function TestStats.test_counts_are_exact()
+  local p <close> = pool.new(2)
+  p:map(function(x) return ("y"):rep(x) end, 1000)
+  p:each(math.abs, { -1, -2, -3 })
+  local _, _, errors = p:map(function(x) if x == 3 then os.exit(1) end return x end, 5, { errors = "collect", retries = 1 })
+  lu.assertEquals(errors[3].kind, "crash")
+  local stats = p:stats()
+  lu.assertEquals({ stats.calls, stats.crashes, stats.retries, stats.forks }, { 3, 2, 1, 4 })
+  lu.assertTrue(stats.bytes_out > 500000 and stats.bytes_out < 600000, stats.bytes_out)
+  lu.assertTrue(stats.bytes_in > 0)
+  local items, busy = 0, 0
+  for _, worker in ipairs(stats.workers) do
+    items, busy = items + worker.items, busy + worker.busy
+    lu.assertTrue(worker.encode <= worker.busy and worker.idle >= 0 and worker.wait >= 0)
+  end
+  lu.assertEquals(items, stats.items)
+  lu.assertAlmostEquals(busy, stats.busy, 1e-6)
+  lu.assertTrue(stats.items >= 1000 + 3 + 5)
+  lu.assertTrue(stats.elapsed >= 0 and stats.tail <= stats.elapsed)
+  lu.assertTrue(stats.host.decode > 0 and stats.host.wait >= 0)
+end
+
+function TestStats.test_they_stay_when_the_pool_is_closed()
+  local p = pool.new(2)
+  p:map(math.abs, 100)
+  p:close()
+  lu.assertEquals(p:stats().items, 100)
+  lu.assertStrContains(p:report(), "100 items")
+  p = pool.new(1)
+  p:map(math.abs, 7)
+  p:terminate()
+  lu.assertEquals(p:stats().items, 7)
+  lu.assertEquals(pool.new(0):stats().calls, 0)
+  lu.assertStrContains(pool.new(2):report(), "2 workers")
+end
+
+function TestStats.test_what_runs_is_shown()
+  local p <close> = pool.new(1)
+  local future = p:map_async(function(x)
+    pool.worker.progress(1, 4)
+    while x == 2 do os.execute("sleep 0.05") end
+  end, 2)
+  local worker
+  lu.assertTrue(proc.wait_until(function()
+    p:step(0.01)
+    worker = p:workers()[1]
+    return worker and worker.item == 2
+  end, 20))
+  lu.assertTrue(worker.since >= 0)
+  lu.assertTrue(future:cancel())
+  local inline <close> = pool.new(0)
+  lu.assertEquals(inline:map(function(x) pool.worker.progress(1) return x end, 2), { 1, 2 })
+end
