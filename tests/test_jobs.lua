@@ -324,7 +324,7 @@ function TestStats.test_counts_are_exact()
   end
   lu.assertEquals(items, stats.items)
   lu.assertAlmostEquals(busy, stats.busy, 1e-6)
-  lu.assertTrue(stats.items >= 1000 + 3 + 5)
+  lu.assertTrue(stats.items >= 1000 + 3 + 4, stats.items) -- (what died is a crash, no item)
   lu.assertTrue(stats.elapsed >= 0 and stats.tail <= stats.elapsed)
   lu.assertTrue(stats.host.decode > 0 and stats.host.wait >= 0)
 end
