@@ -449,7 +449,7 @@ local LIMITED = [[
 function TestLimits:test_few_descriptors()
   for _, workers in ipairs { 2, 12 } do
     run(LIMITED:gsub("WORKERS", tostring(workers)), workers == 2 and "whole\nwhole\nwhole\n" or "refused\nrefused\nrefused\n",
-      { before = { "prlimit", "--nofile=20" } })
+      { before = { "prlimit", "--nofile=24" } })
   end
 end
 
