@@ -131,7 +131,9 @@ end
 
 TestHosts = {}
 
+-- The tasks' words go into a file: the host is in its source, and passes on nothing that they print.
 local OCCUPIED = [[
+  local words = assert(io.open(os.getenv "SCRATCH" .. ".words", "a"))
   local p = pool.new(4)
   p:map(math.abs, 100)
   local q = pool.new { workers = 4, on_start = function() say "started" end }
@@ -146,7 +148,7 @@ local OCCUPIED = [[
   end
   q:map(function(x)
     if x > 3 then return x end
-    say "task"
+    words:write("task\n") words:flush()
     if x == 1 then os.execute "sleep 60" elseif x == 2 then while true do end else io.popen("sleep 60"):read "a" end
   end, source(), { chunk = 1 })]]
 
@@ -168,8 +170,14 @@ for _, name in ipairs { "ASAN_OPTIONS", "UBSAN_OPTIONS" } do UNCAUGHT[name] = (o
 for name, ending in pairs(HOST_ENDS) do
   TestHosts["test_" .. name] = function()
     local s <close> = post.start { code = OCCUPIED:gsub("HOST_ENDS", function() return ending[1] end, 1), env = UNCAUGHT }
+    local words = s.directory .. ".scratch.words"
     s:await("ready")
-    s:await("task", 3)
+    local function have_begun()
+      local f <close> = assert(io.open(words))
+      return f:read("a") == ("task\n"):rep(3)
+    end
+    lu.assertTrue(proc.wait_until(have_begun, 15), "the tasks never began")
+    os.remove(words)
     assert(io.open(s.directory .. ".scratch", "w")):close()
     s.sent = proc.now()
     local expected = { left_within = 1, stdout = "", stderr = "^.*$" }
