@@ -421,6 +421,8 @@ end
 -- Nothing stays in the host, nor in workers that have other things to do.
 function TestTasks.test_nothing_is_kept()
   local p <close> = living(2)
+  p:map(identity, { 1, 2 })
+  p:map(function(x) return x end, 2) -- what a pool has for itself, it has now
   local fds, maps = holdings()
   for _ = 1, 5 do
     local a = pool.array("u8", 100000)
@@ -912,6 +914,7 @@ end
 function TestChannel.test_shared_memory_in_messages()
   local ch, back = pool.channel(), pool.channel()
   local p <close> = living(1)
+  p:map(identity, { 1, 2 })
   local fds, maps = holdings()
   for i = 1, 5 do ch:send { pool.array("i32", 3):fill(i), pool.counter(i) } end
   collectgarbage()
