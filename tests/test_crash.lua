@@ -220,6 +220,51 @@ function TestHosts:test_a_task_that_yields()
     function(out) lu.assertStrMatches(out, "false\terror\tattempt to yield[%a -]*\t3\n") end)
 end
 
+-- ---- programs that tasks have started ----
+
+TestPrograms = {}
+
+-- Nobody but their worker knows of these two: the handles are gone. Whatever ends the worker in the middle of its item ends them.
+local HANDLES_LOST = [[
+  local function task()
+    do io.popen "sleep 1000" end
+    do io.popen("sleep 1000 & sleep 1000", "w") end
+    say "ready"
+    while true do end
+  end
+  local p = pool.new { workers = 2, grace = 0.3 }]]
+
+function TestPrograms:test_end_with_a_terminated_pool()
+  local s <close> = post.start { stdin = "pipe", code = HANDLES_LOST .. [[
+    local ok, e = pcall(p.each, p, task, 2)
+    p:terminate()
+    print(ok, is_interrupt(e))
+    rest()]] }
+  s:await("ready", 2)
+  s:send "host"
+  s:await "rest"
+  s:relieve()
+  s:finish { exit = 0, stdout = "false\ttrue\n" }
+end
+
+function TestPrograms:test_end_with_an_interrupted_script()
+  for _, signal in ipairs { "INT", "TERM" } do
+    local s <close> = post.start { code = HANDLES_LOST .. "p:each(task, 2)" }
+    s:await("ready", 2)
+    s:send("host", signal)
+    s:finish { signal = "SIG" .. signal, stdout = "" }
+  end
+end
+
+function TestPrograms:test_end_with_a_worker_that_somebody_ends()
+  local s <close> = post.start { code = HANDLES_LOST .. [[
+    local r, n, errors = p:map(task, 2, { errors = "collect", chunk = 1 })
+    print(n, errors[1].kind, errors[2].kind)]] }
+  s:await("ready", 2)
+  for _, worker in ipairs(s:workers()) do proc.kill(worker.pid, "TERM") end
+  s:finish { exit = 0, stdout = "2\tcrash\tcrash\n" }
+end
+
 -- ---- pools that nobody closed ----
 
 TestForgotten = {}

@@ -25,6 +25,11 @@ static int must_leave(const struct worker *w) {
   return atomic_load_explicit(&w->slot->must_leave, memory_order_acquire) != 0 || interrupt_external() != 0;
 }
 
+/* Not to finish what it is at: the pool is terminated, or somebody else wants this process to end. */
+static int is_told_to_quit(const struct worker *w) {
+  return atomic_load_explicit(&w->slot->must_leave, memory_order_acquire) == 2 || interrupt_external() != 0;
+}
+
 static int is_summoned(const struct worker *w) {
   uint64_t summons = atomic_load_explicit(&w->slot->summons, memory_order_acquire);
   return summons != 0 && !(summons & BOARD_TAKEN);
@@ -391,6 +396,8 @@ _Noreturn void worker_main(struct worker *w) {
   (void)note_begin(w);
   atomic_store_explicit(&w->slot->turned_ns, 0, memory_order_relaxed);
   w->tasks->finish(w->tasks->context, w);
+  /* An interrupt may have come between the start of a program and the moment when the task had its handle: nobody else will end it. */
+  if (is_told_to_quit(w)) interrupt_kill_descendants();
   if (interrupt_external()) interrupt_die(interrupt_external());
   process_exit(0);
 }

@@ -432,7 +432,7 @@ static void collect_children(struct family *family, pid_t pid) {
 }
 
 /* Children first found are searched for their own; then all die. Static: a handler's stack is small, and we die right after. */
-static void kill_descendants(void) {
+void interrupt_kill_descendants(void) {
   static struct family family;
   family.count = 0;
   collect_children(&family, getpid());
@@ -444,7 +444,7 @@ static void kill_descendants(void) {
 }
 
 #else
-static void kill_descendants(void) {}
+void interrupt_kill_descendants(void) {}
 #endif
 
 static void leave_if_host_is_gone(void) {
@@ -455,7 +455,7 @@ static void leave_if_host_is_gone(void) {
   if (!is_gone && state.lifeline >= 0 && poll(&line, 1, 0) == 1)
     is_gone = (line.revents & (POLLHUP | POLLERR)) || recv(state.lifeline, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0;
   if (!is_gone) return;
-  kill_descendants();
+  interrupt_kill_descendants();
   _exit(1);
 }
 

@@ -124,6 +124,12 @@ void interrupt_set_filter(int (*accept)(int reason));
  */
 void interrupt_set_continued(void (*note)(void));
 
+/*
+ * interrupt_kill_descendants -- SIGKILL what this process has started, and what that has. For one that leaves right after. On Linux; elsewhere
+ * they are not found. Async-signal-safe.
+ */
+void interrupt_kill_descendants(void);
+
 /* interrupt_external -- in a worker: the signal (SIGTERM, SIGHUP) that somebody other than the host sent to it, or 0. */
 int interrupt_external(void);
 
