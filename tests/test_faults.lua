@@ -317,3 +317,46 @@ for call, codes in pairs(CALLS) do
     TestFailingCalls[("test_every_%s_%s"):format(call, code)] = function() failing(call, 0, code) end
   end
 end
+
+-- ---- an interrupt while a program is started ----
+
+-- Its error takes the only handle of the program with it: the program goes first, and nobody waits for it.
+TestProgramStarted = {}
+
+local function started(fault, code, expected)
+  local s <close> = post.start { program = post.FAULTY, env = { LUAPOOL_FAULT = fault }, code = code }
+  s:finish(expected)
+end
+
+function TestProgramStarted:test_in_the_host()
+  local code = [[local f = io.popen "sleep 1000; true" print "not to be seen"]]
+  started("program_started:int", code, { signal = "SIGINT", stdout = "" })
+  started("program_started:term", code, { signal = "SIGTERM", stdout = "" })
+  started("program_started:int", [[
+    print(is_interrupt(select(2, pcall(io.popen, "sleep 1000 & cat", "w"))))
+    collectgarbage()
+    print(io.popen("echo next"):read "a")]], { exit = 0, stdout = "true\nnext\n\n" })
+end
+
+-- Put off, it leaves the program alone.
+function TestProgramStarted:test_shielded()
+  started("program_started:int", [[
+    local f = pool.shield(io.popen, "echo text")
+    print "not to be seen"]], { signal = "SIGINT", stdout = "" })
+  started("program_started:int", [[
+    local text
+    print(is_interrupt(select(2, pcall(pool.shield, function() text = io.popen("echo text"):read "a" end))), text)]],
+    { exit = 0, stdout = "true\ttext\n\n" })
+end
+
+-- The worker lives on, and so does its pool, which is closed in peace.
+function TestProgramStarted:test_in_a_task()
+  started("program_started@1:host-int,program_started@1:sleep=300", [[
+    local p = pool.new { workers = 2, grace = 20 }
+    local ok, e = pcall(p.each, p, function()
+      local f <close> = io.popen "sleep 1000; true"
+      return f:read "a"
+    end, 1)
+    print(is_interrupt(e), #p:map(math.abs, 10), p:stats().forks)
+    p:close()]], { exit = 0, stdout = "true\t10\t2\n" })
+end

@@ -11,7 +11,7 @@
  * function, status 3), int (SIGINT to itself), term, sleep=MILLISECONDS, host-int, host-term, host-kill (the signal goes to the
  * parent process).
  * Points: before_fork after_fork_parent child_start child_ready dispatch_before dispatch_mid worker_idle worker_claimed
- * worker_run worker_result_before worker_result_mid worker_result_after gather_mid gather_stored term_begin
+ * worker_run program_started worker_result_before worker_result_mid worker_result_after gather_mid gather_stored term_begin
  * term_after_sigterm term_reap close_begin gc; of shared memory: lock_acquired lock_released (not told yet), mailbox_putting
  * mailbox_written mailbox_put mailbox_resize mailbox_taking mailbox_copied mailbox_taken.
  *

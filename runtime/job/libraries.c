@@ -6,6 +6,7 @@
  *   coroutine.resume, wrap, close   keep the resume chain known
  *   debug.sethook                   cannot drop an armed hook
  *   os.execute, io.popen            a child that died of SIGINT is our SIGINT (system() hides it from us)
+ *   io.popen                        an interrupt that comes meanwhile does not leave a program that nobody has a handle of
  *   standard input                  reads end when an interrupt comes
  */
 #include <errno.h>
@@ -18,10 +19,12 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#include "base/fault.h"
 #include "job/chain.h"
 #include "job/delivery.h"
 #include "job/input.h"
 #include "process/interrupt.h"
+#include "process/process.h"
 
 /* ---- coroutine ---------------------------------------------------------------------------------------------- */
 
@@ -238,6 +241,18 @@ static luaL_Stream *push_pipe(lua_State *L) {
   return stream;
 }
 
+/*
+ * An interrupt came while the program was started. Raised at our return it would take the only handle with it: the program would run on,
+ * and the collector wait for its end. So the program goes before the error is raised here.
+ */
+static void end_program(lua_State *L, luaL_Stream *stream) {
+  if (!process_kill_partner(fileno(stream->f))) return;
+  (void)pclose(stream->f);
+  stream->f = NULL;
+  (void)delivery_checkpoint(L);
+  errno = EINTR;
+}
+
 static int io_popen(lua_State *L) {
   const char *command = luaL_checkstring(L, 1);
   const char *mode = luaL_optstring(L, 2, "r");
@@ -251,6 +266,8 @@ static int io_popen(lua_State *L) {
   saved = errno;
   interrupt_starting_program(0);
   errno = saved;
+  FAULT_POINT("program_started");
+  if (stream->f && interrupt_pending() && delivery_can_raise()) end_program(L, stream);
   stream->closef = close_pipe;
   return stream->f ? 1 : luaL_fileresult(L, 0, command);
 }

@@ -606,7 +606,42 @@ static void kill_descendants(pid_t pid) {
   free(family.members);
 }
 
+/* Does this process hold the other end of pipe `fd` as its standard input or output? */
+static int is_partner(pid_t pid, int fd) {
+  char path[64], own[64], others[64];
+  ssize_t length;
+  snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+  length = readlink(path, own, sizeof own);
+  if (length <= 0 || length == (ssize_t)sizeof own) return 0;
+  for (int other = STDIN_FILENO; other <= STDOUT_FILENO; other++) {
+    snprintf(path, sizeof path, "/proc/%ld/fd/%d", (long)pid, other);
+    if (readlink(path, others, sizeof others) == length && memcmp(own, others, (size_t)length) == 0) return 1;
+  }
+  return 0;
+}
+
+int process_kill_partner(int fd) {
+  pid_t pid = 0;
+  char path[64];
+  long number;
+  FILE *file;
+  snprintf(path, sizeof path, "/proc/self/task/%ld/children", (long)syscall(SYS_gettid));
+  file = fopen(path, "re");
+  if (file == NULL) return 0;
+  while (pid == 0 && fscanf(file, "%ld", &number) == 1)
+    if (is_partner((pid_t)number, fd)) pid = (pid_t)number; /* our child, and not reaped: the number is its own */
+  fclose(file);
+  if (pid == 0 || kill(pid, SIGSTOP) < 0) return 0;
+  kill_descendants(pid);
+  return kill(pid, SIGKILL) == 0;
+}
+
 #else
+
+int process_kill_partner(int fd) {
+  (void)fd;
+  return 0;
+}
 
 static void kill_descendants(pid_t pid) {
   (void)pid; /* what the task has started cannot be found here; it dies of its closed pipes, or stays */

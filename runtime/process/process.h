@@ -93,6 +93,12 @@ int process_is_mine(const struct process *p);
 int process_signal(const struct process *p, int signal);
 
 /*
+ * process_kill_partner -- SIGKILL the child of this thread that holds the other end of pipe `fd` as its standard input or output (as
+ * popen's does), with all that it has started. The caller reaps it. Returns 1: done; 0: not found, or not on Linux.
+ */
+int process_kill_partner(int fd);
+
+/*
  * process_kill_tree -- stop the child, collect its descendants (/proc/PID/task/T/children; best effort elsewhere),
  * and SIGKILL them all. Does not reap. 0 also when it is gone already; -errno. Blocks for 100 ms at most, far less as a rule.
  * Out of reach: what left the tree before (its parent ended, so that it belongs to process 1).
