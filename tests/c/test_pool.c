@@ -181,8 +181,9 @@ static void take_events(void) {
 }
 
 static void post_kind(enum board_entry_kind kind, uint64_t number, uint64_t first, uint64_t count, uint32_t chunk, int64_t timeout_ns) {
-  struct pool_work work = {.kind = kind, .chunk = chunk, .call = number, .first = first, .count = count, .job = 1, .timeout_ns = timeout_ns};
+  struct pool_work work = {.kind = kind, .chunk = chunk, .call = number, .first = first, .count = count, .job = 1};
   void *memory;
+  work.timeout_ns = timeout_ns;
   if (kind == BOARD_BLOCK) {
     work.block_length = 100;
     assert_int_equal(pool_input(the_pool, 100, &work.block_offset, &memory), 0);
@@ -369,7 +370,7 @@ static void test_a_long_item_holds_up_nobody(void **state) {
   end_pool();
 }
 
-/* Thousands of calls of one item each, more than half of them cancelled before they ran. What is done for one is done without the others. */
+/* Thousands of calls of one item each, most of them cancelled before they ran. What is done for one is done without the others. */
 static void test_thousands_of_calls(void **state) {
   enum { CALLS = 20000, CANCELLED_EACH = 3 };
   uint64_t i, left = 0;
@@ -1326,7 +1327,9 @@ static void test_leaving_and_dying_at_points(void **state) {
 /* ---- damage ---------------------------------------------------------------------------------------- */
 
 /* Frames that make no sense, sent once instead of the bad item's value. */
-static enum damage { WRONG_ITEM, WRONG_COUNT, FOREIGN_ITEM, WRONG_KIND, NO_ITEMS, TOO_FEW, TWICE, BAD_HEADER, BAD_POSITION, N_DAMAGES } damage;
+static enum damage {
+  WRONG_ITEM, WRONG_COUNT, FOREIGN_ITEM, WRONG_KIND, NO_ITEMS, TOO_FEW, TWICE, BAD_HEADER, BAD_POSITION, N_DAMAGES
+} damage;
 
 static void send_damage(struct worker *w, uint64_t item) {
   uint64_t value = item * item;
