@@ -41,7 +41,7 @@ end
 
 --- Apply fn to every item; results in input order.
 ---@param fn fun(item: any): any first result only
----@param src any integer n, range, sequence table, shared array or iterator function (called here, in the host; its first result is the item)
+---@param src any integer n, range, sequence table, shared array or iterator function (called in the host; its first result is the item)
 ---@param options table? of a one-shot verb also those of pool.new;
 ---   timeout (seconds), memory (bytes, "512M")   what each try of an item may take
 ---   retries        a failed item is tried again, so many times; what a later try gives is its result, only the last error counts
