@@ -91,8 +91,9 @@ struct pool_entry {
   int is_active;           /* it has, or had, a place on the board */
   int is_unclaimed;        /* counts in call->n_unclaimed */
   int is_cancelled;
+  int is_drained;          /* nothing more of it is claimed or run again; what runs comes to its end, and is shown */
   int64_t kill_at_ns;      /* of a cancelled entry: who is in it then is killed; -1: nobody */
-  uint64_t target;         /* items to account for: all of them; of a cancelled entry those that had been claimed */
+  uint64_t target;         /* items to account for: all of them; of a cancelled or drained entry those that had been claimed */
   struct pool_work work;
   struct pool_block *block;
   struct pool_errand *errands; /* of a broadcast: one for each item */

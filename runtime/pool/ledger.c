@@ -380,7 +380,7 @@ void pool_move_items(struct pool *p, struct pool_entry *entry, uint64_t first, u
     pool_errand_again(p, entry, first); /* it has not left that entry: there is somebody else in its worker's place, or will be */
     return;
   }
-  if (!entry->is_cancelled && pool_post_again(p, entry, first, count) < 0) {
+  if (!entry->is_cancelled && !entry->is_drained && pool_post_again(p, entry, first, count) < 0) {
     p->is_broken = -ENOMEM;
     return;
   }
@@ -416,7 +416,8 @@ static void cancel_entry(struct pool *p, struct pool_entry *entry, int64_t kill_
   entry->call->n_cancelled++;
   entry->is_cancelled = 1;
   entry->kill_at_ns = kill_at_ns;
-  entry->target = entry->work.kind == BOARD_BROADCAST ? entry->work.count - pool_withdraw_errands(p, entry) : exhaust(p, entry);
+  if (!entry->is_drained)
+    entry->target = entry->work.kind == BOARD_BROADCAST ? entry->work.count - pool_withdraw_errands(p, entry) : exhaust(p, entry);
   /* Items that were moved to other entries count as done, and were claimed: there cannot be more of them than that. */
   if (entry->done.total == entry->target) release_entry(p, entry);
 }
@@ -435,6 +436,43 @@ void pool_cancel(struct pool *p, uint64_t number, int64_t kill_at_ns) {
   if (call == NULL) return;
   cancel_call(p, call, kill_at_ns);
   pool_watch_cancelled(p, 0);
+}
+
+/* Tell whoever has a claim of the call that only the item that runs is wanted. Somebody who is just claiming does all of that claim. */
+static void stop_claims(struct pool *p, uint64_t number) {
+  uint32_t i;
+  for (i = 0; i < p->n_places; i++) {
+    struct board_slot *slot = &p->board->slots[i];
+    uint32_t claims = atomic_load(&slot->claims);
+    const struct pool_entry *state;
+    if (p->crew[i].state != CREW_LIVING || atomic_load(&slot->phase) != BOARD_OWNING) continue;
+    state = pool_entry_of(p, atomic_load(&slot->entry));
+    if (state != NULL && state->work.call == number) atomic_store(&slot->stopped_claim, claims); /* of a later one it says nothing */
+  }
+}
+
+void pool_drain(struct pool *p, uint64_t number) {
+  struct pool_call *call = find_call(p, number);
+  struct links *link, *next;
+  for (link = call ? call->entries.next : NULL; link != NULL && link != &call->entries; link = next) {
+    struct pool_entry *entry = OWNER_OF(link, struct pool_entry, own);
+    next = link->next;
+    if (!entry->is_active) {
+      p->n_waiting--;
+      free_entry(p, entry);
+    } else if (!entry->is_cancelled && !entry->is_drained && entry->work.kind != BOARD_BROADCAST) {
+      note_claimed(entry);
+      entry->is_drained = 1;
+      entry->target = exhaust(p, entry);
+      if (entry->done.total == entry->target) release_entry(p, entry);
+    }
+  }
+  stop_claims(p, number);
+}
+
+int pool_is_drained(const struct pool *p, uint64_t number) {
+  const struct pool_call *call = find_call(p, number);
+  return call == NULL || links_are_empty(&call->entries);
 }
 
 void pool_cancel_all(struct pool *p) {

@@ -125,7 +125,7 @@ int pool_post(struct pool *p, const struct pool_work *work);
  */
 int pool_block(struct pool *p, const struct pool_event *event, const unsigned char **data, size_t *length, uint64_t *before);
 
-/* pool_repost -- publish item `first` of the lost or failed event once more. 0 or -errno (-ECANCELED: its call was cancelled meanwhile). */
+/* pool_repost -- publish item `first` of the lost or failed event once more. 0 or -errno (-ECANCELED: its call was cancelled or drained meanwhile). */
 int pool_repost(struct pool *p, const struct pool_event *event);
 
 /*
@@ -164,6 +164,13 @@ uint32_t pool_unclaimed(struct pool *p, uint64_t call);
 void pool_cancel(struct pool *p, uint64_t call, int64_t kill_at_ns);
 int pool_is_quiet(const struct pool *p, uint64_t call);
 void pool_kill_stragglers(struct pool *p, uint64_t call);
+
+/*
+ * pool_drain -- nothing more of the call is claimed or run again, and what of it waits for a worker is dropped. Items that run come to their
+ * end, and pool_next shows it. pool_is_drained -- 1 when nothing of the call is posted any more.
+ */
+void pool_drain(struct pool *p, uint64_t call);
+int pool_is_drained(const struct pool *p, uint64_t call);
 
 /* pool_has_claim -- 1 if a worker has an item of the call in its hands. */
 int pool_has_claim(struct pool *p, uint64_t call);
@@ -209,15 +216,15 @@ struct pool_worker_info {
 };
 
 /*
- * pool_info -- worker `number`, from 0, below the pool's capacity. pool_totals -- all of them together: pid is how many live, peak_bytes
- * the largest, nothing runs.
+ * pool_info -- worker `number`, from 0, below the pool's capacity. pool_totals -- all of them together: pid is how many live, peak_bytes the
+ * largest, nothing runs.
  */
 void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *info);
 void pool_totals(const struct pool *p, struct pool_worker_info *sum);
 
 /*
- * pool_set_open -- the pool is open (+1) or no longer (-1) for another reason than that it has work, which counts anyway: a call whose
- * source has nothing to give keeps workers idle. pool_open_ns -- for how long it has been open.
+ * pool_set_open -- the pool is open (+1) or no longer (-1) for another reason than that it has work, which counts anyway: a call whose source
+ * has nothing to give keeps workers idle. pool_open_ns -- for how long it has been open.
  */
 void pool_set_open(struct pool *p, int change);
 int64_t pool_open_ns(const struct pool *p);

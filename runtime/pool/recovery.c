@@ -401,7 +401,7 @@ static void recheck(struct pool *p) {
     uint64_t claimed = state->target; /* also of those that have lost their place: nothing was left to claim */
     next = pool_entry_after(p, state);
     if (state->work.kind == BOARD_BROADCAST) continue; /* there each item has its worker */
-    if (!state->is_cancelled && pool_has_place(p, state))
+    if (!state->is_cancelled && !state->is_drained && pool_has_place(p, state))
       claimed = atomic_load(&board_entry(p->board, state->node.key)->cursor) & BOARD_MAX_ITEMS;
     if (recheck_entry(p, state->node.key, state->work.first, state->work.first + claimed) < 0) return;
   }
@@ -497,7 +497,7 @@ int pool_repost(struct pool *p, const struct pool_event *event) {
   struct pool_entry *state = pool_entry_of(p, event->sequence);
   int status;
   if (state == NULL) return -EINVAL;
-  if (state->is_cancelled) return -ECANCELED;
+  if (state->is_cancelled || state->is_drained) return -ECANCELED;
   status = pool_post_again(p, state, event->first, 1);
   if (status == 0) p->has_news = 1;
   return status;
