@@ -6,7 +6,7 @@ local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
 
 local CHUNK, TIMEOUT = 'integer from 1 or "auto"', "positive number of seconds"
 local MEMORY = 'bytes, or a string such as "512M", at least 64K,'
-local ALWAYS_KNOWN = { "chunk", "errors", "memory", "on_crash", "retries", "timeout" }
+local ALWAYS_KNOWN = { "chunk", "memory", "on_crash", "retries", "timeout" }
 
 -- The message, which has to name the line of the code that was called: code is loaded as a chunk "call" whose second line does it.
 local function refused(code, expected)
@@ -80,11 +80,13 @@ end
 -- The list of known options is sorted, and has what the verb understands and nothing else.
 function TestArguments.test_unknown_options_list_the_known_ones()
   local cases = {
-    { "pool.new { wrokers = 2 }", "wrokers", "new", { "workers", "seed", "on_start" }, { "deadline", "map", "into" } },
-    { "pool.map(print, 3, { chunks = 2 })", "chunks", "map", { "workers", "seed", "deadline", "into", "log" }, { "combine" } },
-    { "p:map(print, 3, { workers = 2 })", "workers", "map", { "deadline", "halt" }, { "workers", "seed", "on_start" } },
+    { "pool.new { wrokers = 2 }", "wrokers", "new", { "workers", "seed", "on_start", "errors" }, { "deadline", "map", "into" } },
+    { "pool.map(print, 3, { chunks = 2 })", "chunks", "map", { "workers", "seed", "deadline", "into", "log", "errors" }, { "combine" } },
+    { "p:map(print, 3, { workers = 2 })", "workers", "map", { "deadline", "halt", "errors" }, { "workers", "seed", "on_start" } },
     { "p:map(print, 3, { seed = 2 })", "seed", "map", {}, { "seed" } },
-    { "p:reduce(print, 3, 0, { into = 2 })", "into", "reduce", { "map", "combine" }, { "into", "log" } },
+    { "p:reduce(print, 3, 0, { into = 2 })", "into", "reduce", { "map", "combine", "deadline" }, { "into", "log", "errors", "halt" } },
+    { "p:find(print, 3, { halt = 'now,fail=1' })", "halt", "find", { "errors" }, { "halt", "into", "log", "map" } },
+    { "p:all(print, 3, { halt = 'now,fail=1' })", "halt", "all", { "errors" }, { "halt" } },
     { "pool.new { 4 }", "1", "new", { "workers" }, {} },
   }
   for _, case in ipairs(cases) do

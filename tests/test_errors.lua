@@ -363,7 +363,8 @@ function TestSources.test_terminate_by_the_source_ends_the_call()
     end
     return i
   end)
-  lu.assertStrContains(e, "the pool was terminated")
+  lu.assertEquals(e.kind, "cancelled")
+  lu.assertStrContains(tostring(e), "the pool was terminated")
   lu.assertNotNil(pids)
   lu.assertEquals(#proc.children(proc.pid()), 0)
 end

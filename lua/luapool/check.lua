@@ -276,8 +276,15 @@ local VERBS = {
   combine = { reduce = true },
 }
 
+--- And those that some do not: what ends these calls is their answer, and a fold without some of its items is none.
+local NOT_FOR = {
+  halt = { find = true, any = true, all = true, reduce = true },
+  errors = { reduce = true },
+}
+
 -- Is the option for this verb?
 local function fits(option, name)
+  if NOT_FOR[option] and NOT_FOR[option][name] then return false end
   return VERBS[option] == nil or VERBS[option][name] or false
 end
 
@@ -306,7 +313,7 @@ local function read(options, name, sets)
     end
     into[option] = reader(value, option, name)
   end
-  if options.resume and not options.log then
+  if options.resume ~= nil and not options.log then
     error(("bad option 'resume' to '%s' (it says how to go on with a log: the option 'log' is missing)"):format(name), BLAME)
   end
 end

@@ -1,6 +1,6 @@
 -- luapool/future -- calls whose results are asked for later. Room: lua. Owns: per future its call, until it is over.
--- Callbacks run in the host, inside calls of the pool that wait (map, get, wait, close, ...) and p:step; an error in one is kept and
--- raised by the next p:step, f:get, f:wait, pool.wait, pool.as_completed or p:close of that pool.
+-- Callbacks run in the host, inside calls of the pool (those that wait: map, get, wait, close, ...; p:step, f:status, p:terminate), one at
+-- a time; an error in one is kept and raised by the next p:step, f:get, f:wait, pool.wait, pool.as_completed or p:close of that pool.
 local core, part = ...
 
 local check = part "check"
@@ -27,6 +27,15 @@ local function is_over(self)
   return status ~= "pending" and status ~= "running"
 end
 
+-- Only the process that began it can wait for its end, or cause it. Refused at the line that called the method.
+local function check_here(self, name)
+  if self.is_done then return end
+  local state, owner, here = self.pool.handle:state()
+  if state == "foreign" then
+    error(("cannot use '%s' here: the future belongs to process %d, this is process %d"):format(name, owner, here), 3)
+  end
+end
+
 --- A future of a call that was begun.
 ---@param kind "task"|"map"
 ---@param options table? the map's
@@ -34,10 +43,10 @@ function future.new(pool, kind, call, options)
   return setmetatable({ pool = pool, kind = kind, call = call, options = options }, Future)
 end
 
---- A future that is over already (inline pools): results, n, errors as of handle:run.
-function future.done(pool, kind, options, results, n, errors)
+--- A future that is over already (inline pools): results, n, errors as of handle:run; or what that raised.
+function future.done(pool, kind, options, results, n, errors, problem)
   local self = setmetatable({ pool = pool, kind = kind, options = options, is_done = true }, Future)
-  self.outcome = { results, n, errors }
+  self.outcome = { results, n, errors, problem }
   return self
 end
 
@@ -62,10 +71,11 @@ end
 
 local STATUS_OF = { timeout = "timeout", crash = "crashed", cancelled = "cancelled" }
 
---- How it stands: "pending" "running" "done" "error" "cancelled" "timeout" "crashed". Does not wait.
----@return string
-function methods:status()
-  check_self(self, "status")
+local function turn(self, timeout)
+  self.pool.handle:turn(timeout)
+end
+
+local function status_of(self)
   local status = self.call and self.call:status() or "done"
   if status ~= "done" and status ~= "error" then return status end
   local err = failure(self)
@@ -73,17 +83,24 @@ function methods:status()
   return type(err) == "table" and getmetatable(err) == core.Error and STATUS_OF[err.kind] or "error"
 end
 
-local function turn(self, timeout)
-  self.pool.handle:turn(timeout)
+--- How it stands: "pending" "running" "done" "error" "cancelled" "timeout" "crashed". Does not wait, but takes note of what has happened.
+---@return string
+function methods:status()
+  check_self(self, "status")
+  if not is_over(self) and self.pool.handle:state() == "open" then turn(self, 0) end
+  return status_of(self)
 end
 
 -- Wait until it is over; false if that takes longer than `timeout` seconds.
 local function await(self, timeout)
   local until_time = timeout and core.now() + timeout
+  local left = timeout
   while not is_over(self) do
-    local left = until_time and until_time - core.now()
-    if left and left <= 0 then return false end
     turn(self, left)
+    if until_time and not is_over(self) then
+      left = until_time - core.now()
+      if left <= 0 then return false end
+    end
   end
   part("pool").raise_problems(self.pool)
   return true
@@ -94,6 +111,7 @@ end
 ---@return boolean over false: the time is up
 function methods:wait(timeout)
   check_self(self, "wait")
+  if not is_over(self) then check_here(self, "wait") end
   check.duration(timeout, 1, "wait")
   return await(self, timeout)
 end
@@ -103,6 +121,7 @@ end
 ---@return any ... nil, "timeout" when the time is up
 function methods:get(timeout)
   check_self(self, "get")
+  if not is_over(self) then check_here(self, "get") end
   check.duration(timeout, 1, "get")
   if not await(self, timeout) then return nil, "timeout" end
   local results, n, errors, problem = outcome(self)
@@ -122,6 +141,7 @@ end
 ---@return boolean cancelled false: it was over already
 function methods:cancel()
   check_self(self, "cancel")
+  check_here(self, "cancel")
   return not self.is_done and self.call:cancel()
 end
 
@@ -136,20 +156,34 @@ local function call_back(self, fn)
   table.insert(self.pool.problems, err)
 end
 
---- Call back what was to be told of its end. (luapool/pool calls it while the host waits.)
+--- Tell whoever waits for several, then call back. (luapool/pool calls it while the host waits.) If an interrupt comes out of a callback,
+--- those behind it are called next time.
 function future.finish(self)
-  local callbacks = self.callbacks or {}
-  self.callbacks, self.is_told = nil, true
-  for _, fn in ipairs(callbacks) do call_back(self, fn) end
+  for state in pairs(self.watchers or {}) do state:take(self) end
+  self.watchers = nil
+  local callbacks = self.callbacks
+  while callbacks and callbacks.first <= callbacks.last do
+    local fn = callbacks[callbacks.first]
+    callbacks[callbacks.first] = nil
+    callbacks.first = callbacks.first + 1
+    call_back(self, fn)
+  end
+  self.callbacks = nil
 end
 
-local function tell(self, fn)
-  if self.is_done or self.is_told or (is_over(self) and not self.callbacks) then return call_back(self, fn) end
-  if not self.callbacks then
-    self.callbacks = {}
-    part("pool").watch(self.pool, self.call, self)
-  end
-  table.insert(self.callbacks, fn)
+-- Its pool is to call future.finish when it is over.
+local function want_notice(self)
+  if self.has_notice then return end
+  self.has_notice = true
+  part("pool").watch(self.pool, self.call, self)
+end
+
+local function add_callback(self, fn)
+  if is_over(self) and not self.callbacks then return call_back(self, fn) end
+  self.callbacks = self.callbacks or { first = 1, last = 0 }
+  self.callbacks.last = self.callbacks.last + 1
+  self.callbacks[self.callbacks.last] = fn
+  want_notice(self)
 end
 
 --- Call fn(future) when it is over (at once if it is already): in the host, while it is inside a call of the pool.
@@ -158,12 +192,13 @@ end
 function methods:on_done(fn)
   check_self(self, "on_done")
   fn = check.fn(fn, 1, "on_done")
-  tell(self, fn)
+  if not is_over(self) then check_here(self, "on_done") end
+  add_callback(self, fn)
   return self
 end
 
 function Future.__tostring(self)
-  return ("luapool.future: %s, %s"):format(self.kind, methods.status(self))
+  return ("luapool.future: %s, %s"):format(self.kind, status_of(self))
 end
 
 -- ---- several ----
@@ -176,24 +211,70 @@ local function check_futures(futures, name)
     if getmetatable(f) ~= Future then
       error(("bad argument #1 to '%s' (item %d: future expected, got %s)"):format(name, i, type(f)), 3)
     end
+    if not is_over(f) and f.pool.handle:state() == "foreign" then
+      error(("bad argument #1 to '%s' (item %d: the future belongs to another process)"):format(name, i), 3)
+    end
   end
 end
 
 local SLICE <const> = 0.002 -- seconds: futures of several pools are looked at in turn
 
--- One turn of each pool that has unfinished futures among `pending` (a set).
-local function turn_all(pending, timeout)
-  local pools, count = {}, 0
-  for f in pairs(pending) do
+-- Futures that are waited for together: `pending`, how often each stands in the list (times), and those that are over, in that order.
+---@class luapool.Watch
+local Watch = {}
+Watch.__index = Watch
+
+local function watch(futures)
+  local self = setmetatable({ pending = {}, over = {}, head = 1, tail = 0, count = 0 }, Watch)
+  for _, f in ipairs(futures) do
+    self.pending[f] = (self.pending[f] or 0) + 1
+  end
+  for _, f in ipairs(futures) do
+    if is_over(f) then
+      self:take(f)
+    elseif not (f.watchers and f.watchers[self]) then
+      f.watchers = f.watchers or {}
+      f.watchers[self] = true
+      want_notice(f)
+    end
+  end
+  return self
+end
+
+function Watch:take(f)
+  if not self.pending[f] then return end
+  self.count = self.count + self.pending[f]
+  self.pending[f] = nil
+  self.tail = self.tail + 1
+  self.over[self.tail] = f
+end
+
+--- Nobody waits any more.
+function Watch:__close()
+  for f in pairs(self.pending) do
+    if f.watchers then f.watchers[self] = nil end
+  end
+  self.pending = {}
+end
+
+-- One turn of each pool that has something pending. Within a callback nobody else is called back, so look.
+function Watch:turn(timeout)
+  local pools, count, is_called_back = {}, 0, false
+  for f in pairs(self.pending) do
     if not pools[f.pool] then
       pools[f.pool] = f
       count = count + 1
+      is_called_back = is_called_back or f.pool.is_calling_back
     end
   end
   for _, f in pairs(pools) do
     if count > 1 then timeout = math.min(timeout or SLICE, SLICE) end
     turn(f, timeout)
     part("pool").raise_problems(f.pool)
+  end
+  if not is_called_back then return end
+  for f in pairs(self.pending) do
+    if is_over(f) then self:take(f) end
   end
 end
 
@@ -207,24 +288,11 @@ function future.wait(futures, options)
     error(("bad argument #2 to 'wait' (table of options expected, got %s)"):format(type(options)), 2)
   end
   local wanted, timeout = check.wait_options(options or {}, #futures, "wait")
-  local until_time, pending, count = timeout and core.now() + timeout, {}, 0
-  for _, f in ipairs(futures) do
-    if is_over(f) then
-      count = count + 1
-    elseif not pending[f] then
-      pending[f] = true
-      tell(f, function()
-        if pending[f] then count = count + 1 end
-        pending[f] = nil
-      end)
-    else
-      wanted = wanted - 1 -- the same one again
-    end
-  end
-  while count < wanted and next(pending) do
-    local left = until_time and until_time - core.now()
-    if left and left <= 0 then break end
-    turn_all(pending, left)
+  local until_time, left = timeout and core.now() + timeout, timeout
+  local state <close> = watch(futures)
+  while state.count < wanted and (left == nil or left >= 0) do
+    state:turn(left)
+    left = until_time and until_time - core.now()
   end
   local over, others = {}, {}
   for _, f in ipairs(futures) do table.insert(is_over(f) and over or others, f) end
@@ -235,31 +303,16 @@ end
 ---@param futures luapool.Future[]
 function future.as_completed(futures)
   check_futures(futures, "as_completed")
-  local queue, head, tail, pending, seen = {}, 1, 0, {}, {}
-  local function push(f)
-    pending[f] = nil
-    tail = tail + 1
-    queue[tail] = f
-  end
-  for _, f in ipairs(futures) do
-    if not seen[f] then
-      seen[f] = true
-      if is_over(f) then
-        push(f)
-      else
-        pending[f] = true
-        tell(f, push)
-      end
-    end
-  end
-  return function()
-    while head > tail and next(pending) do turn_all(pending) end
-    local f = queue[head]
+  local state = watch(futures)
+  local function step()
+    while state.head > state.tail and next(state.pending) do state:turn() end
+    local f = state.over[state.head]
     if f == nil then return nil end
-    queue[head] = nil
-    head = head + 1
+    state.over[state.head] = nil
+    state.head = state.head + 1
     return f
   end
+  return step, nil, nil, state
 end
 
 return future

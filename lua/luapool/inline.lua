@@ -12,7 +12,7 @@ local Error = core.Error
 local function item_at(kind, a, b)
   if kind == "range" then
     return function(i) return a + (i - 1) * b end
-  elseif kind == "table" then
+  elseif kind == "table" or kind == "array" then
     return function(i) return a[i] end
   end
   return function() return a() end
@@ -181,7 +181,10 @@ function Call:next()
     if type(result) == "table" then result.seconds = core.now() - began end
     return nil, self.index, 1, result
   end
-  if verdict and verdict ~= "halted" then error(verdict, 0) end
+  if verdict and verdict ~= "halted" then
+    self.is_over = true
+    error(verdict, 0)
+  end
   return { result, self.call.seconds and core.now() - began or nil }, self.index, 1
 end
 

@@ -75,14 +75,23 @@ function Pool.raise_problems(self)
   if #self.problems > 0 then error(table.remove(self.problems, 1), 0) end
 end
 
--- What C calls while the host waits: futures are over.
+-- The pool is gone: there is no later call that could raise them.
+local function warn_of_problems(self)
+  for _, problem in ipairs(self.problems) do warn("luapool: a callback failed: ", tostring(problem)) end
+  self.problems = {}
+end
+
+-- What C calls while the host waits: futures are over. One stays at the head of the queue until all its callbacks were called.
 local function run_callbacks(self)
+  if self.is_calling_back then return end
+  local _ <close> = setmetatable({}, { __close = function() self.is_calling_back = false end })
+  self.is_calling_back = true
   while true do
     local call = self.handle:ready()
     if not call then return end
-    local future = self.futures[call]
+    if self.futures[call] then part("future").finish(self.futures[call]) end
     self.futures[call] = nil
-    if future then part("future").finish(future) end
+    self.handle:told()
   end
 end
 
@@ -118,7 +127,9 @@ function methods:close(timeout)
   local stats = self.handle:state() == "open" and self.handle:stats() or nil
   self.is_closed = self.handle:close(timeout)
   if self.is_closed then self.final = stats end
-  Pool.raise_problems(self)
+  local first = table.remove(self.problems, 1)
+  if self.is_closed then warn_of_problems(self) end
+  if first ~= nil then error(first, 0) end
   return self.is_closed
 end
 
@@ -138,7 +149,8 @@ function methods:terminate(grace)
   self.is_closed = true
   self.final = self.handle:state() == "open" and self.handle:stats() or nil
   self.handle:terminate(grace)
-  for _, problem in ipairs(self.problems) do warn("luapool: a callback failed: ", tostring(problem)) end
+  run_callbacks(self)
+  warn_of_problems(self)
 end
 
 --- Cancel every open call: what has not run is dropped, what runs is interrupted (killed after the grace). The pool stays usable. Blocks
@@ -235,11 +247,11 @@ end
 
 --- `local p <close>`: a scope that ends normally lets the workers finish; one that ends by an error terminates them.
 function Pool.__close(self, err)
-  if err == nil then
-    methods.close(self)
-  else
-    methods.terminate(self)
-  end
+  if err ~= nil then return methods.terminate(self) end
+  local ok, problem = pcall(methods.close, self)
+  if ok then return end
+  if not self.is_closed and self.handle:state() ~= "foreign" then methods.terminate(self) end -- an interrupt, say: nobody will try again
+  error(problem, 0)
 end
 
 function Pool.__tostring(self)
@@ -260,15 +272,8 @@ local function make(options, call_options)
 end
 
 --- A pool of workers; they start at first use.
----@param options integer|table|nil number of workers, or a table:
----   workers        how many; default "auto": the command's -j, LUAPOOL_WORKERS, the usable processors; 0: everything runs here, inline
----   grace          seconds (1) that an interrupted task has to unwind before its worker is killed, with the programs that it has started
----   on_start, on_exit   function(worker), in each worker when it begins and when it leaves; worker = { id =, pid = }
----   seed           item i of a call has the random numbers of (seed, i), whoever runs it
----   max_tasks      a worker is replaced after so many items
----   nested         true: inside a task, too, the pool has workers (else its verbs run inline there)
----   output         what becomes of what tasks print (see the README);   name   stands in messages and in front of progress
----   timeout, memory, chunk, buffer, on_crash, retries, errors, progress   defaults of its calls: see map
+---@param options integer|table|nil number of workers, or a table: workers, timeout, grace, memory, chunk, buffer, on_crash, retries,
+--- errors, on_start, on_exit, seed, name, max_tasks, nested, progress
 ---@return luapool.Pool
 function Pool.new(options)
   local pool_options, call_options = check.pool_options(options, 1, "new")

@@ -1,6 +1,6 @@
 -- luapool/stream -- results while they come: what imap and the verbs made of it read. Room: lua.
 -- Owns: per stream a call (binding/lcall.c, or luapool/inline's), and the pool if it was made for this call.
-local _, part = ...
+local core, part = ...
 
 local stream = {}
 
@@ -51,7 +51,13 @@ end
 ---@return luapool.Stream to be closed
 function stream.open(self, job, call, order, owns, before)
   local object = setmetatable({ pool = self, owns = owns, collect = call.collect, before = before or 0 }, Stream)
-  object.call = begin(self, job, call, order)
+  local ok, begun = pcall(begin, self, job, call, order)
+  if not ok then
+    object.is_closed = true
+    if owns then self:terminate() end
+    error(begun, 0)
+  end
+  object.call = begun
   object.meter = new_meter(self, call, job.n, object.before)
   return object
 end
@@ -62,17 +68,27 @@ function Stream:close()
   self.is_closed = true
   self.call:stop()
   if self.meter then with_line(self.meter, self.pool.handle, self.meter.finish) end
-  if self.owns then self.pool:close() end
+  if self.owns then
+    local pool <close> = self.pool -- closed; terminated if that is interrupted
+    self.pool = pool
+  end
+end
+
+-- An error is on its way, and is the one to be told; but a Ctrl-C that comes meanwhile is not lost.
+local function close_after_error(self)
+  local ok, problem = pcall(self.close, self)
+  if not ok and core.is_interrupt(problem) then error(problem, 0) end
 end
 
 function Stream:__close(err)
   if err == nil or self.is_closed then return self:close() end
-  pcall(self.close, self) -- the error that is on its way is the one to be told
+  close_after_error(self)
 end
 
---- Forgotten without having been read to its end.
+--- Forgotten without having been read to its end. (A worker that inherited it does not touch it.)
 function Stream:__gc()
-  if not self.is_closed then self.call:cancel() end
+  local handle = self.pool.handle
+  if not self.is_closed and self.call and (handle == nil or handle:state() ~= "foreign") then self.call:cancel() end
 end
 
 -- values, first, count, err | nil at the end
@@ -95,7 +111,7 @@ function Stream:frames()
     end
     if err == nil then return first, count, values end
     if self.collect then return first, 1, nil, err end
-    pcall(self.close, self)
+    close_after_error(self)
     error(err, 0)
   end
 end
@@ -137,6 +153,9 @@ function stream.run_with_progress(self, job, call)
     if status ~= "pending" and status ~= "running" then break end
     self.handle:turn(patience(meter))
     show(meter, begun, self.handle, 0)
+  end
+  if begun:status() == "cancelled" then
+    error(setmetatable({ kind = "cancelled", message = "the call was cancelled" }, core.Error), 0)
   end
   local results, n, errors, problem = begun:outcome()
   if problem ~= nil then error(problem, 0) end

@@ -41,18 +41,8 @@ end
 
 --- Apply fn to every item; results in input order.
 ---@param fn fun(item: any): any first result only
----@param src any integer n, range, sequence table, shared array or iterator function (called in the host; its first result is the item)
----@param options table? of a one-shot verb also those of pool.new;
----   timeout (seconds), memory (bytes, "512M")   what each try of an item may take
----   retries        a failed item is tried again, so many times; what a later try gives is its result, only the last error counts
----   on_crash       when a worker does not survive an item: nothing said: a failure like others; "raise": never tried again; "retry": as
----                  `retries` says, or twice; "skip": never tried again, and the result is nil (with errors = "collect" the error is there)
----   errors         "raise" (default): the call ends at a failure; "collect": it goes on, and failures come as a table
----   halt, deadline ends the call early, at a number of failures (successes), or after so many seconds
----   chunk, buffer  items in a claim, items ahead of the loop (imap); default "auto": a slow item is a chunk of its own
----   progress       true: a line on the terminal; or a function(done, total, eta)
----   into           a shared array that the results are written to (map)
----   log, resume    path of a file that results are kept in, and whether to go on from it: true, "failed" (these are tried again)
+---@param src any integer n, range, sequence table, shared array or iterator function
+---@param options table? chunk, timeout, memory, on_crash, retries, errors, deadline, halt, progress, into, log, resume
 ---@return table results, integer n, table? errors (with errors = "collect": by item)
 --- Raises the first failure (a pool.Error), an interrupt, or what an iterator raised; the pool stays usable. Blocks.
 function over_items.map(self, job, call)
@@ -124,7 +114,7 @@ local function remember(job)
     pending[i] = nil
     return item
   end
-  return with(job, { a = keep }), item_of
+  return with(job, { a = keep, b = pull }), item_of
 end
 
 --- The items for which pred gives true, in order.
@@ -152,37 +142,53 @@ function over_items.filter(self, job, call)
 end
 
 --- The first item (lowest index) for which pred gives true. Nobody works on what lies far behind it.
----@return integer? index, any item (nil: there is none)
+---@return integer? index, any item (nil: there is none), table? errors (with errors = "collect": of items before it, by index)
 function over_items.find(self, job, call)
   local source, item_of = remember(job)
+  local errors = call.collect and {} or nil
   local stream <close> = part("stream").open(self, source, call, "ordered")
   for first, count, values, err in stream:frames() do
-    if err then item_of(first) end
+    if err then
+      errors[first] = err
+      item_of(first)
+    end
     for k = 1, err and 0 or count do
       local item = item_of(first + k - 1)
-      if values[k] then return first + k - 1, item end
+      if values[k] then return first + k - 1, item, errors end
     end
   end
+  return nil, nil, errors
 end
 
 -- Is there an item for which pred gives `wanted`? Ends at the first.
 local function has(self, job, call, wanted)
+  local errors = call.collect and {} or nil
   local stream <close> = part("stream").open(self, job, call, "unordered")
-  for _, count, values, err in stream:frames() do
+  for first, count, values, err in stream:frames() do
+    if err then errors[first] = err end
     for k = 1, err and 0 or count do
-      if (values[k] and true or false) == wanted then return true end
+      if (values[k] and true or false) == wanted then return true, errors end
     end
   end
-  return false
+  return false, errors
+end
+
+-- Without errors to tell, one result.
+local function answer(is_so, errors)
+  if errors then return is_so, errors end
+  return is_so
 end
 
 --- Does pred give true for any item? Every worker stops at the first.
----@return boolean
-function over_items.any(self, job, call) return has(self, job, call, true) end
+---@return boolean, table? errors (with errors = "collect": those so far, by index)
+function over_items.any(self, job, call) return answer(has(self, job, call, true)) end
 
 --- Does pred give true for all items? Every worker stops at the first for which it does not.
----@return boolean
-function over_items.all(self, job, call) return not has(self, job, call, false) end
+---@return boolean, table? errors (with errors = "collect": those so far, by index)
+function over_items.all(self, job, call)
+  local is_found, errors = has(self, job, call, false)
+  return answer(not is_found, errors)
+end
 
 -- ---- reduce ----
 
@@ -199,10 +205,10 @@ local function block_size(position)
   return size
 end
 
--- An iterator over blocks, as tables that fold_block understands. `zero`: every block starts from a copy of its own. Where each block
--- begins is noted in `starts`.
-local function blocks(job, zero, in_place, starts)
-  local position, n = 0, job.n
+-- An iterator over blocks, as tables that fold_block understands. `zero`: every block starts from a copy of its own. Which items each has
+-- is noted in `spans`, by its number: { first, last }.
+local function blocks(job, zero, in_place, spans)
+  local position, n, number = 0, job.n, 0
   local kind, a, b = job.kind, job.a, job.b
   local function pull(size)
     local items, count = {}, 0
@@ -215,7 +221,9 @@ local function blocks(job, zero, in_place, starts)
       count = count + 1
       items[count] = item
     end
-    if count > 0 then return { items = items, n = count, zero = zero } end
+    if count == 0 then return nil end
+    spans[number][2] = spans[number][1] + count - 1
+    return { items = items, n = count, zero = zero }
   end
   return function()
     if n and position >= n then return nil end
@@ -223,7 +231,8 @@ local function blocks(job, zero, in_place, starts)
     if n then size = math.min(size, n - position) end
     local skip = position
     position = position + size
-    starts[#starts + 1] = skip + 1
+    number = number + 1
+    spans[number] = { skip + 1, position }
     if kind == "range" then return { a = a, b = b, skip = skip, n = size, zero = zero } end
     if kind == "iterator" then return pull(size) end
     if in_place then return { skip = skip, n = size, zero = zero } end
@@ -278,20 +287,24 @@ local function new_tree(combine)
 end
 
 -- The error of a block, in terms of items.
-local function name_block(err, block, starts, n)
-  local first, last = starts[block], starts[block + 1] and starts[block + 1] - 1 or n
+local function name_block(err, span, job)
   if core.is_interrupt(err) then return err end
-  err.index = first
-  if last ~= first then err.item = ("one of the items %d to %s"):format(first, last or "...") end
+  local first, last = span[1], span[2]
+  err.index, err.item = first, nil
+  if last > first then
+    err.item = ("one of the items %d to %d"):format(first, last)
+  elseif job.kind == "range" then
+    err.item = core.item_text(job.a + (first - 1) * job.b)
+  elseif job.kind ~= "iterator" then
+    err.item = core.item_text(job.a[first])
+  end
   return err
 end
 
 --- Fold all items with op(acc, item) -> acc, inside the workers; partial results are joined in a fixed tree over blocks of items: the same
 --- bits for any number of workers and chunks, and any kind of source. op must be associative. The unit of work (of timeouts, retries and
---- errors) is a block: one item at the beginning, up to 1024 further on. What travels to the host is one value of each block.
----   words = pool.reduce(add_words_of, files, {}, { combine = add_up })        -- item and fold are of different kinds: combine joins folds
----   sum = pool.reduce(function(a, b) return a + b end, 1000, 0, { map = f })  -- of the same kind
----@param op fun(acc: any, item: any): any may change acc and return it, with `combine`; combine may so change its first argument
+--- errors) is a block: one item at the beginning, up to 1024 further on.
+---@param op fun(acc: any, item: any): any
 ---@param src any as for map
 ---@param init any without `combine`: stands before the first item (once); with it: what each block's fold starts from (a copy each)
 ---@param options table? as map's, and: map (applied to each item first), combine (joins two partial results; default op)
@@ -299,17 +312,20 @@ end
 function verbs.reduce(self, job, init, call)
   local op, combine = job.fn, call.combine or job.fn
   local zero = call.combine and init
-  local in_place, starts = self.options.one_shot or job.kind == "array", {}
+  local in_place, spans = self.options.one_shot or job.kind == "array", {}
   local work = {
     fn = folder(op, call.map, in_place and job.kind ~= "range" and job.kind ~= "iterator" and job.a or nil),
-    named = op, kind = "iterator", a = blocks(job, zero, in_place, starts),
+    named = op, kind = "iterator", a = blocks(job, zero, in_place, spans), b = job.kind == "iterator" and job.a or nil,
   }
   local tree = new_tree(combine)
   do
     local stream <close> = part("stream").open(self, work, with(call, { wrapped = true, collect = true }), "ordered")
     for first, count, values, err in stream:frames() do
-      if err then error(name_block(err, first, starts, job.n), 0) end
-      for k = 1, count do tree.add(values[k]) end
+      if err then error(name_block(err, spans[first], job), 0) end
+      for k = 1, count do
+        tree.add(values[k])
+        spans[first + k - 1] = nil
+      end
     end
   end
   local value, is_any = tree.result()
@@ -364,7 +380,12 @@ end
 --- Begin a map.
 ---@return luapool.Future of what map returns
 function over_items.map_async(self, job, call)
-  if pool_class().is_inline(self) then return part("future").done(self, "map", call, run(self, job, call)) end
+  if pool_class().is_inline(self) then
+    local outcome = table.pack(pcall(run, self, job, call))
+    if outcome[1] then return part("future").done(self, "map", call, unpack(outcome, 2, 4)) end
+    if core.is_interrupt(outcome[2]) then error(outcome[2], 0) end
+    return part("future").done(self, "map", call, nil, nil, nil, outcome[2])
+  end
   local begun = self.handle:begin(job.fn, job.kind, job.a, job.b, job.n, call, "table")
   return part("future").new(self, "map", begun, call)
 end

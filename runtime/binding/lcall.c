@@ -10,6 +10,7 @@
 #include <lauxlib.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/os.h"
 #include "binding/lerror.h"
@@ -23,6 +24,16 @@ enum { FROM_KIND = 1, FROM_A = 2, FROM_B = 3, FROM_N = 4, FROM_OPTIONS = 5 };
 
 struct call *lcall_check(lua_State *L) {
   return luaL_checkudata(L, 1, LCALL_TYPE);
+}
+
+/* The call at index 1, to be changed or waited for: only the process whose pool it is of can. */
+static struct call *own_call(lua_State *L) {
+  struct call *c = lcall_check(L);
+  if (c->lp->owner != getpid()) {
+    lua_pushfstring(L, "cannot use a call here: its pool belongs to process %d, this is process %d", c->lp->owner, (int)getpid());
+    lua_error(L);
+  }
+  return c;
 }
 
 /* ---- options ---- */
@@ -100,6 +111,7 @@ static void read_source(struct call *c, lua_State *L, int arguments) {
     return;
   }
   s->kind = strcmp(kind, "table") == 0 ? SOURCE_TABLE : strcmp(kind, "array") == 0 ? SOURCE_ARRAY : SOURCE_ITERATOR;
+  if (s->kind == SOURCE_ITERATOR) lpace_begin(L, c, lua_isfunction(L, b) ? b : a);
   lua_pushvalue(L, a);
   s->reference = luaL_ref(L, LUA_REGISTRYINDEX);
 }
@@ -212,7 +224,7 @@ void lcall_link(lua_State *L, struct call *c, int index) {
   c->job.link = &lp->tasks.jobs;
   if (c->job.next) c->job.next->link = &c->job.next;
   lp->tasks.jobs = &c->job;
-  if (c->deadline_ns) lp->n_deadlines++;
+  if (c->deadline_ns) lp->n_judged++;
   if (c->mode == CALL_TABLE && c->work.kind == BOARD_BLOCK) {
     c->next_lazy = lp->lazy;
     lp->lazy = c;
@@ -245,7 +257,6 @@ void lcall_release(lua_State *L, struct call *c) {
     if (c->job.next) c->job.next->link = c->job.link;
     c->job.link = NULL;
   }
-  if (c->deadline_ns && c->phase == CALL_OPEN) lp->n_deadlines--;
   unreference(L, &c->job.fn_reference);
   unreference(L, &c->job.source.reference);
   unreference(L, &c->job.into_reference);
@@ -344,7 +355,7 @@ void lcall_conclude(lua_State *L, struct call *c, enum call_outcome outcome, int
   if (lp->pool) pool_set_open(lp->pool, -1);
   if (outcome == OUTCOME_DONE && lp->pool) note_tail(c);
   announce(L, c);
-  if (c->deadline_ns) lp->n_deadlines--;
+  if (c->deadline_ns || c->is_halting) lp->n_judged--;
   c->phase = CALL_ENDING;
   unchain(c);
   if (lp->pool && !is_all_done) {
@@ -372,6 +383,17 @@ void lcall_fail(lua_State *L, struct call *c) {
   lcall_conclude(L, c, OUTCOME_PROBLEM, c->lp->grace_ns);
 }
 
+void lcall_raise_ended(lua_State *L, const struct lpool *lp) {
+  const char *message = "the call was cancelled";
+  if (lp->is_terminated) {
+    message = "the pool was terminated during the call";
+  } else if (lp->pool == NULL) {
+    message = "the pool was closed during the call";
+  }
+  lerror_push_new(L, NULL, "cancelled", message);
+  lua_error(L);
+}
+
 static void fail_for_deadline(lua_State *L, struct call *c) {
   lerror_push_new(L, NULL, "timeout", "");
   lua_pushfstring(L, "the call took longer than %f s (deadline)", (lua_Number)c->deadline_after_ns / NS_PER_S);
@@ -379,13 +401,25 @@ static void fail_for_deadline(lua_State *L, struct call *c) {
   lcall_fail(L, c);
 }
 
+/* There have been as many failures or successes as the user wants. */
+static void halt(lua_State *L, struct call *c) {
+  if (!c->halts_soon || pool_is_drained(c->lp->pool, c->number)) {
+    lcall_conclude(L, c, c->collects || c->n_errors == 0 ? OUTCOME_DONE : OUTCOME_FAILED, c->lp->grace_ns);
+  } else if (!c->is_halting) {
+    c->is_halting = 1;
+    if (!c->deadline_ns) c->lp->n_judged++;
+    pool_drain(c->lp->pool, c->number);
+    halt(L, c);
+  }
+}
+
 void lcall_judge(lua_State *L, struct call *c) {
   int is_stream = c->mode == CALL_ORDERED || c->mode == CALL_UNORDERED;
   if (c->phase != CALL_OPEN) return;
   if (c->deadline_ns && os_now_ns() >= c->deadline_ns) {
     fail_for_deadline(L, c);
-  } else if (is_halted(c)) {
-    lcall_conclude(L, c, c->collects || c->n_errors == 0 ? OUTCOME_DONE : OUTCOME_FAILED, c->lp->grace_ns);
+  } else if (c->is_halting || is_halted(c)) {
+    halt(L, c);
   } else if (c->failed_at != UINT64_MAX && !tolerates_failures(c) && !is_stream) {
     lcall_conclude(L, c, OUTCOME_FAILED, c->lp->grace_ns);
   } else if (lcall_is_satisfied(c)) {
@@ -445,7 +479,7 @@ static int call_progress(lua_State *L) {
 
 /* call:cancel() -> boolean: what has not run is dropped, what runs is interrupted; false: it was over already. Does not wait. */
 static int call_cancel(lua_State *L) {
-  struct call *c = lcall_check(L);
+  struct call *c = own_call(L);
   int was_open = c->phase == CALL_OPEN;
   if (was_open) lcall_conclude(L, c, OUTCOME_CANCELLED, c->lp->grace_ns);
   lua_pushboolean(L, was_open);
@@ -454,7 +488,7 @@ static int call_cancel(lua_State *L) {
 
 /* call:stop(): cancel, and wait until no worker is in it (after the pool's grace it is killed) */
 static int call_stop(lua_State *L) {
-  struct call *c = lcall_check(L);
+  struct call *c = own_call(L);
   if (c->phase == CALL_OPEN) lcall_conclude(L, c, OUTCOME_CANCELLED, c->lp->grace_ns);
   if (c->phase == CALL_ENDING) lpump_finish(L, c->lp, c);
   lpump_settle(L, c->lp);
@@ -464,37 +498,44 @@ static int call_stop(lua_State *L) {
 
 /* call:notify(): when the call is over, handle:ready() will return it */
 static int call_notify(lua_State *L) {
-  struct call *c = lcall_check(L);
+  struct call *c = own_call(L);
   c->wants_callback = 1;
   return 0;
 }
 
 /*
  * call:next([timeout]) -> values, first, n | nil, index, 1, error | nothing at the end | false: timeout seconds have passed
- * The next frame of a stream. Blocks; raises interrupts, what the source raised (after the results before it), and the deadline.
+ * The next frame of a stream. Blocks; raises interrupts, what the source raised (after the results before it), the deadline,
+ * and that somebody else cancelled the call.
  */
 static int call_next(lua_State *L) {
-  struct call *c = lcall_check(L);
+  struct call *c = own_call(L);
   lua_Number seconds = luaL_optnumber(L, 2, -1);
   int64_t until = seconds < 0 ? -1 : os_now_ns() + (int64_t)(seconds * NS_PER_S);
   lua_settop(L, 1);
-  for (;;) {
+  c->in_hand = 0;
+  while (c->outcome != OUTCOME_CANCELLED) {
     int n = ltake_pop_frame(L, c);
+    int64_t rest;
     if (n > 0) {
-      if (!c->is_source_slow) lfill_more(L, c);
+      if (!lpace_can_wait(c)) lfill_more(L, c);
       return n;
     }
     if (c->phase != CALL_OPEN) break;
-    lfill_more(L, c);
+    rest = lpace_rest(c);
+    if (rest <= os_now_ns()) lfill_more(L, c);
     lpump_work(L, c->lp);
-    if (c->held > 0 || c->phase != CALL_OPEN) continue;
+    if (ltake_has_frame(L, c) || c->phase != CALL_OPEN) continue;
     if (until >= 0 && os_now_ns() >= until) {
       lua_pushboolean(L, 0);
       return 1;
     }
-    lpump_sleep(L, c->lp, until);
+    rest = lpace_rest(c);
+    if (rest <= os_now_ns()) rest = 0;
+    lpump_sleep(L, c->lp, rest && (until < 0 || rest < until) ? rest : until);
   }
   if (lua_getiuservalue(L, 1, CALL_PROBLEM) != LUA_TNIL) return lua_error(L);
+  if (c->outcome == OUTCOME_CANCELLED) lcall_raise_ended(L, c->lp);
   return 0;
 }
 

@@ -2,7 +2,7 @@
  * binding/lcall -- one call of a verb: a userdata that owns the function, the source, what was published and what came back.
  *
  * Room: binding (may include binding/lpool.h).  lcall.c: the life of a call. lsend.c: how its function reaches the workers.
- * lfill.c: how its items do. ltake.c: what comes back. lpump.c: the wait, for all calls of a pool together.
+ * lfill.c: how its items do. lpace.c: when. ltake.c: what comes back. lpump.c: the wait, for all calls of a pool together.
  * While a call is open the pool's registry table anchors it: a script that forgets a future does not undo its work.
  */
 #ifndef LUAPOOL_BINDING_LCALL_H
@@ -72,6 +72,7 @@ struct call {
   uint64_t halt_failed, halt_done; /* end the call after so many failures, successes; 0: never */
   double halt_failed_share, halt_done_share; /* the same as a share of all items */
   int halts_soon;            /* what runs may finish */
+  int is_halting;            /* it is on its way */
   /* progress */
   uint64_t total;    /* items; UINT64_MAX while the source has not ended */
   uint64_t written;  /* items published */
@@ -82,10 +83,17 @@ struct call {
   uint64_t result_bytes; /* of settled items */
   /* streams */
   uint64_t delivered; /* items that the consumer has been given */
+  uint64_t in_hand;   /* of these, what came with the latest frame: it may still be at the first of them. 0: it waits for more */
   uint64_t held;      /* items in CALL_FRAMES */
   uint64_t held_bytes; /* of these, as they came */
   uint64_t head, tail; /* unordered frames waiting */
-  int has_source_ended, is_source_slow, is_filling, wants_callback;
+  int is_filling, wants_callback;
+  /* lazy sources: see lpace.c */
+  void *file;      /* the luaL_Stream whose lines they are, NULL; lives as long as the source */
+  int is_wary;
+  uint32_t n_quick; /* items in a row that came quickly */
+  uint64_t n_asked; /* items that have come */
+  int64_t rest_ns;  /* until when results are waited for; 0: not at all */
   struct bytes *out;  /* where items are written: the pool's or its own */
   struct bytes own_out;
   struct codec *writer;
@@ -114,6 +122,8 @@ void lcall_conclude(lua_State *L, struct call *c, enum call_outcome outcome, int
 void lcall_release(lua_State *L, struct call *c);
 /* lcall_fail -- the value on top ends the call as a whole; pops it. */
 void lcall_fail(lua_State *L, struct call *c);
+/* lcall_raise_ended -- raise that the call was ended by somebody else: cancelled, or its pool closed or terminated. */
+void lcall_raise_ended(lua_State *L, const struct lpool *lp);
 /* lcall_settle_ending -- cancelled calls that no worker is in any more are over. */
 void lcall_settle_ending(lua_State *L, struct lpool *lp);
 /* lcall_name -- the pool's codec reads and writes for this call from now on. May raise. */
@@ -134,6 +144,21 @@ void lfill_post_all(lua_State *L, struct call *c);
 void lfill_post_arguments(lua_State *L, struct call *c, int first, int last);
 /* lfill_more -- publish what may be published now. Runs the source's iterator; what that raises is raised. */
 void lfill_more(lua_State *L, struct call *c);
+/* ---- when (lpace.c) ---- */
+
+/* lpace_begin -- nothing is known of the iterator yet; at `index` it stands, or what it takes its items from. */
+void lpace_begin(lua_State *L, struct call *c, int index);
+/* lpace_note -- an item took so long to come. */
+void lpace_note(struct call *c, int64_t took_ns);
+/* lpace_ends_block -- 1: what was written so far should be handed out before the source is asked for more. */
+int lpace_ends_block(const struct call *c);
+/* lpace_ends_filling -- 1: and results should be looked after. */
+int lpace_ends_filling(const struct call *c);
+/* lpace_can_wait -- 1: the source should not be asked for more while a result that has come is not delivered. */
+int lpace_can_wait(const struct call *c);
+/* lpace_rest -- until when results should be waited for, before the source is asked for more; 0: ask it. */
+int64_t lpace_rest(const struct call *c);
+
 /* lfill_kind -- whether its items are indexed by the workers or written by the host. */
 enum board_entry_kind lfill_kind(const struct call *c);
 
@@ -145,6 +170,8 @@ void ltake_event(lua_State *L, struct lpool *lp, struct pool_event *event);
 void ltake_refused(lua_State *L, struct call *c, uint64_t number, const char *message);
 /* ltake_pop_frame -- push (values, first, n) or (nil, index, 1, error) of the next frame of a stream: how many were pushed, 0: none. */
 int ltake_pop_frame(lua_State *L, struct call *c);
+/* ltake_has_frame -- would ltake_pop_frame give one? The call is at index 1 for both. */
+int ltake_has_frame(lua_State *L, const struct call *c);
 
 /* ---- the wait (lpump.c) ---- */
 

@@ -112,11 +112,12 @@ struct block {
 static int write_items(lua_State *L) {
   struct block *b = lua_touserdata(L, 1);
   struct call *c = b->c;
-  int64_t until = os_now_ns() + FILL_NS, now;
+  int64_t before = os_now_ns(), until = before + FILL_NS, now;
   while (b->count < b->size && c->out->length < BLOCK_BYTES) {
     int status;
     if (c->phase != CALL_OPEN || !push_next_item(L, c, b->first + b->count)) break;
     status = codec_write(c->writer, L, -1);
+    if (c->phase != CALL_OPEN) break; /* ended by its own source (or by a save function) */
     if (status < 0) {
       ltake_refused(L, c, b->first + b->count, codec_message(c->writer));
       b->is_refused = 1;
@@ -124,10 +125,10 @@ static int write_items(lua_State *L) {
     }
     lua_pop(L, 1);
     b->count++;
-    if (c->chunk) continue;
     now = os_now_ns();
-    c->is_source_slow = now - until > (int64_t)(b->count * FILL_NS) / 2;
-    if (now > until) break;
+    lpace_note(c, now - before);
+    if (lpace_ends_block(c) || (now > until && !c->chunk)) break;
+    before = now;
   }
   return 0;
 }
@@ -169,10 +170,10 @@ static void fill_window(lua_State *L, struct call *c) {
 
 /* ---- streams ---- */
 
-/* How many items from the one that the consumer is at may be written, done or waiting. */
+/* How many items beyond those that the consumer has been given may be written, done or waiting. */
 static uint64_t ahead(const struct call *c) {
   uint64_t item_ns, bytes, n;
-  if (c->buffer) return c->buffer;
+  if (c->buffer) return c->in_hand ? c->buffer - (c->in_hand - 1) : c->buffer; /* exactly, wherever in its frame it is */
   item_ns = pool_item_ns(c->lp->pool, c->number);
   n = schedule_ahead(c->lp->n_workers, item_ns, c->chunk);
   bytes = c->settled ? c->result_bytes / c->settled : 0;
@@ -182,19 +183,19 @@ static uint64_t ahead(const struct call *c) {
 
 static void fill_stream(lua_State *L, struct call *c) {
   struct pool *p = c->lp->pool;
-  uint64_t n = ahead(c), limit = c->delivered + n, room;
+  uint64_t n = ahead(c), limit = c->delivered + n, room, least = (c->buffer ? c->buffer : n) / 4;
   if (limit > c->total) limit = c->total;
   room = limit > c->written ? limit - c->written : 0;
   if (room == 0 || (c->failed_at != UINT64_MAX && !c->collects)) return;
   /* Not by dribs and drabs: entries are shared by all workers. */
-  if (room < n / 4 && limit < c->total && c->written - c->settled > n / 4) return;
+  if (room < least && limit < c->total && (c->written - c->settled > least || (c->buffer && c->in_hand))) return;
   if (c->work.kind == BOARD_INDEXED) {
     post_range(L, c, room);
     return;
   }
   while (c->written < limit && c->written < c->total && (c->written == c->settled || pool_in_flight(p, c->number) < IN_FLIGHT_BYTES)) {
     if (!write_block(L, c, limit - c->written)) return;
-    if (interrupt_pending() || c->is_source_slow) return;
+    if (interrupt_pending() || lpace_ends_filling(c)) return;
   }
 }
 
@@ -223,9 +224,9 @@ static void end_source(lua_State *L, struct call *c) {
 }
 
 void lfill_more(lua_State *L, struct call *c) {
-  int status, is_interrupt;
+  int status;
   int64_t began;
-  if (c->phase != CALL_OPEN || c->is_filling || c->written >= c->total) {
+  if (c->phase != CALL_OPEN || c->is_halting || c->is_filling || c->written >= c->total) {
     lcall_judge(L, c);
     return;
   }
@@ -239,14 +240,15 @@ void lfill_more(lua_State *L, struct call *c) {
   c->is_filling = 0;
   c->lp->encode_ns += os_now_ns() - began;
   if (status != LUA_OK) {
-    is_interrupt = delivery_is_interrupt(L, -1);
-    if (is_interrupt) lua_pushvalue(L, -1);
+    if (delivery_is_interrupt(L, -1)) { /* it is not the source's, and is told once: here */
+      lcall_conclude(L, c, OUTCOME_CANCELLED, c->lp->grace_ns);
+      lua_error(L);
+    }
     if (c->phase == CALL_OPEN) {
       end_source(L, c);
     } else {
       lua_pop(L, 1);
     }
-    if (is_interrupt) lua_error(L);
   }
   lua_pop(L, 1);
   lcall_judge(L, c);

@@ -48,7 +48,7 @@ struct lpool {
   /* calls: */
   struct call *open, *ending, *lazy;
   lua_Integer n_ready, n_taken; /* of the queue LPOOL_READY */
-  uint32_t n_deadlines;
+  uint32_t n_judged;   /* open calls that may end without an event: those with a deadline, and those that let their last items finish */
   struct call *taking; /* whose event is being read: no verb may be used from inside */
   int must_settle;     /* a call is over: half lines of its items go out */
   int depth;           /* how many waits are under way: the pool is freed when the last one ends */
@@ -74,7 +74,8 @@ int lpool_submit(lua_State *L);
 int lpool_broadcast(lua_State *L);
 int lpool_turn(lua_State *L);
 int lpool_set_hook(lua_State *L);
-int lpool_take_ready(lua_State *L);
+int lpool_ready(lua_State *L);
+int lpool_told(lua_State *L);
 int lpool_cancel_all(lua_State *L);
 
 /*

@@ -55,7 +55,7 @@ static uint32_t wanted_workers(const struct lpool *lp) {
 
 static void start(lua_State *L, struct lpool *lp, uint32_t wanted) {
   int status, is_first = pool_living(lp->pool) == 0;
-  if (lp->is_terminated) luaL_error(L, "the pool was terminated during the call");
+  if (lp->is_terminated) lcall_raise_ended(L, lp);
   if (wanted == 0) return;
   if (is_first && !lp->is_one_shot) codec_know_globals(lp->sender, L); /* what they inherit: functions are sent to them later */
   status = pool_start(lp->pool, wanted, is_first);
@@ -84,11 +84,15 @@ static int take_all(lua_State *L) {
   return 0;
 }
 
-/* The error on top came while an event was taken: it ends the call concerned (which is told), or is nobody's. Returns 1 if it was a call's. */
+/* The error on top came while an event was taken: it ends the call concerned (which is told), or is nobody's. 1: a call's. */
 static int blame_call(lua_State *L, struct lpool *lp) {
   struct call *c = lp->taking;
   lp->taking = NULL;
   if (c == NULL || c->phase != CALL_OPEN) return 0;
+  if (delivery_is_interrupt(L, -1)) { /* it is told once: to whoever waits */
+    lcall_conclude(L, c, OUTCOME_CANCELLED, lp->grace_ns);
+    return 0;
+  }
   lua_pushvalue(L, -1);
   lcall_fail(L, c);
   return 1;
@@ -106,8 +110,7 @@ static void take_events(lua_State *L, struct lpool *lp) {
   int status = take(L, lp);
   lp->decode_ns += os_now_ns() - began;
   if (status != LUA_OK) {
-    int is_told = blame_call(L, lp);
-    if (!is_told || delivery_is_interrupt(L, -1)) lua_error(L);
+    if (!blame_call(L, lp)) lua_error(L);
     lua_pop(L, 1);
   }
   if (pool_status(lp->pool) < 0) luaL_error(L, "the pool cannot go on: %s", strerror(-pool_status(lp->pool)));
@@ -147,12 +150,12 @@ static void fill_lazy(lua_State *L, struct lpool *lp) {
   }
 }
 
-static void check_deadlines(lua_State *L, struct lpool *lp) {
+static void judge_calls(lua_State *L, struct lpool *lp) {
   struct call *c, *next;
-  if (lp->n_deadlines == 0) return;
+  if (lp->n_judged == 0) return;
   for (c = lp->open; c != NULL; c = next) {
     next = c->next;
-    if (c->deadline_ns) lcall_judge(L, c);
+    if (c->deadline_ns || c->is_halting) lcall_judge(L, c);
   }
 }
 
@@ -168,8 +171,9 @@ static void run_hook(lua_State *L, struct lpool *lp) {
   if (status != LUA_OK) lua_error(L);
 }
 
-static void check_alive(lua_State *L, const struct lpool *lp) {
-  if (lp->pool == NULL || lp->is_terminated) luaL_error(L, "the pool was terminated during the call");
+static void check_alive(lua_State *L, struct lpool *lp) {
+  if (lp->is_terminated) lpool_settle(lp, L); /* by a callback or a source */
+  if (lp->pool == NULL || lp->is_terminated) lcall_raise_ended(L, lp);
 }
 
 void lpump_work(lua_State *L, struct lpool *lp) {
@@ -179,7 +183,7 @@ void lpump_work(lua_State *L, struct lpool *lp) {
   take_events(L, lp);
   if (lp->lazy) fill_lazy(L, lp);
   check_alive(L, lp);
-  check_deadlines(L, lp);
+  judge_calls(L, lp);
   if (lp->ending) lcall_settle_ending(L, lp);
   lpump_settle(L, lp);
   loutput_turn(lp, L);
@@ -193,7 +197,7 @@ void lpump_work(lua_State *L, struct lpool *lp) {
 static int64_t next_deadline(const struct lpool *lp, int64_t until_ns) {
   const struct call *c;
   if (lp->tick_ns && lp->has_hook && (until_ns < 0 || lp->next_tick_ns < until_ns)) until_ns = lp->next_tick_ns;
-  if (lp->n_deadlines == 0) return until_ns;
+  if (lp->n_judged == 0) return until_ns;
   for (c = lp->open; c != NULL; c = c->next)
     if (c->deadline_ns && (until_ns < 0 || c->deadline_ns < until_ns)) until_ns = c->deadline_ns;
   return until_ns;

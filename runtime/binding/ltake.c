@@ -59,11 +59,35 @@ static void push_frame(lua_State *L, uint64_t first, uint64_t n) {
   lerror_set_integer(L, "n", (lua_Integer)n);
 }
 
-int ltake_pop_frame(lua_State *L, struct call *c) {
-  lua_Integer key = c->mode == CALL_ORDERED ? (lua_Integer)c->delivered + 1 : (lua_Integer)c->head + 1;
-  lua_Integer n = 1;
+static lua_Integer next_key(const struct call *c) {
+  return c->mode == CALL_ORDERED ? (lua_Integer)c->delivered + 1 : (lua_Integer)c->head + 1;
+}
+
+int ltake_has_frame(lua_State *L, const struct call *c) {
+  int has;
   if (c->held == 0) return 0;
   lua_getiuservalue(L, 1, CALL_FRAMES);
+  has = lua_rawgeti(L, -1, next_key(c)) == LUA_TTABLE;
+  lua_pop(L, 2);
+  return has;
+}
+
+/* A stream that was halted: items that were not run have no frame. Go on to the next that has; the table of frames is on top. */
+static void skip_missing(lua_State *L, struct call *c) {
+  if (c->mode != CALL_ORDERED || (c->outcome != OUTCOME_DONE && c->outcome != OUTCOME_FAILED)) return;
+  while (c->delivered < c->written && lua_rawgeti(L, -1, next_key(c)) == LUA_TNIL) {
+    lua_pop(L, 1);
+    c->delivered++;
+  }
+  if (c->delivered < c->written) lua_pop(L, 1);
+}
+
+int ltake_pop_frame(lua_State *L, struct call *c) {
+  lua_Integer key, n = 1;
+  if (c->held == 0) return 0;
+  lua_getiuservalue(L, 1, CALL_FRAMES);
+  if (c->phase != CALL_OPEN) skip_missing(L, c);
+  key = next_key(c);
   if (lua_rawgeti(L, -1, key) != LUA_TTABLE) {
     lua_pop(L, 2);
     return 0;
@@ -87,6 +111,7 @@ int ltake_pop_frame(lua_State *L, struct call *c) {
     lua_pushnil(L);
   }
   c->delivered += (uint64_t)n;
+  c->in_hand = (uint64_t)n;
   c->held -= (uint64_t)n;
   return 4;
 }

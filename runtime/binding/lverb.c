@@ -14,6 +14,7 @@
 #include "job/delivery.h"
 
 #define NS_PER_S 1e9
+#define MOST_SECONDS 1e9
 
 static void refuse_reentry(lua_State *L, const struct lpool *lp, const char *method) {
   if (lp->taking) luaL_error(L, "cannot use '%s': the pool is reading a result", method);
@@ -26,10 +27,7 @@ static void drive(lua_State *L, struct call *c) {
     lpump_work(L, lp);
     if (c->phase == CALL_OPEN) lpump_sleep(L, lp, -1);
   }
-  if (c->outcome != OUTCOME_CANCELLED) return;
-  if (lp->is_terminated) luaL_error(L, "the pool was terminated during the call");
-  lerror_push_new(L, NULL, "cancelled", "the call was cancelled");
-  lua_error(L);
+  if (c->outcome == OUTCOME_CANCELLED) lcall_raise_ended(L, lp);
 }
 
 /* Push the call and publish what can be published. */
@@ -261,8 +259,8 @@ int lpool_turn(lua_State *L) {
   before = lp->n_ready;
   lpump_work(L, lp);
   if (lp->pool == NULL || lp->n_ready != before || seconds == 0) return 0;
-  if (lp->open == NULL && lp->ending == NULL && seconds < 0) return 0;
-  lpump_sleep(L, lp, seconds < 0 ? -1 : os_now_ns() + (int64_t)(seconds * NS_PER_S));
+  if (lp->open == NULL && lp->ending == NULL) return 0; /* nothing can happen */
+  lpump_sleep(L, lp, seconds < 0 || seconds > MOST_SECONDS ? -1 : os_now_ns() + (int64_t)(seconds * NS_PER_S));
   if (lp->pool) lpump_work(L, lp);
   return 0;
 }
@@ -279,15 +277,22 @@ int lpool_set_hook(lua_State *L) {
   return 0;
 }
 
-/* handle:ready() -> the next call that is over and wanted to be told (call:notify), or nothing */
-int lpool_take_ready(lua_State *L) {
+/* handle:ready() -> the first call that is over, wanted to be told (call:notify), and has not been (handle:told()), or nothing */
+int lpool_ready(lua_State *L) {
   struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
   if (lp->n_taken >= lp->n_ready) return 0;
   lpool_push_value(L, lp, LPOOL_READY);
-  lua_rawgeti(L, -1, ++lp->n_taken);
-  lua_pushnil(L);
-  lua_rawseti(L, -3, lp->n_taken);
+  lua_rawgeti(L, -1, lp->n_taken + 1);
   return 1;
+}
+
+int lpool_told(lua_State *L) {
+  struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
+  if (lp->n_taken >= lp->n_ready) return 0;
+  lpool_push_value(L, lp, LPOOL_READY);
+  lua_pushnil(L);
+  lua_rawseti(L, -2, ++lp->n_taken);
+  return 0;
 }
 
 /* handle:cancel(): every open call is cancelled; waits until no worker is in any of them. The pool stays usable. */

@@ -9,6 +9,7 @@
 #include <errno.h>
 #include <poll.h>
 #include <stdio.h>
+#include <string.h>
 #include <sys/stat.h>
 #include <sys/types.h>
 #include <unistd.h>
@@ -132,3 +133,21 @@ void input_after_interrupt(void) {
   has_feigned_end = 0;
   clearerr(stdin);
 }
+
+#if defined(__GLIBC__)
+
+int input_would_wait(FILE *f) {
+  struct pollfd fd = {fileno(f), POLLIN, 0};
+  size_t ready = (size_t)(f->_IO_read_end - f->_IO_read_ptr); /* 0 while the stream is being written to */
+  if (ready > 0 && memchr(f->_IO_read_ptr, '\n', ready) != NULL) return 0;
+  return fd.fd >= 0 && poll(&fd, 1, 0) == 0;
+}
+
+#else
+
+int input_would_wait(FILE *f) {
+  (void)f;
+  return 0;
+}
+
+#endif

@@ -7,6 +7,8 @@
 #ifndef LUAPOOL_JOB_INPUT_H
 #define LUAPOOL_JOB_INPUT_H
 
+#include <stdio.h>
+
 /*
  * input_make_interruptible -- replace C's stdin where the system can (glibc, BSD); elsewhere nothing changes. Before anything is read.
  * A read that an interrupt ends looks like the end of the input, which the interrupt then hides; what had been read of an unfinished
@@ -16,5 +18,8 @@ void input_make_interruptible(void);
 
 /* input_after_interrupt -- the interrupt is being delivered: the input goes on. Not from a handler. */
 void input_after_interrupt(void);
+
+/* input_would_wait -- 1 if reading a line from f would have to wait for somebody to write it; 0: it would not, or this cannot be told. */
+int input_would_wait(FILE *f);
 
 #endif
