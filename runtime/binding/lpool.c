@@ -467,10 +467,10 @@ static int handle_line(lua_State *L) {
 void lpool_open_library(lua_State *L) {
   static const luaL_Reg methods[] = {
     {"run", lpool_run}, {"apply", lpool_apply}, {"broadcast", lpool_broadcast}, {"begin", lpool_begin}, {"submit", lpool_submit},
-    {"turn", lpool_turn}, {"hook", lpool_set_hook}, {"ready", lpool_ready}, {"told", lpool_told},
-    {"cancel", lpool_cancel_all}, {"close", handle_close}, {"terminate", handle_terminate}, {"resize", handle_resize},
-    {"stats", handle_stats}, {"workers", handle_workers}, {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending}, {"active", handle_active},
-    {"line", handle_line}, {NULL, NULL}};
+    {"turn", lpool_turn}, {"hook", lpool_set_hook}, {"ready", lpool_ready}, {"told", lpool_told}, {"cancel", lpool_cancel_all},
+    {"close", handle_close}, {"terminate", handle_terminate}, {"resize", handle_resize}, {"stats", handle_stats},
+    {"workers", handle_workers}, {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending},
+    {"active", handle_active}, {"line", handle_line}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", handle_gc}, {NULL, NULL}};
   lcall_open_library(L);
   luaL_newmetatable(L, LPOOL_TYPE);
