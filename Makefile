@@ -129,8 +129,8 @@ check: ## layer rules, luacheck, and no warning from gcc and from clang
 	  command -v $$compiler >/dev/null 2>&1 || { echo "no $$compiler here: its warnings are not checked"; continue; }; \
 	  $(MAKE) --no-print-directory BUILD=$(BUILD)/check-$$compiler CC=$$compiler STRICT=-Werror objects test-programs || exit 1; done
 
-bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other ways to do the same
-	@BUILD=$(BUILD) $(BUILD)/luapool tests/bench/run.lua
+bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other ways to do the same (BENCH: some)
+	@BUILD=$(BUILD) $(BUILD)/luapool tests/bench/run.lua $(BENCH)
 
 # Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.
 portable: ## every test with the paths for systems without pidfd, eventfd, memfd and prctl

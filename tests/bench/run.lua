@@ -259,7 +259,6 @@ benchmark("memory", function()
 end)
 
 benchmark("imap", function()
-  if not pool.imap then return end
   local count = 5000000
   local seconds = alternate(math.max(1, ROUNDS // 2), function()
     return (timed(function()
@@ -269,6 +268,85 @@ benchmark("imap", function()
     end))
   end)
   add { "imap over 5,000,000 items, per item", value = seconds / count * 1e9, format = "%.0f ns", most = 70 }
+  local function square(x) return x * x end
+  local mapped, streamed = alternate(ROUNDS, function()
+    return (timed(function() return pool.map(square, 1000000, { workers = 2 }) end))
+  end, function()
+    return (timed(function()
+      local results = {}
+      for i, v in pool.imap(square, 1000000, { workers = 2 }) do results[i] = v end
+      return results
+    end))
+  end)
+  add { "imap into a table, time of map (1e6 items)", value = streamed / mapped, format = "%.2f", most = 2.0,
+    pool = milliseconds(streamed) }
+end)
+
+benchmark("futures", function()
+  local p <close> = pool.new(2)
+  local function fn(x) return x * x end
+  p:apply(fn, 1)
+  local count = 20000
+  local seconds = alternate(math.max(1, ROUNDS // 2), function()
+    return (timed(function()
+      for i = 1, count do p:submit(fn, i):get() end
+    end))
+  end)
+  add { "20,000 times submit and get, each", value = seconds / count * 1e6, format = "%.1f us", most = 12 }
+  local flight = 100000
+  collectgarbage()
+  local before, futures = collectgarbage "count", {}
+  seconds = timed(function()
+    for i = 1, flight do futures[i] = p:submit(fn, i) end
+    for i = 1, flight do assert(futures[i]:get() == i * i) end
+  end)
+  add { "100,000 futures in flight, each", value = seconds / flight * 1e6, format = "%.1f us", most = 25 }
+  collectgarbage()
+  add { "their memory, each", value = (collectgarbage "count" - before) * 1024 / flight, format = "%.0f B", most = 2000 }
+end)
+
+-- Many small maps on one pool, as iterative algorithms have them: 1000 of about 1 ms of work each.
+benchmark("small_maps", function()
+  local p <close> = pool.new(2)
+  local function work(x)
+    local sum = 0
+    for i = 1, 2000 do sum = sum + i % (x + 1) end
+    return sum
+  end
+  local items = 64
+  local serial, parallel = alternate(math.max(1, ROUNDS // 2), function()
+    return (timed(function()
+      for _ = 1, 1000 do
+        local results = {}
+        for i = 1, items do results[i] = work(i) end
+        assert(#results == items)
+      end
+    end))
+  end, function()
+    return (timed(function()
+      for _ = 1, 1000 do p:map(work, items) end
+    end))
+  end)
+  add { ("1000 maps of %.2f ms of work, speed of serial loops"):format(serial), value = serial / parallel, format = "%.2f", least = 1.7,
+    serial = milliseconds(serial), pool = milliseconds(parallel) }
+end)
+
+benchmark("into", function()
+  local array, count = pool.array("f64", 1000000), 1000000
+  local p <close> = pool.new(2)
+  local function half(x) return x / 2 end
+  p:map(half, 10)
+  local serial, parallel = alternate(ROUNDS, function()
+    return (timed(function()
+      local results = {}
+      for i = 1, count do results[i] = half(i) end
+      return results
+    end))
+  end, function()
+    return (timed(function() return p:map(half, count, { into = array }) end))
+  end)
+  add { "into an array of 1e6 doubles, time of the serial loop", value = parallel / serial, format = "%.2f", most = 0.6,
+    serial = milliseconds(serial), pool = milliseconds(parallel) }
 end)
 
 for _, name in ipairs(#arg > 0 and arg or order) do
