@@ -431,7 +431,10 @@ static void collect_children(struct family *family, pid_t pid) {
   close(directory);
 }
 
-/* Children first found are searched for their own; then all die. Static: a handler's stack is small, and we die right after. */
+/*
+ * Children first found are searched for their own; then all die, the youngest generation first: if we are killed in the middle, who is left
+ * still has the parents by which the host finds him. Static: a handler's stack is small, and we die right after.
+ */
 void interrupt_kill_descendants(void) {
   static struct family family;
   family.count = 0;
@@ -440,7 +443,7 @@ void interrupt_kill_descendants(void) {
     kill(family.pids[i], SIGSTOP); /* no new children while we look */
     collect_children(&family, family.pids[i]);
   }
-  for (int i = 0; i < family.count; i++) kill(family.pids[i], SIGKILL);
+  for (int i = family.count; i-- > 0;) kill(family.pids[i], SIGKILL);
 }
 
 #else
