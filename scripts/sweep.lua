@@ -92,7 +92,7 @@ local steps, log = parse(arg)
 local p <close> = pool.new { name = "sweep" }
 local ok, err = pcall(function()
   local results, n = p:map(function(index) return simulate(parameters(index, steps)) end, steps * steps * steps,
-    { progress = true, log = log, resume = log and true })
+    { progress = true, log = log, resume = log ~= nil })
   report(results, n, steps)
 end)
 if not ok then

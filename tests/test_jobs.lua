@@ -113,6 +113,14 @@ function TestLogged.test_seeds_are_those_of_the_whole_job()
   lu.assertEquals(pool.map(dice, 20, { seed = 7, workers = 2, log = path, resume = true }), whole)
 end
 
+-- A script whose log is optional says: log = path, resume = path ~= nil.
+function TestLogged.test_resume_without_a_log()
+  local ok, message = pcall(pool.map, half, 3, { workers = 1, resume = true })
+  lu.assertFalse(ok)
+  lu.assertStrContains(message, "bad option 'resume' to 'map' (it says how to go on with a log: the option 'log' is missing)")
+  lu.assertEquals(#pool.map(half, 3, { workers = 1, resume = false }), 3)
+end
+
 function TestLogged.test_another_job_is_refused()
   pool.map(half, 3, { log = path, workers = 1 })
   local ok, message = pcall(pool.map, half, 2, { log = path, workers = 1, resume = true })

@@ -313,7 +313,7 @@ local function read(options, name, sets)
     end
     into[option] = reader(value, option, name)
   end
-  if options.resume ~= nil and not options.log then
+  if options.resume and not options.log then
     error(("bad option 'resume' to '%s' (it says how to go on with a log: the option 'log' is missing)"):format(name), BLAME)
   end
 end

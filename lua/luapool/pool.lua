@@ -272,8 +272,15 @@ local function make(options, call_options)
 end
 
 --- A pool of workers; they start at first use.
----@param options integer|table|nil number of workers, or a table: workers, timeout, grace, memory, chunk, buffer, on_crash, retries,
---- errors, on_start, on_exit, seed, name, max_tasks, nested, progress
+---@param options integer|table|nil number of workers, or a table:
+---   workers        how many; default "auto": the command's -j, LUAPOOL_WORKERS, the usable processors; 0: everything runs here, inline
+---   grace          seconds (1) that an interrupted task has to unwind before its worker is killed, with the programs that it has started
+---   on_start, on_exit   function(worker), in each worker when it begins and when it leaves; worker = { id =, pid = }
+---   seed           item i of a call has the random numbers of (seed, i), whoever runs it
+---   max_tasks      a worker is replaced after so many items
+---   nested         true: inside a task, too, the pool has workers (else its verbs run inline there)
+---   output         what becomes of what tasks print (see the README);   name   stands in messages and in front of progress
+---   timeout, memory, chunk, buffer, on_crash, retries, errors, progress   defaults of its calls: see map
 ---@return luapool.Pool
 function Pool.new(options)
   local pool_options, call_options = check.pool_options(options, 1, "new")

@@ -41,8 +41,18 @@ end
 
 --- Apply fn to every item; results in input order.
 ---@param fn fun(item: any): any first result only
----@param src any integer n, range, sequence table, shared array or iterator function
----@param options table? chunk, timeout, memory, on_crash, retries, errors, deadline, halt, progress, into, log, resume
+---@param src any integer n, range, sequence table, shared array or iterator function (called in the host; its first result is the item)
+---@param options table? of a one-shot verb also those of pool.new;
+---   timeout (seconds), memory (bytes, "512M")   what each try of an item may take
+---   retries        a failed item is tried again, so many times; what a later try gives is its result, only the last error counts
+---   on_crash       when a worker does not survive an item: nothing said: a failure like others; "raise": never tried again; "retry": as
+---                  `retries` says, or twice; "skip": never tried again, and the result is nil (with errors = "collect" the error is there)
+---   errors         "raise" (default): the call ends at a failure; "collect": it goes on, and failures come as a table
+---   halt, deadline ends the call early, at a number of failures (successes), or after so many seconds
+---   chunk, buffer  items in a claim, items ahead of the loop (imap); default "auto": a slow item is a chunk of its own
+---   progress       true: a line on the terminal; or a function(done, total, eta)
+---   into           a shared array that the results are written to (map)
+---   log, resume    path of a file that results are kept in, and whether to go on from it: true, "failed" (these are tried again)
 ---@return table results, integer n, table? errors (with errors = "collect": by item)
 --- Raises the first failure (a pool.Error), an interrupt, or what an iterator raised; the pool stays usable. Blocks.
 function over_items.map(self, job, call)
@@ -303,8 +313,10 @@ end
 
 --- Fold all items with op(acc, item) -> acc, inside the workers; partial results are joined in a fixed tree over blocks of items: the same
 --- bits for any number of workers and chunks, and any kind of source. op must be associative. The unit of work (of timeouts, retries and
---- errors) is a block: one item at the beginning, up to 1024 further on.
----@param op fun(acc: any, item: any): any
+--- errors) is a block: one item at the beginning, up to 1024 further on. What travels to the host is one value of each block.
+---   words = pool.reduce(add_words_of, files, {}, { combine = add_up })        -- item and fold are of different kinds: combine joins folds
+---   sum = pool.reduce(function(a, b) return a + b end, 1000, 0, { map = f })  -- of the same kind
+---@param op fun(acc: any, item: any): any may change acc and return it, with `combine`; combine may so change its first argument
 ---@param src any as for map
 ---@param init any without `combine`: stands before the first item (once); with it: what each block's fold starts from (a copy each)
 ---@param options table? as map's, and: map (applied to each item first), combine (joins two partial results; default op)

@@ -125,7 +125,8 @@ struct board {
 };
 
 /*
- * board_open -- map a board with slots for n_workers, and n_workers rings of ring_bytes each (a power of two within the limits of channel.h).
+ * board_open -- map a board with slots for n_workers, and as many rings of ring_bytes each (a power of two within the limits of
+ * channel.h).
  * When the system refuses so much address space, smaller rings are tried. Returns 0 or -errno.
  */
 int board_open(struct board **out, uint32_t n_workers, uint64_t ring_bytes);

@@ -216,15 +216,15 @@ struct pool_worker_info {
 };
 
 /*
- * pool_info -- worker `number`, from 0, below the pool's capacity. pool_totals -- all of them together: pid is how many live, peak_bytes the
- * largest, nothing runs.
+ * pool_info -- worker `number`, from 0, below the pool's capacity. pool_totals -- all of them together: pid is how many live, peak_bytes
+ * the largest, nothing runs.
  */
 void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *info);
 void pool_totals(const struct pool *p, struct pool_worker_info *sum);
 
 /*
- * pool_set_open -- the pool is open (+1) or no longer (-1) for another reason than that it has work, which counts anyway: a call whose source
- * has nothing to give keeps workers idle. pool_open_ns -- for how long it has been open.
+ * pool_set_open -- the pool is open (+1) or no longer (-1) for another reason than that it has work, which counts anyway: a call whose
+ * source has nothing to give keeps workers idle. pool_open_ns -- for how long it has been open.
  */
 void pool_set_open(struct pool *p, int change);
 int64_t pool_open_ns(const struct pool *p);
