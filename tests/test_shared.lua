@@ -436,6 +436,70 @@ function TestTasks.test_nothing_is_kept()
   for _, worker in ipairs(p:workers()) do lu.assertTrue(select(2, holdings(worker.pid)) <= maps + 2) end
 end
 
+-- A source that makes arrays and drops them: each lives until its task is done, and no longer.
+function TestTasks.test_items_that_the_source_drops()
+  local p <close> = living(2)
+  local function source(n)
+    local i = 0
+    return function()
+      i = i + 1
+      if i % 20 == 0 then collectgarbage() end -- what is dropped goes soon
+      if i <= n then return pool.array("i32", { i, i }) end
+    end
+  end
+  local function sum(a)
+    return a[1] + a[2]
+  end
+  local fds, maps = holdings()
+  for _, chunk in ipairs { "auto", 1, 7 } do
+    local r, n = p:map(sum, source(1000), { chunk = chunk })
+    lu.assertEquals(n, 1000)
+    for i = 1, n do lu.assertEquals(r[i], 2 * i) end
+    local most, count = 0, 0
+    for i, v in p:imap(sum, source(1000), { chunk = chunk }) do
+      count = count + 1
+      lu.assertEquals(v, 2 * i)
+      if i % 100 == 0 then
+        collectgarbage()
+        most = math.max(most, (holdings(proc.pid())))
+      end
+    end
+    lu.assertEquals(count, 1000)
+    lu.assertTrue(most < 250, most .. " arrays at a time")
+  end
+  lu.assertEquals({ holdings() }, { fds, maps })
+  lu.assertEquals(p:stats().renewed, 0)
+end
+
+function TestTasks.test_arguments_that_the_caller_drops()
+  local p <close> = living(1)
+  local futures = {}
+  local busy = p:submit(function() local t = os.clock() while os.clock() - t < 0.05 do end end)
+  local function add(a, b) return a[1] + b[1].x[1] end
+  for i = 1, 40 do futures[i] = p:submit(add, pool.array("i32", { i }), { { x = pool.array("u8", { 1 }) } }) end
+  collectgarbage()
+  collectgarbage()
+  for i = 1, 40 do lu.assertEquals(futures[i]:get(20), i + 1) end
+  busy:get()
+  local fds, maps = holdings()
+  lu.assertEquals({ fds, maps }, { holdings() })
+  lu.assertTrue(maps < 5, maps) -- futures that live on keep none of it
+end
+
+-- The function names an array in a global, which is another one by the time that a worker reads it.
+function TestTasks.test_a_global_that_is_replaced_meanwhile()
+  local p <close> = living(1)
+  shared_for_test = pool.array("i32", { 5 }) -- luacheck: ignore
+  local busy = p:submit(function() local t = os.clock() while os.clock() - t < 0.05 do end end)
+  local f = p:submit(function() return shared_for_test[1] end) -- luacheck: ignore
+  local other = p:submit(function() return 1 end)
+  shared_for_test = nil -- luacheck: ignore
+  collectgarbage()
+  collectgarbage()
+  lu.assertEquals({ f:get(20), other:get(20) }, { 5, 1 })
+  busy:get()
+end
+
 function TestTasks.test_a_worker_s_error_is_an_item_s_error()
   local a = pool.array("u8", 3)
   local e = fails("index 4 is out of bounds: the array has 3 elements (u8)", pool.map, function(i) a[i] = i end, { 4 })

@@ -247,6 +247,16 @@ static void unreference(lua_State *L, int *reference) {
   *reference = LUA_NOREF;
 }
 
+/* The pool's table of calls is on top. The call's own userdata may live on, as a future. */
+static void drop_shared(lua_State *L, struct call *c) {
+  if (lua_rawgeti(L, -1, (lua_Integer)c->number) == LUA_TUSERDATA) {
+    lua_pushnil(L);
+    lua_setiuservalue(L, -2, CALL_SHARED);
+  }
+  c->n_shared = 0;
+  lua_pop(L, 1);
+}
+
 /* Give everything back but the results. Does not raise: what is set to nil exists. */
 void lcall_release(lua_State *L, struct call *c) {
   struct lpool *lp = c->lp;
@@ -267,6 +277,7 @@ void lcall_release(lua_State *L, struct call *c) {
   if (c->phase != CALL_NEW) {
     lpool_push_value(L, lp, LPOOL_CALLS);
     if (lua_istable(L, -1)) { /* not while the handle is being collected */
+      drop_shared(L, c);
       lua_pushnil(L);
       lua_rawseti(L, -2, (lua_Integer)c->number);
     }

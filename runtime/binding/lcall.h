@@ -26,7 +26,8 @@ enum call_value {
   CALL_PROBLEM,     /* what ended the call as a whole */
   CALL_HANDLE,      /* the pool's: it must live as long as the call may be asked for something */
   CALL_WRITER,      /* the codec of a lazy source: its iterator may use the pool while a block is half written */
-  CALL_VALUES = CALL_WRITER
+  CALL_SHARED,      /* nil, or the shared memory that unfinished items name: what is kept -> { userdata, end of the items } */
+  CALL_VALUES = CALL_SHARED
 };
 
 enum call_mode {
@@ -85,6 +86,7 @@ struct call {
   uint64_t delivered; /* items that the consumer has been given */
   uint64_t in_hand;   /* of these, what came with the latest frame: it may still be at the first of them. 0: it waits for more */
   uint64_t held;      /* items in CALL_FRAMES */
+  uint32_t n_shared;  /* in CALL_SHARED for items */
   uint64_t held_bytes; /* of these, as they came */
   uint64_t head, tail; /* unordered frames waiting */
   int is_filling, wants_callback;
@@ -144,6 +146,15 @@ void lfill_post_all(lua_State *L, struct call *c);
 void lfill_post_arguments(lua_State *L, struct call *c, int first, int last);
 /* lfill_more -- publish what may be published now. Runs the source's iterator; what that raises is raised. */
 void lfill_more(lua_State *L, struct call *c);
+/*
+ * lfill_keep_shared -- what the stream just written by the codec names in shared memory stays until the items below `end` are done, or until
+ * the call is over. May raise (memory).
+ */
+#define LFILL_WHOLE_CALL ((uint64_t)INT64_MAX)
+void lfill_keep_shared(lua_State *L, struct call *c, struct codec *codec, uint64_t end);
+/* lfill_kind -- whether its items are indexed by the workers or written by the host. */
+enum board_entry_kind lfill_kind(const struct call *c);
+
 /* ---- when (lpace.c) ---- */
 
 /* lpace_begin -- nothing is known of the iterator yet; at `index` it stands, or what it takes its items from. */
@@ -158,9 +169,6 @@ int lpace_ends_filling(const struct call *c);
 int lpace_can_wait(const struct call *c);
 /* lpace_rest -- until when results should be waited for, before the source is asked for more; 0: ask it. */
 int64_t lpace_rest(const struct call *c);
-
-/* lfill_kind -- whether its items are indexed by the workers or written by the host. */
-enum board_entry_kind lfill_kind(const struct call *c);
 
 /* ---- what comes back (ltake.c) ---- */
 

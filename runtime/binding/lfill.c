@@ -17,7 +17,9 @@ enum {
   BLOCK_BYTES = 256 * 1024,      /* a block is closed when it holds this much */
   FILL_NS = 1000 * 1000,         /* and when the source took this long: workers wait for it */
   IN_FLIGHT_BYTES = 32 << 20,    /* written and not yet done, unless a single item is larger */
-  HELD_BYTES = 32 << 20          /* results of a stream that wait for the consumer */
+  HELD_BYTES = 32 << 20,         /* results of a stream that wait for the consumer */
+  BLOCK_SHARED = 16,             /* objects of shared memory that a block names: each costs a descriptor as long as it is not done */
+  IN_FLIGHT_SHARED = 64
 };
 
 /*
@@ -47,6 +49,82 @@ static void post_range(lua_State *L, struct call *c, uint64_t count) {
   c->written += count;
 }
 
+/* ---- shared memory that items name: it must live until they are done, even if the source has dropped it ---- */
+
+/* Push the call's table of it, made when it is wanted. */
+static void push_shared(lua_State *L, struct call *c) {
+  lcall_push(L, c);
+  if (lua_getiuservalue(L, -1, CALL_SHARED) != LUA_TTABLE) {
+    lua_pop(L, 1);
+    lua_newtable(L);
+    lua_pushvalue(L, -1);
+    lua_setiuservalue(L, -3, CALL_SHARED);
+  }
+  lua_remove(L, -2);
+}
+
+/* (... call's table, key, { userdata, end }) -> (... call's table, key) */
+static void keep(lua_State *L, struct call *c, uint64_t end) {
+  lua_pushvalue(L, -2);
+  if (lua_rawget(L, -4) == LUA_TNIL) {
+    lua_pop(L, 1);
+    lua_pushvalue(L, -2);
+    lua_insert(L, -2);
+    lua_rawset(L, -4);
+    if (end != LFILL_WHOLE_CALL) c->n_shared++;
+    return;
+  }
+  lua_rawgeti(L, -1, 2);
+  if ((uint64_t)lua_tointeger(L, -1) < end) {
+    lua_pushinteger(L, (lua_Integer)end);
+    lua_rawseti(L, -3, 2);
+  }
+  lua_pop(L, 3);
+}
+
+void lfill_keep_shared(lua_State *L, struct call *c, struct codec *codec, uint64_t end) {
+  if (codec_natives(codec) == 0) return;
+  luaL_checkstack(L, 12, NULL);
+  push_shared(L, c);
+  codec_take_natives(codec, L);
+  lua_insert(L, -2); /* natives, call's table */
+  lua_pushnil(L);
+  while (lua_next(L, -3)) { /* natives, call's table, key, userdata */
+    lua_createtable(L, 2, 0);
+    lua_insert(L, -2);
+    lua_rawseti(L, -2, 1);
+    lua_pushinteger(L, (lua_Integer)end);
+    lua_rawseti(L, -2, 2);
+    keep(L, c, end);
+  }
+  lua_pop(L, 2);
+}
+
+/* Drop what only finished items have named. */
+static void drop_shared(lua_State *L, struct call *c) {
+  uint64_t done = pool_done_below(c->lp->pool, c->number);
+  luaL_checkstack(L, 10, NULL);
+  push_shared(L, c);
+  lua_pushnil(L);
+  while (lua_next(L, -2)) {
+    lua_rawgeti(L, -1, 2);
+    if ((uint64_t)lua_tointeger(L, -1) <= done) {
+      lua_pushvalue(L, -3);
+      lua_pushnil(L);
+      lua_rawset(L, -6);
+      c->n_shared--;
+    }
+    lua_pop(L, 2);
+  }
+  lua_pop(L, 1);
+}
+
+/* Is so much of it in flight that the source has to wait? */
+static int has_much_shared(lua_State *L, struct call *c) {
+  if (c->n_shared >= IN_FLIGHT_SHARED) drop_shared(L, c);
+  return c->n_shared >= IN_FLIGHT_SHARED;
+}
+
 static void post_block(lua_State *L, struct call *c, uint64_t first, uint64_t count) {
   struct pool_work work = c->work;
   void *memory;
@@ -59,6 +137,7 @@ static void post_block(lua_State *L, struct call *c, uint64_t first, uint64_t co
   if (status < 0) luaL_error(L, "no memory for the items: %s", strerror(-status));
   memcpy(memory, c->out->data, c->out->length);
   c->lp->bytes_in += c->out->length;
+  lfill_keep_shared(L, c, c->writer, first + count);
   post(L, c, &work);
 }
 
@@ -113,7 +192,7 @@ static int write_items(lua_State *L) {
   struct block *b = lua_touserdata(L, 1);
   struct call *c = b->c;
   int64_t before = os_now_ns(), until = before + FILL_NS, now;
-  while (b->count < b->size && c->out->length < BLOCK_BYTES) {
+  while (b->count < b->size && c->out->length < BLOCK_BYTES && codec_natives(c->writer) < BLOCK_SHARED) {
     int status;
     if (c->phase != CALL_OPEN || !push_next_item(L, c, b->first + b->count)) break;
     status = codec_write(c->writer, L, -1);
@@ -162,7 +241,8 @@ static int write_block(lua_State *L, struct call *c, uint64_t most) {
 static void fill_window(lua_State *L, struct call *c) {
   struct pool *p = c->lp->pool;
   uint32_t window = schedule_window(c->lp->n_workers);
-  while (c->written < c->total && pool_unclaimed(p, c->number) < window && pool_in_flight(p, c->number) < IN_FLIGHT_BYTES) {
+  while (c->written < c->total && pool_unclaimed(p, c->number) < window && pool_in_flight(p, c->number) < IN_FLIGHT_BYTES &&
+         !has_much_shared(L, c)) {
     if (!write_block(L, c, UINT64_MAX)) return;
     if (interrupt_pending() || (c->failed_at != UINT64_MAX && !(c->work.flags & BOARD_GO_ON))) return;
   }
@@ -193,7 +273,8 @@ static void fill_stream(lua_State *L, struct call *c) {
     post_range(L, c, room);
     return;
   }
-  while (c->written < limit && c->written < c->total && (c->written == c->settled || pool_in_flight(p, c->number) < IN_FLIGHT_BYTES)) {
+  while (c->written < limit && c->written < c->total && !has_much_shared(L, c) &&
+         (c->written == c->settled || pool_in_flight(p, c->number) < IN_FLIGHT_BYTES)) {
     if (!write_block(L, c, limit - c->written)) return;
     if (interrupt_pending() || lpace_ends_filling(c)) return;
   }

@@ -35,6 +35,7 @@ static struct call *begin(lua_State *L, struct lpool *lp, int arguments, enum ca
   struct call *c = lcall_open(L, lp, arguments, mode);
   lsend_function(L, c);
   lcall_link(L, c, -1);
+  lfill_keep_shared(L, c, lp->sender, LFILL_WHOLE_CALL);
   return c;
 }
 

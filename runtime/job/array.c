@@ -267,4 +267,4 @@ static int load_array(lua_State *L, const unsigned char *data, size_t length, ch
   return status;
 }
 
-const struct codec_native array_class = {ARRAY_CLASS, save_array, load_array};
+const struct codec_native array_class = {ARRAY_CLASS, save_array, shared_kept, load_array};

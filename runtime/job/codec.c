@@ -161,6 +161,10 @@ const struct codec_native *codec_native_named(lua_State *L, const char *name, si
   return native;
 }
 
+int codec_natives(const struct codec *c) {
+  return c->n_natives;
+}
+
 void codec_take_natives(struct codec *c, lua_State *L) {
   luaL_checkstack(L, 4, NULL);
   if (c->n_natives == 0) {

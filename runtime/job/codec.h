@@ -113,12 +113,14 @@ void codec_know_globals(struct codec *c, lua_State *L);
  * A class of userdata that the house itself sends: shared memory crosses by its address, not by value. The bytes between are the
  * class's own.
  *   save   append the userdata at index to `out`. 0; or a negative errno, and the text says why it cannot be sent
+ *   kept   what must live until the stream was read: the same address for all that share it
  *   load   push what `length` bytes mean. 0; or a negative errno (nothing pushed), and the text says why it cannot be had here
  * Both believe no byte, do not use the codec, and may raise Lua's memory errors.
  */
 struct codec_native {
   const char *name;
   int (*save)(lua_State *L, int index, int flags, struct bytes *out, char *text, size_t capacity); /* flags: of the stream */
+  const void *(*kept)(lua_State *L, int index);
   int (*load)(lua_State *L, const unsigned char *data, size_t length, char *text, size_t capacity);
 };
 
@@ -129,9 +131,12 @@ struct codec_native {
 void codec_add_native(lua_State *L, const struct codec_native *native);
 void codec_mark_native(lua_State *L, const struct codec_native *native);
 
+/* codec_natives -- how many different native objects were written since codec_begin (or the last codec_take_natives). */
+int codec_natives(const struct codec *c);
+
 /*
- * codec_take_natives -- push the list of native userdata that were written since codec_begin (or the last take), or nil if there were
- * none (or CODEC_KEEPS_NONE). They must be kept from the collector until the other side has read the stream: it finds them at this process.
+ * codec_take_natives -- push a table of the native userdata that were written since codec_begin (or the last take): kept -> one of those
+ * userdata; or nil if there were none (or CODEC_KEEPS_NONE). They must be kept from the collector until the other side has read the stream: it finds them at this process.
  * The codec itself keeps them until the next codec_begin (or a take). May raise (memory).
  */
 void codec_take_natives(struct codec *c, lua_State *L);

@@ -38,14 +38,16 @@ static int save(struct codec *c, lua_State *L, int at) {
 }
 
 /* keep_native -- the userdata at `at` stays until the stream was read. */
-static void keep_native(struct codec *c, lua_State *L, int at) {
+static void keep_native(struct codec *c, lua_State *L, int at, const void *key) {
   if (c->n_natives == 0) codec_renew_anchor(c, L, ANCHOR_NATIVES);
   else codec_push_anchor(c, L, ANCHOR_NATIVES);
-  lua_pushvalue(L, at);
-  lua_rawseti(L, -2, c->n_natives + 1);
-  c->n_natives++;
-  c->has_natives = 1;
-  lua_pop(L, 1);
+  if (lua_rawgetp(L, -1, key) == LUA_TNIL) {
+    lua_pushvalue(L, at);
+    lua_rawsetp(L, -3, key);
+    c->n_natives++;
+    c->has_natives = 1;
+  }
+  lua_pop(L, 2);
 }
 
 /* write_native -- the userdata on top of the stack, whose class is `native`. 0: written and popped; or negative. */
@@ -57,7 +59,7 @@ static int write_native(struct codec *c, lua_State *L, const struct codec_native
   if (!lua_checkstack(L, 12)) return writer_refuse(c, L, -EINVAL, "nested too deeply", NULL);
   status = writer_reference(c, L, lua_topointer(L, at));
   if (status == 0) {
-    if (!(c->flags & CODEC_KEEPS_NONE)) keep_native(c, L, at);
+    if (!(c->flags & CODEC_KEEPS_NONE)) keep_native(c, L, at, native->kept(L, at));
     if (put_tag(c->out, TAG_USERDATA) < 0 || put_tag(c->out, (int)name_length) < 0 ||
         bytes_append(c->out, native->name, name_length) < 0 || put_tag(c->out, TAG_STRING) < 0 || bytes_append(c->out, &length, 8) < 0)
       return codec_out_of_memory(c);

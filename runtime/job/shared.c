@@ -186,6 +186,11 @@ int shared_is_own(const struct shared *s) {
   return process_is_child() && s->segment->maker == getpid();
 }
 
+const void *shared_kept(lua_State *L, int index) {
+  const struct shared *s = lua_touserdata(L, index);
+  return s->segment;
+}
+
 int shared_write_address(const struct shared *s, int flags, struct bytes *out, char *text, size_t capacity) {
   struct segment_address address;
   if (!(flags & CODEC_KEEPS_NONE) && !share_is_visible()) {
@@ -263,9 +268,9 @@ static int load_channel(lua_State *L, const unsigned char *data, size_t length, 
   return load_address(L, SHARED_CHANNEL, CHANNEL_CLASS, data, length, text, capacity);
 }
 
-const struct codec_native shared_counter = {COUNTER_CLASS, save_address, load_counter};
-const struct codec_native shared_lock = {LOCK_CLASS, save_address, load_lock};
-const struct codec_native shared_channel = {CHANNEL_CLASS, save_address, load_channel};
+const struct codec_native shared_counter = {COUNTER_CLASS, save_address, shared_kept, load_counter};
+const struct codec_native shared_lock = {LOCK_CLASS, save_address, shared_kept, load_lock};
+const struct codec_native shared_channel = {CHANNEL_CLASS, save_address, shared_kept, load_channel};
 
 /* ---- waiting ---- */
 

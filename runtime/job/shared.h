@@ -103,6 +103,9 @@ void shared_explain(int status, const char *class_name, char *text, size_t capac
 int shared_sleep(lua_State *L, struct share_event *event, uint32_t seen, int64_t until_ns);
 void shared_attend(lua_State *L);
 
+/* shared_kept -- struct codec_native.kept of all of them: the segment. */
+const void *shared_kept(lua_State *L, int index);
+
 /* shared_is_own -- 1 if this is a worker and made the object itself: its host may live longer than it. */
 int shared_is_own(const struct shared *s);
 
