@@ -1140,6 +1140,65 @@ function TestChannel.test_ctrl_c_of_the_stock_interpreter()
   lu.assertEquals({ status.exit, out }, { 0, "waiting\nfalse\ttrue\ntrue\t5\n" })
 end
 
+-- While the host waits for a message, or a lock, its pools go on: whoever was to send it may have died.
+function TestChannel.test_pools_go_on_while_the_host_waits()
+  post.run { expected = "at last\t1\ntimed out\ttimeout\ntold\tcalled\nlocked\n", code = [[
+    local ch, tries, lock = pool.channel(), pool.counter(), pool.lock()
+    local p <close> = pool.new { workers = 2, grace = 0.2 }
+    p:map(tostring, 4)
+    local f = p:map_async(function()
+      if tries:add() == 1 then os.execute "kill -KILL $PPID" spin(5) end
+      ch:send "at last"
+      return 1
+    end, 1, { on_crash = "retry" })
+    print(select(2, ch:receive(20)), f:get()[1])
+    local g = p:map_async(function()
+      local _ <close> = closer(function() ch:send "timed out" end)
+      spin(60)
+    end, 1, { timeout = 0.2 })
+    local _, word = ch:receive(20)
+    print(word, select(2, pcall(g.get, g)).kind)
+    local called
+    p:submit(function() return 5 end):on_done(function() called = "called" ch:send "told" end)
+    _, word = ch:receive(20)
+    print(word, called)
+    tries:set(0)
+    local h = p:map_async(function()
+      local _ <close> = lock:acquire()
+      tries:add()
+      spin(60)
+    end, 1, { timeout = 0.2 })
+    while tries:get() == 0 do ch:receive(0.01) end
+    print(lock:acquire(20) and "locked")
+    pcall(h.get, h)]] }
+end
+
+-- Tasks that find new items for their own call.
+function TestChannel.test_as_a_source()
+  local p <close> = living(2)
+  local function crawl()
+    local todo, left = pool.channel(), pool.counter(1)
+    todo:send(1)
+    return todo:iter(), function(n)
+      if n < 100 then
+        left:add(2)
+        todo:send(2 * n)
+        todo:send(2 * n + 1)
+      end
+      if left:add(-1) == 0 then todo:close() end
+      return n
+    end
+  end
+  local source, visit = crawl()
+  local r, n = p:map(visit, source, { chunk = 1 })
+  table.sort(r)
+  lu.assertEquals({ n, r[1], r[199] }, { 199, 1, 199 })
+  source, visit = crawl()
+  local count, sum = 0, 0
+  for _, v in p:imap_unordered(visit, source, { chunk = 1 }) do count, sum = count + 1, sum + v end
+  lu.assertEquals({ count, sum }, { 199, 199 * 200 // 2 })
+end
+
 function TestChannel.test_waiting_costs_no_processor_time()
   local ch = pool.channel()
   local r = pool.map(function()

@@ -60,8 +60,9 @@ pool.lock = core.lock
 --- Values from many to many, in the order in which they were sent: anything that can be a result (see README, "What crosses").
 --- `ch:send(v [, timeout])` is true, or nil, "timeout"; an error when the channel is closed. It waits while `capacity` messages (or
 --- 128 KiB) wait; a larger message waits until it is alone. `ch:receive([timeout])` is true, v (which may be nil), or nil, "timeout", or
---- nil, "closed" when nothing can come any more. `for v in ch:iter() do` receives until then (passing over nils). `ch:close()`,
---- `ch:is_closed()`, `#ch` (messages that wait). Who waits can be interrupted (Ctrl-C, time limits, cancelling).
+--- nil, "closed" when nothing can come any more. `for v in ch:iter() do` receives until then (passing over nils); `ch:iter()` is a source
+--- of items, too (with chunk = 1 if tasks send what the same call is to receive). `ch:close()`, `ch:is_closed()`, `#ch` (messages that
+--- wait). Who waits can be interrupted (Ctrl-C, time limits, cancelling); while a host waits, its pools go on.
 --- A message is sent and received whole, or not at all, whoever dies: the death of a receiver costs at most the message that it was taking.
 --- To send shared memory that this process has made, keep the channel until it was received.
 ---@param capacity integer? how many messages may wait; default: as many as fit

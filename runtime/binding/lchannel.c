@@ -255,22 +255,28 @@ static int channel_receive(lua_State *L) {
   return 2;
 }
 
-/* (channel) -> the next value that is not nil, or nil: the channel is closed and empty */
+/* upvalue: the channel. () -> the next value that is not nil, or nil: the channel is closed and empty */
 static int next_message(lua_State *L) {
-  struct segment *s = check_channel(L, "iter")->segment;
+  const struct shared *s;
+  lua_settop(L, 0);
+  lua_pushvalue(L, lua_upvalueindex(1));
+  s = check_channel(L, "iter");
   do {
     lua_settop(L, 1);
-    if (receive(L, s, INT64_MAX) != 0) return 0;
+    if (receive(L, s->segment, INT64_MAX) != 0) return 0;
   } while (lua_isnil(L, -1));
   return 1;
 }
 
-/* for value in channel:iter() do: until it is closed and empty. A nil that was sent cannot be a turn of the loop: it is passed over. */
+/*
+ * channel:iter() -> function: for value in channel:iter() do, until it is closed and empty; also a source of items. A nil that was sent
+ * cannot be a turn of the loop: it is passed over.
+ */
 static int channel_iter(lua_State *L) {
   (void)check_channel(L, "iter");
-  lua_pushcfunction(L, next_message);
-  lua_pushvalue(L, 1);
-  return 2;
+  lua_settop(L, 1);
+  lua_pushcclosure(L, next_message, 1);
+  return 1;
 }
 
 /* ---- the rest ---- */

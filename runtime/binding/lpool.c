@@ -37,6 +37,10 @@ static void unreference(lua_State *L, int *reference) {
 /* The address of this is the registry key of { [lp] = handle }, weak. */
 static char handles_key;
 
+int lpool_push_handles(lua_State *L) {
+  return lua_rawgetp(L, LUA_REGISTRYINDEX, &handles_key) == LUA_TTABLE;
+}
+
 void lpool_push_value(lua_State *L, const struct lpool *lp, enum lpool_value which) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &handles_key);
   lua_rawgetp(L, -1, lp);

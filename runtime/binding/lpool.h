@@ -87,6 +87,9 @@ int lpool_cancel_all(lua_State *L);
  */
 int lpool_end(struct lpool *lp, lua_State *L, int64_t grace_ns, int64_t until_ns, int can_raise);
 
+/* lpool_push_handles -- push the weak table of this state's handles (lpool -> userdata), and return 1; or something else: there are none. */
+int lpool_push_handles(lua_State *L);
+
 /* lpool_push_value -- push a user value of the handle; nil while it is being collected. */
 void lpool_push_value(lua_State *L, const struct lpool *lp, enum lpool_value which);
 

@@ -31,6 +31,7 @@ void lshared_open(lua_State *L) {
                                        {"lock", llock_new}, {"channel", lchannel_new}, {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
   shared_set_opener(L, open_class);
+  lidle_open(L);
   for (int i = 0; i < N_CLASSES; i++)
     if (CLASSES[i].native) codec_add_native(L, CLASSES[i].native);
 }

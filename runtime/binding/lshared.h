@@ -17,6 +17,9 @@
 /* lshared_open -- add the functions to the table on top of the stack ("core"), and let streams carry the objects. May raise (memory). */
 void lshared_open(lua_State *L);
 
+/* lidle_open -- while somebody waits for shared memory, the pools of this state go on (lidle.c). May raise (memory). */
+void lidle_open(lua_State *L);
+
 /* ---- for the classes ---- */
 
 /*

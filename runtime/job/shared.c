@@ -23,7 +23,7 @@ enum {
 const char shared_brand = 0;
 
 /* Registry keys: segments by inode (light userdata); userdata by segment (weak); what makes metatables. */
-static char segments_key, objects_key, opener_key;
+static char segments_key, objects_key, opener_key, idle_key;
 
 /* ---- classes ---- */
 
@@ -274,14 +274,30 @@ const struct codec_native shared_channel = {CHANNEL_CLASS, save_address, shared_
 
 /* ---- waiting ---- */
 
+void shared_set_idle(lua_State *L, const struct shared_idle *idle) {
+  lua_pushlightuserdata(L, (void *)(uintptr_t)idle);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &idle_key);
+}
+
+/* What is due elsewhere, or NULL. */
+static const struct shared_idle *find_due(lua_State *L) {
+  const struct shared_idle *idle;
+  if (!lua_checkstack(L, 10)) return NULL;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &idle_key);
+  idle = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return idle && idle->is_due(L) ? idle : NULL;
+}
+
 int shared_sleep(lua_State *L, struct share_event *event, uint32_t seen, int64_t until_ns) {
   int64_t left_ns = until_ns - os_now_ns();
   int status;
   if (interrupt_pending()) return -EINTR;
   if (left_ns <= 0) return -ETIMEDOUT;
   status = share_event_wait(event, seen, left_ns < SLICE_NS ? left_ns : SLICE_NS);
-  if (status == -ETIMEDOUT) status = 0;
-  return status == 0 && lua_gethook(L) != NULL ? -EINTR : status;
+  if (status == 0) return 0;
+  if (status != -ETIMEDOUT) return status;
+  return lua_gethook(L) != NULL || find_due(L) ? -EINTR : 0;
 }
 
 /* Under the stock interpreter a signal has set a hook on this state: give it a call to fire at. */
@@ -291,9 +307,13 @@ static int nothing(lua_State *L) {
 }
 
 void shared_attend(lua_State *L) {
-  luaL_checkstack(L, 4, NULL);
+  const struct shared_idle *idle;
+  luaL_checkstack(L, 10, NULL);
   if (interrupt_pending() && delivery_checkpoint(L)) luaL_error(L, "cancelled: an interrupt is pending");
-  if (lua_gethook(L) == NULL) return;
-  lua_pushcfunction(L, nothing);
-  lua_call(L, 0, 0);
+  if (lua_gethook(L) != NULL) {
+    lua_pushcfunction(L, nothing);
+    lua_call(L, 0, 0);
+  }
+  idle = find_due(L);
+  if (idle) idle->work(L);
 }

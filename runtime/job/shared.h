@@ -97,11 +97,20 @@ void shared_explain(int status, const char *class_name, char *text, size_t capac
  * Waiting. shared_sleep -- a moment of sleep: until the event, a signal, 20 ms have passed (whoever should have told of the event may be
  * dead) or until_ns has. 0: look again; -ETIMEDOUT: until_ns has passed; -EINTR: call shared_attend, with no lock held, then look again;
  * -errno. Does not raise.
- * shared_attend -- what a wait owes to signals: raises the interrupt if one is pending (a plain error where that may not be raised), and
- * lets the hooks of a stock interpreter run.
+ * shared_attend -- what a wait owes to others: raises the interrupt if one is pending (a plain error where that may not be raised), lets the
+ * hooks of a stock interpreter run, and does what is due elsewhere; so it may raise anything.
  */
 int shared_sleep(lua_State *L, struct share_event *event, uint32_t seen, int64_t until_ns);
 void shared_attend(lua_State *L);
+
+/* What else goes on in this process while somebody waits here: a host's pools. is_due does not raise; work may run any Lua code. */
+struct shared_idle {
+  int (*is_due)(lua_State *L);
+  void (*work)(lua_State *L);
+};
+
+/* shared_set_idle -- may raise (memory). */
+void shared_set_idle(lua_State *L, const struct shared_idle *idle);
 
 /* shared_kept -- struct codec_native.kept of all of them: the segment. */
 const void *shared_kept(lua_State *L, int index);
