@@ -17,7 +17,7 @@ local function fails(fn, ...)
 end
 
 local function wait_for(condition, what)
-  lu.assertTrue(proc.wait_until(condition, 20), what)
+  lu.assertEvalToTrue(proc.wait_until(condition, 20), what)
 end
 
 local function is_usable(p)

@@ -132,7 +132,7 @@ function methods:get(timeout)
     error(setmetatable({ kind = "cancelled", message = "the call was cancelled" }, core.Error), 0)
   end
   if self.kind == "task" then return unpack(results, 1, results.n) end
-  if self.options and self.options.into then results = self.options.into end
+  results = self.options and self.options.into or results or {}
   if self.options and self.options.collect then return results, n, errors or {} end
   return results, n
 end
