@@ -363,6 +363,7 @@ void lcall_conclude(lua_State *L, struct call *c, enum call_outcome outcome, int
   int is_all_done = lcall_is_satisfied(c) || c->written == c->settled;
   if (c->phase != CALL_OPEN) return;
   c->outcome = outcome;
+  lp->n_concluded++;
   if (lp->pool) pool_set_open(lp->pool, -1);
   if (outcome == OUTCOME_DONE && lp->pool) note_tail(c);
   announce(L, c);

@@ -48,6 +48,7 @@ struct lpool {
   /* calls: */
   struct call *open, *ending, *lazy;
   lua_Integer n_ready, n_taken; /* of the queue LPOOL_READY */
+  uint64_t n_concluded; /* calls so far whose end is decided: who waits for one sees by it that there is news */
   uint32_t n_judged;   /* open calls that may end without an event: those with a deadline, and those that let their last items finish */
   struct call *taking; /* whose event is being read: no verb may be used from inside */
   int must_settle;     /* a call is over: half lines of its items go out */

@@ -255,11 +255,11 @@ int lpool_submit(lua_State *L) {
 int lpool_turn(lua_State *L) {
   struct lpool *lp = lpool_check(L, "turn");
   lua_Number seconds = luaL_optnumber(L, 2, -1);
-  lua_Integer before;
+  uint64_t before;
   refuse_reentry(L, lp, "turn");
-  before = lp->n_ready;
+  before = lp->n_concluded;
   lpump_work(L, lp);
-  if (lp->pool == NULL || lp->n_ready != before || seconds == 0) return 0;
+  if (lp->pool == NULL || lp->n_concluded != before || seconds == 0) return 0;
   if (lp->open == NULL && lp->ending == NULL) return 0; /* nothing can happen */
   lpump_sleep(L, lp, seconds < 0 || seconds > MOST_SECONDS ? -1 : os_now_ns() + (int64_t)(seconds * NS_PER_S));
   if (lp->pool) lpump_work(L, lp);
