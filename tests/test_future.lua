@@ -130,6 +130,20 @@ function TestOne.test_get_and_wait_with_a_timeout()
   lu.assertTrue(f:wait(math.huge))
 end
 
+-- A result that is there already when it is asked for is not waited for, whatever else goes on.
+function TestOne.test_get_beside_a_task_that_goes_on()
+  local p <close> = pool.new(2)
+  local task, open = gate()
+  local long = p:submit(task)
+  for i = 1, 2000 do
+    local f = p:submit(square, i)
+    if i % 4 == 0 then spin(0.0002) end
+    lu.assertEquals(f:get(), i * i)
+  end
+  lu.assertEquals(long:status(), "running")
+  open:add(1)
+end
+
 -- Asking without waiting is enough for it to come to its end.
 function TestOne.test_asking_takes_note()
   local p <close> = pool.new(2)
