@@ -47,6 +47,7 @@ struct lpool {
   struct sent *sent;   /* the function sent last: a call with the very same bytes needs not be loaded anew */
   /* calls: */
   struct call *open, *ending, *lazy;
+  int is_fed;          /* nothing was taken since the lazy ones were last looked at: they have no room for more */
   lua_Integer n_ready, n_taken; /* of the queue LPOOL_READY */
   uint64_t n_concluded; /* calls so far whose end is decided: who waits for one sees by it that there is news */
   uint32_t n_judged;   /* open calls that may end without an event: those with a deadline, and those that let their last items finish */

@@ -140,6 +140,7 @@ void lpump_settle(lua_State *L, struct lpool *lp) {
 static void fill_lazy(lua_State *L, struct lpool *lp) {
   struct call *c;
   uint64_t last = UINT64_MAX; /* newest first, by number */
+  lp->is_fed = 1;
   for (;;) {
     for (c = lp->lazy; c != NULL && c->number >= last; c = c->next_lazy) continue;
     if (c == NULL) return;
@@ -208,6 +209,7 @@ void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns) {
   int status;
   until_ns = next_deadline(lp, until_ns);
   if (interrupt_pending()) return;
+  if (lp->lazy && !lp->is_fed) return; /* room was made for more items since (by a callback's wait, or when a call settled) */
   status = pool_wait(lp->pool, interrupt_fd(), until_ns);
   lp->wait_ns += os_now_ns() - began;
   if (status == -EINTR && !interrupt_pending()) let_hooks_run(L);

@@ -359,6 +359,7 @@ static void take_for_call(lua_State *L, struct call *c, const struct pool_event 
 void ltake_event(lua_State *L, struct lpool *lp, struct pool_event *event) {
   int top = lua_gettop(L);
   struct call *c;
+  lp->is_fed = 0;
   if (event->kind == POOL_UNREADY) {
     take_unready(L, lp, event);
     return;
