@@ -724,6 +724,23 @@ function TestStep.test_step_feeds_lazy_sources()
   lu.assertEquals(select(2, f:get()), 20000)
 end
 
+-- Whoever takes its results, and whenever: a lazy map is fed until its source ends.
+function TestStep.test_lazy_maps_beside_futures_that_end()
+  local p <close> = pool.new(2)
+  for _ = 1, 100 do
+    local called = 0
+    for i = 1, 40 do
+      p:submit(square, i):on_done(function()
+        called = called + 1
+        if called % 10 == 0 then p:map(square, 3) end
+      end)
+    end
+    local f = p:map_async(square, ways.up_to(60))
+    lu.assertEquals(select(2, f:get()), 60)
+    wait_for(function() p:step(0.01) return called == 40 end, "not all were called")
+  end
+end
+
 -- ---- ends ----
 
 TestEnds = {}
