@@ -270,10 +270,8 @@ void lcall_release(lua_State *L, struct call *c) {
   unreference(L, &c->job.fn_reference);
   unreference(L, &c->job.source.reference);
   unreference(L, &c->job.into_reference);
-  if (lp->pool) {
-    lsend_release(lp, &c->sent);
-    pool_trim(lp->pool);
-  }
+  lsend_release(lp, &c->sent); /* (its memory went with the pool, if that is gone) */
+  if (lp->pool) pool_trim(lp->pool);
   if (c->phase != CALL_NEW) {
     lpool_push_value(L, lp, LPOOL_CALLS);
     if (lua_istable(L, -1)) { /* not while the handle is being collected */
@@ -446,6 +444,7 @@ static int call_gc(lua_State *L) {
   struct call *c = lua_touserdata(L, 1);
   bytes_free(&c->own_out);
   if (c->phase != CALL_NEW) return 0;
+  if (c->lp) lsend_release(c->lp, &c->sent);
   unreference(L, &c->job.fn_reference);
   unreference(L, &c->job.source.reference);
   unreference(L, &c->job.into_reference);

@@ -174,6 +174,8 @@ static int core_open(lua_State *L) {
   lp->seen_ns = calloc(lp->capacity, sizeof *lp->seen_ns);
   status = lp->seen_ns ? pool_open(&lp->pool, &options) : -ENOMEM;
   if (status == 0) return 1;
+  free(lp->seen_ns);
+  lp->seen_ns = NULL;
   /* Without a position: our caller's line tells nobody anything. */
   lua_pushfstring(L, "cannot make a pool of %d workers: %s", (int)lp->n_workers, strerror(-status));
   return lua_error(L);

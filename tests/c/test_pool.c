@@ -1401,7 +1401,7 @@ static void test_damage_costs_its_worker_alone(void **state) {
     post(0, 1000, chunk);
     collect_damaged(1000);
     assert_quiet();
-    assert_int_equal(pool_forks(the_pool), 3);
+    assert_in_range(pool_forks(the_pool), 2, 3); /* the other may have done everything before a third was needed */
     assert_true(call.lost <= 1);
     if (call.lost) assert_int_equal(call.last_lost.reason, POOL_DAMAGED);
     end_pool();
