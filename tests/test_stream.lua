@@ -314,7 +314,7 @@ function TestLeaving.test_nothing_is_begun_any_more()
     local before = begun:get()
     is_usable(p)
     lu.assertEquals(begun:get(), before)
-    lu.assertTrue(before <= 42, before)
+    lu.assertTrue(before < 390, before) -- there was something left that could have been
   end
 end
 
