@@ -73,6 +73,10 @@ end
 ---@return integer count, number? timeout
 function check.wait_options(options, n, name)
   local count = n
+  if options == nil then return n end
+  if type(options) ~= "table" then
+    error(("bad argument #2 to '%s' (table of options expected, got %s)"):format(name, describe(options)), 3)
+  end
   for option, value in pairs(options) do
     if option == "count" then
       count = type(value) == "number" and math.tointeger(value)

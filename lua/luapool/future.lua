@@ -284,10 +284,7 @@ end
 ---@return luapool.Future[] over, luapool.Future[] others
 function future.wait(futures, options)
   check_futures(futures, "wait")
-  if options ~= nil and type(options) ~= "table" then
-    error(("bad argument #2 to 'wait' (table of options expected, got %s)"):format(type(options)), 2)
-  end
-  local wanted, timeout = check.wait_options(options or {}, #futures, "wait")
+  local wanted, timeout = check.wait_options(options, #futures, "wait")
   local until_time, left = timeout and core.now() + timeout, timeout
   local state <close> = watch(futures)
   while state.count < wanted and (left == nil or left >= 0) do
