@@ -244,7 +244,18 @@ end
 
 function TestWorkersByDefault.test_nonsense_in_the_environment()
   for _, value in ipairs { "x", "-1", "0.5", "1e9" } do
-    lu.assertEquals(workers({}, value),
-      ("false\tthe environment variable LUAPOOL_WORKERS is %q (integer from 0 to 4096 or \"auto\" expected)"):format(value))
+    local message = ("the environment variable LUAPOOL_WORKERS is %q (integer from 0 to 4096 or \"auto\" expected)"):format(value)
+    local p <close> = proc.spawn { args = { LUAPOOL, "-e", "print(1)" }, env = { LUAPOOL_WORKERS = value } }
+    local status, out, err = p:finish(20)
+    lu.assertEquals({ status.exit, out, err }, { 2, "", LUAPOOL .. ": " .. message .. "\n" })
   end
+end
+
+-- Where the command does not look, the pool does.
+function TestWorkersByDefault.test_nonsense_in_the_environment_of_another_interpreter()
+  if not os.execute("command -v lua5.4 > /dev/null") then lu.skip("no lua5.4 here") end
+  local code = "local pool = require 'luapool' print(pcall(pool.new)) print(pcall(pool.defaults))"
+  local p <close> = proc.spawn { args = { "lua5.4", "-e", code }, env = { LUAPOOL_WORKERS = "x" } }
+  local message = 'false\tthe environment variable LUAPOOL_WORKERS is "x" (integer from 0 to 4096 or "auto" expected)\n'
+  lu.assertEquals(select(2, p:finish(20)), message:rep(2))
 end

@@ -105,7 +105,9 @@ end
 
 -- ---- options ----
 
+-- Without a name of what it is for (check.option) the caller words it.
 local function bad_option(option, name, expected, value)
+  if not name then error({ expected = expected }, 0) end
   error(("bad option '%s' to '%s' (%s expected, got %s)"):format(option, name, expected, describe(value)), BLAME + 2)
 end
 
@@ -220,6 +222,12 @@ local function halt(value, option, name)
   return { soon = when == "soon", what = what, count = number }
 end
 
+-- false: none, where the command has one for every call.
+local function log(value, option, name)
+  if value ~= false and type(value) ~= "string" then bad_option(option, name, "string", value) end
+  return value
+end
+
 local function array(value, option, name)
   if not core.array_length(value) then bad_option(option, name, "array made by pool.array", value) end
   return value
@@ -252,7 +260,7 @@ local ONCE = {
   deadline = seconds(0, "positive number of seconds"),
   halt = halt,
   into = array,
-  log = text,
+  log = log,
   resume = resume,
   map = callback,
   combine = callback,
@@ -317,20 +325,53 @@ local function read(options, name, sets)
     end
     into[option] = reader(value, option, name)
   end
-  if options.resume and not options.log then
+  if options.resume and not options.log and (options.log == false or not part("defaults").get().log) then
     error(("bad option 'resume' to '%s' (it says how to go on with a log: the option 'log' is missing)"):format(name), BLAME)
   end
+end
+
+--- One option from outside: its value, or nil and what was expected (nothing if there is no such option).
+function check.option(option, value)
+  local reader = CALL[option] or POOL[option]
+  if not reader then return nil, nil end
+  local ok, result = pcall(reader, value, option)
+  if ok then return result end
+  if type(result) ~= "table" or not result.expected then error(result, 0) end
+  return nil, result.expected
+end
+
+-- What the command's options, or the environment, say where the user did not.
+local function add_defaults(pool, call)
+  local defaults = part "defaults"
+  for option, value in pairs(defaults.get()) do
+    if option == "progress" then
+      if call.progress == nil and not core.is_worker() then call.progress = value ~= "never" end
+    elseif CALL[option] then
+      if call[option] == nil then call[option] = value end
+    elseif POOL[option] then
+      if pool[option] == nil then pool[option] = value end
+    end
+  end
+end
+
+-- --log and --resume, for calls that can have a log.
+local function add_log(call, name)
+  if not fits("log", name) then return end
+  local defaults = part "defaults"
+  if call.log == nil then call.log = defaults.next_log() end
+  if call.log and call.resume == nil then call.resume = defaults.get().resume end
 end
 
 --- A call's options as handle:run wants them: the pool's, overridden by the call's own.
 ---@param defaults table what check.pool_options returned for the pool's calls
 function check.call_options(options, defaults, number, name)
-  if options == nil then return defaults end
-  if type(options) ~= "table" then bad_argument(number, name, "table of options", options) end
+  if options == nil and not part("defaults").get().log then return defaults end
+  if options ~= nil and type(options) ~= "table" then bad_argument(number, name, "table of options", options) end
   local call = {}
   for key, value in pairs(defaults) do call[key] = value end
   call.collect = nil
-  read(options, name, { { CALL, call }, { ONCE, call } })
+  read(options or {}, name, { { CALL, call }, { ONCE, call } })
+  add_log(call, name)
   return check.finish_call(call)
 end
 
@@ -373,7 +414,9 @@ function check.pool_options(options, number, name, is_once)
   local sets = { { CALL, call }, { POOL, pool } }
   if is_once then sets[3] = { ONCE, call } end
   read(options, name, sets)
-  pool.workers = pool.workers or check.default_workers()
+  add_defaults(pool, call)
+  if is_once then add_log(call, name) end
+  pool.workers = pool.workers or core.cpus()
   pool.timeout = call.timeout
   return pool, check.finish_call(call)
 end
@@ -381,18 +424,7 @@ end
 --- Workers of a pool that does not say: the command's -j, LUAPOOL_WORKERS, the usable processors.
 ---@return integer
 function check.default_workers()
-  local n = core.default_workers()
-  if n then return n end
-  local env = os and os.getenv and os.getenv("LUAPOOL_WORKERS")
-  if env and env ~= "" and env ~= "auto" then
-    n = math.tointeger(tonumber(env))
-    if not n or n < 0 or n > MAX_WORKERS then
-      local text_of = 'the environment variable LUAPOOL_WORKERS is %s (integer from 0 to %d or "auto" expected)'
-      error(text_of:format(core.item_text(env), MAX_WORKERS), 0)
-    end
-    return n
-  end
-  return core.cpus()
+  return part("defaults").get().workers or core.cpus()
 end
 
 check.MAX_ITEMS = MAX_ITEMS

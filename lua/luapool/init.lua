@@ -23,6 +23,12 @@ for _, name in ipairs { "map", "starmap", "each", "imap", "imap_unordered", "fil
   pool[name] = later("pool", name .. "_once")
 end
 
+--- What the command's options (`--timeout 5` is timeout = 5.0, `--on-crash skip` on_crash = "skip") and, where they say nothing, variables
+--- of the environment (LUAPOOL_TIMEOUT) gave as defaults of pools and calls; nothing that was not given.
+---@return table a copy
+--- Raises a message that names the variable whose value cannot be.
+pool.defaults = later("defaults", "copy")
+
 --- Processors that this process may use: its affinity, capped by the cgroup's quota.
 ---@return integer
 pool.cpus = core.cpus

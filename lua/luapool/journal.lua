@@ -111,7 +111,7 @@ end
 
 local function warn_of(self, text)
   self.warnings[#self.warnings + 1] = text
-  if warn then warn("luapool: the log ", self.path, ": ", text) end
+  part("defaults").warn("the log ", self.path, ": ", text)
 end
 
 -- A line of the file: text, is it whole, where the next one begins; nothing behind the last.

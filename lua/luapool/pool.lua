@@ -77,7 +77,7 @@ end
 
 -- The pool is gone: there is no later call that could raise them.
 local function warn_of_problems(self)
-  for _, problem in ipairs(self.problems) do warn("luapool: a callback failed: ", tostring(problem)) end
+  for _, problem in ipairs(self.problems) do part("defaults").warn("a callback failed: ", tostring(problem)) end
   self.problems = {}
 end
 
@@ -273,7 +273,7 @@ end
 
 --- A pool of workers; they start at first use.
 ---@param options integer|table|nil number of workers, or a table:
----   workers        how many; default "auto": the command's -j, LUAPOOL_WORKERS, the usable processors; 0: everything runs here, inline
+---   workers        how many; default "auto": -j, LUAPOOL_WORKERS, the usable processors; 0: everything runs here, inline
 ---   grace          seconds (1) that an interrupted task has to unwind before its worker is killed, with the programs that it has started
 ---   on_start, on_exit   function(worker), in each worker when it begins and when it leaves; worker = { id =, pid = }
 ---   seed           item i of a call has the random numbers of (seed, i), whoever runs it

@@ -2,7 +2,7 @@
 -- Pure: width, fit, duration, render, estimator. A drawer (progress.new) keeps the state of one call and decides when to draw.
 --   done, total   items (total nil: nobody knows); what is running counts with the fraction that it reported
 --   rate          items a second, lately; eta: seconds that are left, or nil while nothing honest can be said
-local core = ...
+local core, part = ...
 
 local progress = {}
 
@@ -303,7 +303,7 @@ function progress.new(options, world)
     is_drawn = false, is_cleared = false,
     state = {
       name = options.name, total = options.total, done = options.done or 0, errors = 0, inner = 0, workers = options.workers,
-      unicode = has_blocks(world), color = (world.environment("NO_COLOR") or "") == "",
+      unicode = has_blocks(world), color = part("defaults").color(world.is_terminal(), world.environment),
     },
   }, Drawer)
   if self.way == "function" then self.next_at = now end

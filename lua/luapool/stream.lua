@@ -20,7 +20,8 @@ end
 local function new_meter(self, call, total, before)
   if not call.progress then return nil end
   return part("progress").new {
-    total = total, done = before, name = self.options.name, workers = math.max(self.options.workers, 1), mode = "auto",
+    total = total, done = before, name = self.options.name, workers = math.max(self.options.workers, 1),
+    mode = part("defaults").progress(),
     fn = call.progress ~= true and call.progress or nil,
   }
 end

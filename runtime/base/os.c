@@ -156,6 +156,19 @@ int os_open_regular(const char *path, int *is_new) {
   return fd;
 }
 
+int os_check_writable(const char *path) {
+  int is_new = 1, fd = os_open(path, O_WRONLY | O_CREAT | O_EXCL | O_NONBLOCK);
+  if (fd == -EEXIST) {
+    is_new = 0;
+    fd = os_open(path, O_WRONLY | O_NONBLOCK);
+  }
+  if (fd == -ENXIO) return 0; /* a FIFO that nobody reads yet */
+  if (fd < 0) return fd;
+  os_close(&fd);
+  if (is_new) unlink(path);
+  return 0;
+}
+
 ssize_t os_read_at(int fd, void *data, size_t size, uint64_t offset) {
   ssize_t got;
   int error = fault_fails("read");

@@ -183,3 +183,19 @@ int lerror_is_kind(lua_State *L, const char *kind) {
   lua_pop(L, 1);
   return result;
 }
+
+static char quiet_key; /* its address is the key in the registry */
+
+void lerror_set_quiet(lua_State *L, int is_quiet) {
+  lua_pushboolean(L, is_quiet);
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &quiet_key);
+}
+
+void lerror_warn(lua_State *L, const char *what, const char *detail) {
+  int is_quiet = lua_rawgetp(L, LUA_REGISTRYINDEX, &quiet_key) == LUA_TBOOLEAN && lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  if (is_quiet) return;
+  lua_warning(L, "luapool: ", 1);
+  lua_warning(L, what, 1);
+  lua_warning(L, detail, 0);
+}

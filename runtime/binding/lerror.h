@@ -34,6 +34,12 @@ void lerror_push_lost(lua_State *L, const struct pool_event *event, int64_t time
 /* lerror_push_unready -- push the error table for workers that cannot start. */
 void lerror_push_unready(struct codec *codec, lua_State *L, const struct pool_event *event);
 
+/*
+ * lerror_warn -- lua_warning with "luapool: ", what and detail, unless the state was told to be quiet (lerror_set_quiet: the command's --quiet).
+ */
+void lerror_warn(lua_State *L, const char *what, const char *detail);
+void lerror_set_quiet(lua_State *L, int is_quiet);
+
 /* lerror_is_kind -- is the error table on top of that kind? */
 int lerror_is_kind(lua_State *L, const char *kind);
 

@@ -1,9 +1,9 @@
 /*
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
- * Room: binding (may include binding/lpool.h, binding/llong.h, binding/lshared.h and binding/embedded.h).
- * Owns: the registry fields luapool.module, luapool.Error,
- * luapool.default_workers, and the run scope of pool.catch_interrupts.
+ * Room: binding (may include binding/lerror.h, binding/lpool.h, binding/llong.h, binding/lshared.h and binding/embedded.h).
+ * Owns: the registry fields luapool.module, luapool.part,
+ * luapool.Error, luapool.options, and the run scope of pool.catch_interrupts.
  */
 #include "binding/lluapool.h"
 
@@ -14,6 +14,7 @@
 
 #include "base/os.h"
 #include "binding/embedded.h"
+#include "binding/lerror.h"
 #include "binding/llong.h"
 #include "binding/lpool.h"
 #include "binding/lshared.h"
@@ -35,9 +36,25 @@ static int core_cpus(lua_State *L) {
   return 1;
 }
 
-/* core.default_workers() -> integer or nil: the command's -j */
-static int core_default_workers(lua_State *L) {
-  lua_getfield(L, LUA_REGISTRYINDEX, "luapool.default_workers");
+/* core.options() -> table or nil: the command's options, by long names, as texts; boolean: shall the environment be ignored (-E)? */
+static int core_options(lua_State *L) {
+  lua_getfield(L, LUA_REGISTRYINDEX, "luapool.options");
+  lua_pushboolean(L, lua_getfield(L, LUA_REGISTRYINDEX, "LUA_NOENV") != LUA_TNIL && lua_toboolean(L, -1));
+  lua_remove(L, -2);
+  return 2;
+}
+
+/* core.set_quiet(boolean): no warnings of ours from C */
+static int core_set_quiet(lua_State *L) {
+  lerror_set_quiet(L, lua_toboolean(L, 1));
+  return 0;
+}
+
+/* core.cannot_write(path) -> why it cannot be written, or nothing. What it holds stays; what was not there is not there afterwards. */
+static int core_cannot_write(lua_State *L) {
+  int status = os_check_writable(luaL_checkstring(L, 1));
+  if (status == 0) return 0;
+  lua_pushstring(L, strerror(-status));
   return 1;
 }
 
@@ -196,8 +213,8 @@ static int part(lua_State *L) {
 
 static void push_core(lua_State *L) {
   static const luaL_Reg functions[] = {
-    {"cpus", core_cpus}, {"default_workers", core_default_workers}, {"is_worker", core_is_worker}, {"pid", core_pid}, {"is_interrupt", core_is_interrupt},
-    {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"worker", core_worker}, {"register", core_register},
+    {"cpus", core_cpus}, {"options", core_options}, {"cannot_write", core_cannot_write}, {"set_quiet", core_set_quiet}, {"is_worker", core_is_worker},
+    {"pid", core_pid}, {"is_interrupt", core_is_interrupt}, {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"worker", core_worker}, {"register", core_register},
     {"catch_interrupts", core_catch}, {"shield", core_shield}, {NULL, NULL}};
   lpool_open_library(L);
   luaL_setfuncs(L, functions, 0);
@@ -218,6 +235,8 @@ EXPORT int luaopen_luapool(lua_State *L) {
   push_core(L);
   lua_newtable(L);
   lua_pushcclosure(L, part, 2);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, LUA_REGISTRYINDEX, "luapool.part");
   lua_pushliteral(L, "init");
   lua_call(L, 1, 1);
   lua_pushvalue(L, -1);
@@ -225,7 +244,22 @@ EXPORT int luaopen_luapool(lua_State *L) {
   return 1;
 }
 
-void luapool_set_default_workers(lua_State *L, int n) {
-  lua_pushinteger(L, n);
-  lua_setfield(L, LUA_REGISTRYINDEX, "luapool.default_workers");
+void luapool_push_part(lua_State *L, const char *name) {
+  lua_getfield(L, LUA_REGISTRYINDEX, "luapool.part");
+  lua_pushstring(L, name);
+  lua_call(L, 1, 1);
+}
+
+void luapool_set_option(lua_State *L, const char *name, const char *value) {
+  luaL_getsubtable(L, LUA_REGISTRYINDEX, "luapool.options");
+  lua_pushstring(L, value);
+  lua_setfield(L, -2, name);
+  lua_pop(L, 1);
+}
+
+void luapool_check_options(lua_State *L) {
+  luapool_push_part(L, "defaults");
+  lua_getfield(L, -1, "check");
+  lua_call(L, 0, 0);
+  lua_pop(L, 1);
 }

@@ -11,7 +11,14 @@
 /* luaopen_luapool -- push the module table. Starts no process, no thread, no signal handler. */
 int luaopen_luapool(lua_State *L);
 
-/* luapool_set_default_workers -- how many workers a pool of this state has if nothing else says so (the command's -j). */
-void luapool_set_default_workers(lua_State *L, int n);
+/*
+ * luapool_push_part -- push what lua/luapool/NAME.lua returns, in a state that has the module. Raises if there is no such file.
+ *
+ * luapool_set_option -- an option of the command by its long name ("on-crash"), as text: a default for the pools and calls of this state. The
+ * last one counts. luapool_check_options raises a message that names the option, or the variable of the environment, whose value cannot be.
+ */
+void luapool_push_part(lua_State *L, const char *name);
+void luapool_set_option(lua_State *L, const char *name, const char *value);
+void luapool_check_options(lua_State *L);
 
 #endif

@@ -1,4 +1,4 @@
-/* binding/loutput -- see loutput.h (may include binding/lpool.h). */
+/* binding/loutput -- see loutput.h (may include binding/lerror.h and binding/lpool.h). */
 #include "binding/loutput.h"
 
 #include <errno.h>
@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/os.h"
+#include "binding/lerror.h"
 #include "binding/lpool.h"
 #include "job/delivery.h"
 
@@ -392,8 +393,7 @@ void loutput_turn(struct lpool *lp, lua_State *L) {
 /* (error) */
 static int warn(lua_State *L) {
   const char *text = luaL_tolstring(L, 1, NULL);
-  lua_warning(L, "luapool: the output function failed: ", 1);
-  lua_warning(L, text, 0);
+  lerror_warn(L, "the output function failed: ", text);
   return 0;
 }
 

@@ -1,4 +1,4 @@
-/* binding/lpool -- see lpool.h (may include binding/lcall.h). */
+/* binding/lpool -- see lpool.h (may include binding/lcall.h and binding/lerror.h). */
 #include "binding/lpool.h"
 
 #include <errno.h>
@@ -10,6 +10,7 @@
 #include "base/fault.h"
 #include "base/os.h"
 #include "binding/lcall.h"
+#include "binding/lerror.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 #include "process/process.h"
@@ -186,8 +187,7 @@ static int core_open(lua_State *L) {
 void lpool_take_notice(struct lpool *lp, lua_State *L, const struct pool_event *event) {
   lua_pushlstring(L, (const char *)event->data, event->length);
   (void)pool_done(lp->pool, event, 0);
-  lua_warning(L, "luapool: on_exit failed: ", 1);
-  lua_warning(L, lua_tostring(L, -1), 0);
+  lerror_warn(L, "on_exit failed: ", lua_tostring(L, -1));
   lua_pop(L, 1);
 }
 
@@ -317,7 +317,7 @@ static int handle_gc(lua_State *L) {
   FAULT_POINT("gc");
   if (lp->pool == NULL) return 0;
   if (lp->owner == getpid() && pool_living(lp->pool) > 0) {
-    if (!lp->is_one_shot) lua_warning(L, "luapool: a pool was never closed (use 'local p <close>', p:close() or p:terminate())", 0);
+    if (!lp->is_one_shot) lerror_warn(L, "a pool was never closed", " (use 'local p <close>', p:close() or p:terminate())");
     pool_kill(lp->pool);
   }
   free_handle(L, lp);

@@ -26,6 +26,7 @@ struct program {
   char **argv;
   struct options options;
   int is_done; /* ran to its end without an error */
+  int status;  /* that the process ends with; EXIT_SUCCESS: unless is_done says otherwise */
 };
 
 /* Script at index 0, its arguments above, the rest of the command line below; without a script the program is at 0. */
@@ -37,6 +38,21 @@ static void set_arg(lua_State *L, const struct program *program) {
     lua_rawseti(L, -2, i - script);
   }
   lua_setglobal(L, "arg");
+}
+
+/* Ours become defaults of pools and calls. What they say is checked before any work starts; those of the environment, too. */
+static void set_defaults(lua_State *L, struct program *program) {
+  int n = 0;
+  for (int i = 0; i < program->options.n_given; i++) {
+    const struct given *given = &program->options.given[i];
+    if (!given->name) continue;
+    luapool_set_option(L, given->name, given->value ? given->value : "");
+    n++;
+  }
+  if (n == 0 && (program->options.ignores_environment || !options_has_environment())) return;
+  program->status = EXIT_USAGE;
+  luapool_check_options(L);
+  program->status = EXIT_SUCCESS;
 }
 
 static int prepare(lua_State *L) {
@@ -51,8 +67,8 @@ static int prepare(lua_State *L) {
   delivery_wrap_libraries(L, 1);
   luaL_requiref(L, "luapool", luaopen_luapool, 0);
   lua_setglobal(L, "pool");
-  if (program->options.workers) luapool_set_default_workers(L, program->options.workers);
   set_arg(L, program);
+  set_defaults(L, program);
   lua_gc(L, LUA_GCGEN, 0, 0);
   return 0;
 }
@@ -81,12 +97,12 @@ static int require_library(lua_State *L, char *text) {
 
 /* -e, -l and -W, in their order. */
 static int run_options(lua_State *L, const struct program *program) {
-  int letter, index = 1, status = LUA_OK;
-  char *value;
-  while (status == LUA_OK && (letter = options_next(program->argv, program->options.script, &index, &value))) {
-    if (letter == 'e') status = call_chunk(L, luaL_loadbuffer(L, value, strlen(value), "=(command line)"));
-    if (letter == 'l') status = require_library(L, value);
-    if (letter == 'W') lua_warning(L, "@on", 0);
+  int status = LUA_OK;
+  for (int i = 0; status == LUA_OK && i < program->options.n_given; i++) {
+    const struct given *given = &program->options.given[i];
+    if (given->letter == 'e') status = call_chunk(L, luaL_loadbuffer(L, given->value, strlen(given->value), "=(command line)"));
+    if (given->letter == 'l') status = require_library(L, given->value);
+    if (given->letter == 'W') lua_warning(L, "@on", 0);
   }
   return status;
 }
@@ -123,12 +139,36 @@ static void run_without_script(lua_State *L, struct program *program) {
   }
 }
 
+/*
+ * Words that can stand where a script's name stands. Each runs inside the run scope, under a protected call, with argv[0] the word; what it
+ * returns is the status of the process. It may use what luapool_push_part gives.
+ */
+static const struct command_word {
+  const char *name;
+  int (*run)(lua_State *L, int argc, char **argv);
+} command_words[] = {{NULL, NULL}};
+
+/* Run the command that the first word is. Returns 0 if it is none (then it is a script: one of such a name is run as ./NAME). */
+static int run_command_word(lua_State *L, struct program *program) {
+  int at = program->options.script;
+  const struct command_word *word = command_words;
+  if (at == program->argc) return 0;
+  while (word->name && strcmp(word->name, program->argv[at]) != 0) word++;
+  if (!word->name) return 0;
+  program->status = word->run(L, program->argc - at, program->argv + at);
+  return 1;
+}
+
 static int run(lua_State *L) {
   struct program *program = lua_touserdata(L, 1);
   const struct options *options = &program->options;
   lua_settop(L, 0);
   if (!options->ignores_environment && run_init(L) != LUA_OK) return 0;
   if (run_options(L, program) != LUA_OK) return 0;
+  if (run_command_word(L, program)) {
+    program->is_done = 1;
+    return 0;
+  }
   if (options->script < program->argc && run_script(L, program->argv + options->script) != LUA_OK) return 0;
   run_without_script(L, program);
   program->is_done = 1;
@@ -145,13 +185,15 @@ static int call_with(lua_State *L, lua_CFunction function, struct program *progr
 }
 
 /* Pools end with the state. What ended the script, or came too late for it, ends the process. */
-static int finish(lua_State *L, int is_success) {
+static int finish(lua_State *L, struct program *program) {
   int signo = call_interrupted_by();
   interrupt_ending(1);
   lua_close(L);
+  options_free(&program->options);
   if (!signo && (signo = interrupt_pending())) call_message("interrupted!");
   if (signo) interrupt_die(signo);
-  return is_success ? EXIT_SUCCESS : EXIT_FAILURE;
+  if (program->status != EXIT_SUCCESS) return program->status;
+  return program->is_done ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv) {
@@ -160,8 +202,11 @@ int main(int argc, char **argv) {
   lua_State *L;
   if (argc > 0 && argv[0][0]) call_set_program(argv[0]);
   interrupt_catch(); /* without it the program is one that signals kill: no reason not to run */
-  options_parse(&program.options, argv, call_program());
-  if (program.options.exit_status >= 0) return program.options.exit_status;
+  options_parse(&program.options, argc, argv, call_program());
+  if (program.options.exit_status >= 0) {
+    options_free(&program.options);
+    return program.options.exit_status;
+  }
   if (program.options.shows_version) options_print_version();
   L = luaL_newstate();
   if (!L) {
@@ -169,9 +214,9 @@ int main(int argc, char **argv) {
     return EXIT_FAILURE;
   }
   lua_setallocf(L, allocator_lua, NULL);
-  if (call_with(L, prepare, &program) != LUA_OK) return finish(L, 0);
+  if (call_with(L, prepare, &program) != LUA_OK) return finish(L, &program);
   delivery_enter(&scope, L);
   call_with(L, run, &program);
   delivery_leave(&scope);
-  return finish(L, program.is_done);
+  return finish(L, &program);
 }

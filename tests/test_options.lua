@@ -1,0 +1,264 @@
+-- The command's own options and the variables of the environment that mirror them: spelling, mistakes, what becomes of them in pools and
+-- calls.
+local lu = require "luaunit"
+local proc = require "proc"
+
+local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
+
+-- { exit, out, err }; the last argument may be a table of variables of the environment.
+local function run(...)
+  local args = { LUAPOOL, ... }
+  local env = type(args[#args]) == "table" and table.remove(args) or {}
+  local p <close> = proc.spawn { args = args, env = env }
+  local status, out, err = p:finish(30)
+  return { exit = status.exit, signal = status.signal, out = out, err = (err:gsub(LUAPOOL:gsub("%p", "%%%0"), "PROGRAM")) }
+end
+
+local function temporary()
+  local name = os.tmpname()
+  os.remove(name)
+  return name
+end
+
+local function read(path)
+  local file = io.open(path)
+  if not file then return nil end
+  local text = file:read("a")
+  file:close()
+  return text
+end
+
+local SHOW = "local names = {} for name in pairs(pool.defaults()) do names[#names + 1] = name end table.sort(names) "
+  .. "for i, name in ipairs(names) do io.write(i > 1 and ' ' or '', name, '=', tostring(pool.defaults()[name])) end"
+
+TestSpelling = {}
+
+function TestSpelling:test_help_is_for_people_who_asked()
+  local help = run("--help")
+  lu.assertEquals({ help.exit, help.err }, { 0, "" })
+  lu.assertStrContains(help.out, "usage: " .. LUAPOOL .. " [options] [script [args]]")
+  lu.assertStrContains(help.out, "Examples:")
+  for _, name in ipairs { "workers", "timeout", "log", "trace", "progress[=WHEN]" } do lu.assertStrContains(help.out, "--" .. name) end
+end
+
+function TestSpelling:test_version_says_what_it_is_and_can()
+  local version = run("--version")
+  lu.assertEquals({ version.exit, version.err }, { 0, "" })
+  lu.assertStrMatches(version.out, "luapool %d+%.%d+%.%d+ %(Lua 5%.4%.%d+%)\nLua 5%.4%.%d+  Copyright[^\n]*\n"
+    .. "start methods: [^\n]*fork[^\n]*\nengines built in: [^\n]+\n")
+end
+
+function TestSpelling:test_every_spelling()
+  local spellings = {
+    { "workers=3", "-j3" }, { "workers=3", "-j", "3" }, { "workers=3", "--workers", "3" }, { "workers=3", "--workers=3" },
+    { "workers=3", "--work=3" }, { "workers=0", "-j", "0" }, { "workers=2", "-j3", "--workers", "2" },
+    { "timeout=1.5", "-t", "1.5" }, { "timeout=2.0", "--timeout=2" }, { "memory=536870912", "-m", "512M" },
+    { "memory=100000", "--memory", "100000" },
+    { "seed=-7", "--seed", "-7" }, { "seed=255", "--seed=0xff" }, { "chunk=0", "--chunk", "auto" }, { "chunk=8", "--chunk", "8" },
+    { "buffer=8", "--buffer", "8" }, { "retries=2", "--retries", "2" }, { "on_crash=skip", "--on-crash", "skip" },
+    { "grace=0.0", "--grace", "0" },
+    { "max_tasks=10", "--max-tasks", "10" }, { "output=tag", "--output", "tag" }, { "progress=auto", "--progress" },
+    { "progress=always", "--progress=always" }, { "color=never", "--color=never" }, { "quiet=true", "-q" }, { "quiet=true", "--quiet" },
+    { "resume=true", "--resume" }, { "resume=failed", "--resume=failed" }, { "start=fork", "--start", "fork" },
+  }
+  for _, spelling in ipairs(spellings) do
+    local expected = table.remove(spelling, 1)
+    table.insert(spelling, "-e")
+    table.insert(spelling, SHOW)
+    lu.assertEquals(run(table.unpack(spelling)), { exit = 0, out = expected, err = "" })
+  end
+end
+
+function TestSpelling:test_options_end_at_the_script()
+  local p <close> = proc.spawn { args = { LUAPOOL, "-j2", "-", "-j", "5", "--help" }, stdin = "print(pool.defaults().workers, ...)" }
+  local _, out = p:finish(20)
+  lu.assertEquals(out, "2\t-j\t5\t--help\n")
+end
+
+function TestSpelling:test_mistakes_in_spelling_exit_with_2()
+  local mistakes = {
+    { "unrecognized option '--no-such-option'", "--no-such-option" }, { "'-j' needs argument", "-j" },
+    { "'--workers' needs argument", "--workers" }, { "option '--quiet=1': no argument expected", "--quiet=1" },
+    { "option '--re' is not clear: several begin so", "--re", "2" },
+  }
+  for _, mistake in ipairs(mistakes) do
+    local result = run(table.unpack(mistake, 2))
+    lu.assertEquals({ result.exit, result.out }, { 2, "" }, mistake[1])
+    lu.assertStrContains(result.err, "PROGRAM: " .. mistake[1] .. "\nusage: PROGRAM")
+  end
+end
+
+local WORKERS = 'integer from 0 to 4096 or "auto" expected'
+local SECONDS = "positive number of seconds expected"
+
+function TestSpelling:test_bad_values_are_told_with_the_name_of_the_option()
+  local mistakes = {
+    { "--workers: " .. WORKERS .. ', got "x"', "-j", "x" }, { "--workers: " .. WORKERS .. ', got "-1"', "--workers=-1" },
+    { "--workers: " .. WORKERS .. ', got "99999999999"', "-j", "99999999999" }, { "--workers: " .. WORKERS .. ', got ""', "-j", "" },
+    { "--timeout: " .. SECONDS .. ', got "x"', "--timeout", "x" }, { "--timeout: " .. SECONDS .. ', got "0"', "-t0" },
+    { '--on-crash: "raise" or "retry" or "skip" expected, got "die"', "--on-crash=die" },
+    { '--progress: "auto" or "always" or "never" expected, got "no"', "--progress=no" },
+    { '--output: "line" or "tag" or "order" or "discard" or function expected, got "x"', "--output", "x" },
+    { "--seed: integer expected, got \"1.5\"", "--seed", "1.5" }, { "--log: name of a file expected, got \"\"", "--log=" },
+    { "--max-tasks: integer from 1 expected, got \"0\"", "--max-tasks", "0" },
+  }
+  for _, mistake in ipairs(mistakes) do
+    local result = run(table.unpack(mistake, 2))
+    lu.assertEquals(result, { exit = 2, out = "", err = "PROGRAM: " .. mistake[1] .. "\n" })
+  end
+end
+
+function TestSpelling:test_nothing_runs_before_the_options_are_right()
+  local result = run("-e", "print(1)", "-t", "x")
+  lu.assertEquals({ result.exit, result.out }, { 2, "" })
+end
+
+TestEnvironment = {}
+
+function TestEnvironment:test_variables_mirror_options()
+  local env = { LUAPOOL_WORKERS = "3", LUAPOOL_ON_CRASH = "skip", LUAPOOL_QUIET = "1", LUAPOOL_TIMEOUT = "", LUAPOOL_MAX_TASKS = "5" }
+  local result = run("-e", SHOW, env)
+  lu.assertEquals(result, { exit = 0, out = "max_tasks=5 on_crash=skip quiet=true workers=3", err = "" })
+end
+
+function TestEnvironment:test_an_option_goes_before_its_variable()
+  lu.assertEquals(run("-j2", "-e", SHOW, { LUAPOOL_WORKERS = "nonsense" }).out, "workers=2")
+end
+
+function TestEnvironment:test_E_ignores_them()
+  lu.assertEquals(run("-E", "-e", SHOW, { LUAPOOL_WORKERS = "3", LUAPOOL_TIMEOUT = "x" }), { exit = 0, out = "", err = "" })
+end
+
+function TestEnvironment:test_mistakes_name_the_variable()
+  local result = run("-e", "print(1)", { LUAPOOL_TIMEOUT = "soon" })
+  local message = "PROGRAM: the environment variable LUAPOOL_TIMEOUT is \"soon\" (" .. SECONDS .. ")\n"
+  lu.assertEquals(result, { exit = 2, out = "", err = message })
+end
+
+TestPrecedence = {}
+
+function TestPrecedence:test_call_pool_option_environment()
+  local code = [[
+    local function peak(options, pool_options)
+      local p <close> = pool.new(pool_options)
+      local ok, err = pcall(p.map, p, function() pool.channel():receive(60) end, 1, options)
+      return tostring(err):match("%(?took longer than ([%d.]+)") or tostring(err)
+    end
+    print(peak({ timeout = 0.1 }, { timeout = 20 }), peak(nil, { timeout = 0.2 }), peak())
+  ]]
+  local result = run("-t", "0.3", "-j1", "-e", code, { LUAPOOL_TIMEOUT = "50" })
+  lu.assertEquals({ result.err, result.exit }, { "", 0 })
+  local call, pool_, option = result.out:match("([^\t]*)\t([^\t]*)\t([^\n]*)\n")
+  lu.assertStrContains(call, "0.1")
+  lu.assertStrContains(pool_, "0.2")
+  lu.assertStrContains(option, "0.3")
+end
+
+function TestPrecedence:test_workers()
+  local code = "local function n(...) local p <close> = pool.new(...) return tostring(p):match('%d+') end "
+    .. "print(n(), n(2), n { workers = 'auto' }, n { workers = 0 }, #pool.map(tostring, 3))"
+  lu.assertEquals(run("-j3", "-e", code).out, "3\t2\t3\t0\t3\n")
+  lu.assertEquals(run("-j0", "-e", code).out, "0\t2\t0\t0\t3\n")
+end
+
+function TestPrecedence:test_one_shot_calls_take_them()
+  lu.assertEquals(run("--seed", "5", "-j2", "-e", "print(table.concat(pool.map(function() return math.random(1000) end, 4), ' '))").out,
+    run("-e", "print(table.concat(pool.map(function() return math.random(1000) end, 4, { seed = 5, workers = 1 }), ' '))").out)
+  lu.assertEquals(run("--output", "discard", "-e", "print(#pool.map(print, 3, { on_crash = 'raise' }) == 3 or 'x')").out, "x\n")
+  local skipped = run("--on-crash", "skip", "-j1", "-e",
+    "print(select('#', pool.map(function(i) if i == 2 then os.exit(3) end return i end, 3)))")
+  lu.assertEquals({ skipped.out, skipped.err }, { "2\n", "" })
+end
+
+function TestPrecedence:test_inline_when_asked()
+  lu.assertEquals(run("-j0", "-e", "print(#pool.map(function() n = (n or 0) + 1 return n end, 5), n)").out, "5\t5\n")
+end
+
+TestFiles = {}
+
+function TestFiles:test_what_cannot_be_written_is_told_before_work_starts()
+  for _, option in ipairs { "log", "trace", "report" } do
+    local result = run("--" .. option, "/no/such/folder/x", "-e", "print(1)")
+    local message = ("PROGRAM: --%s: cannot write \"/no/such/folder/x\": No such file or directory\n"):format(option)
+    lu.assertEquals(result, { exit = 2, out = "", err = message })
+    lu.assertStrContains(run("--" .. option, "/", "-e", "print(1)").err, "Is a directory")
+  end
+  local result = run("-e", "print(1)", { LUAPOOL_TRACE = "/no/such/folder/x" })
+  lu.assertStrContains(result.err, "the environment variable LUAPOOL_TRACE: cannot write")
+end
+
+function TestFiles:test_looking_leaves_nothing_and_changes_nothing()
+  local path = temporary()
+  lu.assertEquals(run("--log", path, "-e", "print(1)").out, "1\n")
+  lu.assertNil(read(path))
+  local file = assert(io.open(path, "w"))
+  file:write("precious")
+  file:close()
+  lu.assertEquals(run("--log", path, "-e", "print(1)").out, "1\n")
+  lu.assertEquals(read(path), "precious")
+  os.remove(path)
+end
+
+TestLog = {}
+
+function TestLog:setUp()
+  self.stem = temporary()
+end
+
+function TestLog:path(number) return self.stem .. (number and "." .. number or "") .. ".jsonl" end
+
+function TestLog:tearDown()
+  for _, number in ipairs { false, 2, 3 } do os.remove(self:path(number)) end
+end
+
+local JOB = [[
+  local function show(x) io.stderr:write("<", x, ">") return x end
+  local a = pool.map(show, 3)
+  local p <close> = pool.new(1)
+  for _, v in p:imap(function(x) return show(x * 10) end, 2) do a[#a + 1] = v end
+  p:map(function(x) return x end, 2, { log = false })
+  p:filter(function(x) return x end, 2)
+  p:each(function(x) pool.map(tostring, 2) show(x + 90) end, 1)
+  print(table.concat(a, " "))]]
+
+function TestLog:test_every_call_that_can_be_logged_has_a_file()
+  local result = run("-j1", "--log", self:path(), "-e", JOB)
+  lu.assertEquals(result, { exit = 0, out = "1 2 3 10 20\n", err = "<1><2><3><10><20><91>" })
+  lu.assertEquals(select(2, read(self:path()):gsub("\n", "")), 4)
+  lu.assertEquals(select(2, read(self:path(2)):gsub("\n", "")), 3)
+  lu.assertEquals(select(2, read(self:path(3)):gsub("\n", "")), 2)
+end
+
+function TestLog:test_nothing_is_overwritten_and_resume_goes_on()
+  run("-j1", "--log", self:path(), "-e", JOB)
+  local again = run("-j1", "--log", self:path(), "-e", JOB)
+  lu.assertEquals(again.exit, 1)
+  lu.assertStrContains(again.err, "has 3 items of this job")
+  os.remove(self:path(2))
+  local resumed = run("-j1", "--log", self:path(), "--resume", "-e", JOB)
+  lu.assertEquals(resumed, { exit = 0, out = "1 2 3 10 20\n", err = "<10><20>" })
+end
+
+function TestLog:test_resume_serves_a_log_of_the_scripts_own()
+  local code = ("print(#pool.map(function(x) io.stderr:write(x) return x end, 3, { log = %q }))"):format(self:path())
+  lu.assertEquals(run("-j1", "-e", code).err, "123")
+  lu.assertEquals(run("-j1", "--resume", "-e", code), { exit = 0, out = "3\n", err = "" })
+end
+
+TestQuiet = {}
+
+local SLOW = "pool.map(function(x) local t = os.time() while os.time() - t < 2 do end return x end, 2, { workers = 2, progress = true })"
+
+function TestQuiet:test_progress_always_never_and_quiet()
+  lu.assertStrContains(run("--progress=always", "-e", "pool.map(function() pool.channel():receive(0.6) end, 2)").err, "2/2")
+  lu.assertEquals(run("--progress=never", "-e", SLOW).err, "")
+  local p <close> = proc.spawn { args = { LUAPOOL, "--quiet", "-e", SLOW }, pty = true }
+  p:finish(60)
+  lu.assertEquals(p.stdout, "")
+end
+
+function TestQuiet:test_our_warnings_not_the_scripts()
+  local code = "do local p = pool.new(1) p:map(tostring, 1) end collectgarbage() collectgarbage() warn('mine')"
+  lu.assertStrContains(run("-W", "-e", code).err, "a pool was never closed")
+  lu.assertEquals(run("-q", "-W", "-e", code).err, "Lua warning: mine\n")
+end
