@@ -351,8 +351,13 @@ static void note_tail(struct call *c) {
   int64_t first = INT64_MAX;
   uint32_t i;
   if (c->mode == CALL_APPLY || lp->seen_ns == NULL) return;
-  for (i = 0; i < lp->capacity; i++)
-    if (lp->seen_ns[i] >= c->began_ns && lp->seen_ns[i] < first) first = lp->seen_ns[i];
+  for (i = 0; i < lp->capacity; i++) {
+    int64_t ended;
+    if (lp->seen_ns[i] < c->began_ns) continue;
+    ended = pool_rests_since(lp->pool, i); /* the truth, where it is to be had: results may have been read late */
+    if (ended < c->began_ns || ended > lp->seen_ns[i]) ended = lp->seen_ns[i];
+    if (ended < first) first = ended;
+  }
   if (first != INT64_MAX) lp->tail_ns += os_now_ns() - first;
 }
 

@@ -204,13 +204,23 @@ static int64_t next_deadline(const struct lpool *lp, int64_t until_ns) {
   return until_ns;
 }
 
+/* Nobody asks for any result before all are there: not the verb, no callback or display, no limit to count against, no log, no printer. */
+static int is_patient(const struct lpool *lp) {
+  const struct call *c = lp->open;
+  if (c == NULL || c->next != NULL || lp->ending != NULL || lp->tick_ns || loutput_kind(&lp->output) == OUTPUT_ITEMS) return 0;
+  if (c->mode != CALL_TABLE || c->total == UINT64_MAX || c->wants_callback || c->has_seconds) return 0;
+  return !(c->halt_failed || c->halt_done || c->halt_failed_share > 0 || c->halt_done_share > 0);
+}
+
 void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns) {
   int64_t began = os_now_ns();
   int status;
   until_ns = next_deadline(lp, until_ns);
   if (interrupt_pending()) return;
   if (lp->lazy && !lp->is_fed) return; /* room was made for more items since (by a callback's wait, or when a call settled) */
+  pool_set_patience(lp->pool, is_patient(lp));
   status = pool_wait(lp->pool, interrupt_fd(), until_ns);
+  pool_set_patience(lp->pool, 0);
   lp->wait_ns += os_now_ns() - began;
   if (status == -EINTR && !interrupt_pending()) let_hooks_run(L);
 }

@@ -65,6 +65,13 @@ enum board_phase {
   BOARD_LEAVING = 6   /* on_exit, then gone */
 };
 
+/* What may wake the host. */
+enum board_sleep {
+  BOARD_AWAKE = 0,
+  BOARD_ASLEEP = 1,  /* anything */
+  BOARD_PATIENT = 2  /* failures; results only if there are many, or a processor is free for the host, or nobody has work any more */
+};
+
 /* What one worker is doing. Written by that worker alone, but for the last group. */
 struct board_slot {
   _Atomic uint32_t phase;
@@ -111,7 +118,7 @@ struct board {
   unsigned char gap1[CHANNEL_ALIGN - 8];
   _Atomic uint64_t front;       /* entries below it have nothing left to claim; moved on by workers */
   unsigned char gap2[CHANNEL_ALIGN - 8];
-  _Atomic uint32_t is_host_parked; /* set by the host before it sleeps; who exchanges it with 0 rings the host's bell */
+  _Atomic uint32_t host_sleep;  /* enum board_sleep: set by the host before it sleeps; who exchanges it with 0 rings the host's bell */
   uint32_t n_workers;           /* slots there are */
   uint32_t n_cpus;              /* processors that may spin and work */
   _Atomic uint32_t n_sharing;   /* written by the host: workers that share the work */

@@ -136,6 +136,7 @@ struct pool {
   uint32_t failed_starts;     /* workers that died before they were ready, in a row */
   uint32_t n_shown;           /* events shown since the rings were found empty */
   int must_look;              /* a worker may have died */
+  int is_patient;             /* see pool_set_patience */
   int has_news;               /* an event waits that no descriptor announces */
   int must_recheck;           /* a worker died while claiming: items may have been lost */
   enum pool_ending is_ending;

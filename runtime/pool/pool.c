@@ -435,6 +435,10 @@ static int sleep_in_poll(struct pool *p, size_t n, int64_t timeout_ns) {
   return status;
 }
 
+void pool_set_patience(struct pool *p, int is_patient) {
+  p->is_patient = is_patient;
+}
+
 int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   int64_t deadline, timeout = -1;
   size_t n;
@@ -445,9 +449,9 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   if (has_data(p) || p->has_news) return 0;
   if (may_spin(p) && spin_for_data(p)) return 0;
   if (deadline >= 0 && (until_ns < 0 || deadline < until_ns)) until_ns = deadline;
-  atomic_store(&p->board->is_host_parked, 1);
+  atomic_store(&p->board->host_sleep, p->is_patient ? BOARD_PATIENT : BOARD_ASLEEP);
   if (has_data(p)) {
-    atomic_store(&p->board->is_host_parked, 0);
+    atomic_store(&p->board->host_sleep, BOARD_AWAKE);
     return 0;
   }
   if (until_ns >= 0) {
@@ -456,7 +460,7 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   }
   n = fill_polls(p, extra_fd);
   status = sleep_in_poll(p, n, timeout);
-  atomic_store(&p->board->is_host_parked, 0);
+  atomic_store(&p->board->host_sleep, BOARD_AWAKE);
   if (status > 0 && p->polls[0].revents) os_bell_drain(&p->bell);
   if (status > 0) take_polls(p);
   if (status < 0 && status != -EINTR) p->must_look = 1; /* cannot sleep (ENOMEM): look instead, and try again */

@@ -183,6 +183,12 @@ int pool_has_claim(struct pool *p, uint64_t call);
 int pool_wait(struct pool *p, int extra_fd, int64_t until_ns);
 
 /*
+ * pool_set_patience -- 1: from now on pool_wait sleeps through the results of workers that go on working, while these are few and every
+ * processor is busy: for a caller who has use for them only when all are there. Failures, deaths and deadlines wake it as always. 0: no more.
+ */
+void pool_set_patience(struct pool *p, int is_patient);
+
+/*
  * Ending. leave: finish what is claimed, on_exit, go. quit: interrupt what runs, go. kill: SIGKILL, with descendants. Each
  * returns at once; never blocks. Go on calling pool_next while they leave: one that has something to say may wait for room in its ring.
  */
@@ -228,6 +234,9 @@ void pool_totals(const struct pool *p, struct pool_worker_info *sum);
  */
 void pool_set_open(struct pool *p, int change);
 int64_t pool_open_ns(const struct pool *p);
+
+/* pool_rests_since -- when worker `number` (from 0) ended its last claim (CLOCK_MONOTONIC); 0: it is in one, or not there. */
+int64_t pool_rests_since(const struct pool *p, uint32_t number);
 
 /* pool_is_running -- 1 while worker `number` (from 0) has items of a claim that are not accounted for. */
 int pool_is_running(struct pool *p, uint32_t number);

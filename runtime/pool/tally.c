@@ -77,6 +77,14 @@ void pool_info(const struct pool *p, uint32_t number, struct pool_worker_info *i
   if (info->phase == BOARD_OWNING) read_present(p, &p->board->slots[number], info);
 }
 
+int64_t pool_rests_since(const struct pool *p, uint32_t number) {
+  const struct board_slot *slot = &p->board->slots[number];
+  int64_t turned;
+  if (number >= p->n_made || p->crew[number].state != CREW_LIVING) return 0;
+  turned = atomic_load(&slot->turned_ns);
+  return atomic_load(&slot->phase) == BOARD_OWNING ? 0 : turned;
+}
+
 void pool_totals(const struct pool *p, struct pool_worker_info *sum) {
   struct pool_worker_info one;
   uint32_t i;

@@ -10,7 +10,13 @@
 #include "process/interrupt.h"
 #include "process/process.h"
 
-enum { SPIN_NS = 60 * 1000, SPIN_TURNS = 64, ROOM_SPIN_NS = 20 * 1000, WEIGH_EVERY_NS = 10 * 1000000 };
+enum {
+  SPIN_NS = 60 * 1000,
+  SPIN_TURNS = 64,
+  ROOM_SPIN_NS = 20 * 1000,
+  WEIGH_EVERY_NS = 10 * 1000000,
+  MANY_BYTES = 16 * 1024 /* a patient host is woken for so much: it reads that in some 20 us, so no worker's delay adds up to more */
+};
 
 static const uint64_t NO_ITEM = UINT64_MAX;
 
@@ -179,21 +185,65 @@ static int claim_work(struct worker *w) {
 
 /* ---- waiting ---- */
 
-/* Is there a processor on which to look out for work without sleeping? */
-static int may_spin(const struct worker *w) {
+/* How many other workers keep a processor busy. */
+static uint32_t count_awake(const struct worker *w) {
   const struct board *b = w->board;
-  uint32_t i, places = atomic_load_explicit(&b->n_places, memory_order_relaxed);
-  uint32_t busy = atomic_load_explicit(&b->is_host_parked, memory_order_relaxed) ? 0 : 1;
+  uint32_t i, awake = 0, places = atomic_load_explicit(&b->n_places, memory_order_relaxed);
   for (i = 0; i < places; i++) {
     uint32_t phase = atomic_load_explicit(&b->slots[i].phase, memory_order_relaxed);
-    if (i != w->number && phase != BOARD_PARKED && phase != BOARD_LEAVING) busy++;
+    awake += i != w->number && phase != BOARD_PARKED && phase != BOARD_LEAVING;
   }
-  return schedule_spinners(b->n_cpus, busy) > 0;
+  return awake;
+}
+
+/* Is there a processor on which to look out for work without sleeping? */
+static int may_spin(const struct worker *w) {
+  uint32_t host = atomic_load_explicit(&w->board->host_sleep, memory_order_relaxed) == BOARD_AWAKE;
+  return schedule_spinners(w->board->n_cpus, host + count_awake(w)) > 0;
+}
+
+/* ---- waking the host ---- */
+
+/* There is something that it has to know now. */
+static void wake_host(struct worker *w) {
+  atomic_thread_fence(memory_order_seq_cst);
+  if (atomic_load_explicit(&w->board->host_sleep, memory_order_relaxed) == BOARD_AWAKE) return;
+  if (atomic_exchange(&w->board->host_sleep, BOARD_AWAKE) != BOARD_AWAKE) os_bell_ring(&w->host_bell);
+}
+
+/*
+ * There are results. A host that has use for them only when all are there would take a processor from those who work: it is left alone
+ * while none is free, unless they are many. Whoever is the last to run out of work wakes it then (see hand_over).
+ */
+static void tell_host(struct worker *w) {
+  const struct channel *c = &w->channel;
+  atomic_thread_fence(memory_order_seq_cst);
+  if (atomic_load_explicit(&w->board->host_sleep, memory_order_relaxed) == BOARD_PATIENT &&
+      c->position - atomic_load_explicit(&c->shared->head, memory_order_relaxed) < MANY_BYTES &&
+      schedule_spinners(w->board->n_cpus, 1 + count_awake(w)) == 0)
+    return;
+  wake_host(w);
+}
+
+/*
+ * This worker has no work any more, and its phase says so. Of those who come here last at the same time, at least one sees that the
+ * others have none either: phases are written and read in one order for all.
+ */
+static void hand_over(struct worker *w) {
+  struct board *b = w->board;
+  uint32_t i, places = atomic_load_explicit(&b->n_places, memory_order_relaxed);
+  if (atomic_load(&b->host_sleep) != BOARD_PATIENT) return;
+  for (i = 0; i < places; i++) {
+    uint32_t phase = atomic_load(&b->slots[i].phase);
+    if (i != w->number && (phase == BOARD_IDLE || phase == BOARD_CLAIMING || phase == BOARD_OWNING)) return;
+  }
+  wake_host(w);
 }
 
 static void spin_for_work(struct worker *w) {
   int64_t until = os_now_ns() + SPIN_NS;
   set_phase(w, BOARD_SPINNING);
+  hand_over(w);
   do {
     int turn;
     for (turn = 0; turn < SPIN_TURNS; turn++) {
@@ -216,6 +266,7 @@ static void wait_for_work(struct worker *w) {
   w->has_waited = 1;
   if (may_spin(w)) spin_for_work(w);
   set_phase(w, BOARD_PARKED);
+  hand_over(w);
   if (!has_work(w) && !must_leave(w)) sleep_on_bell(w);
   set_phase(w, BOARD_IDLE);
 }
@@ -243,12 +294,6 @@ static void wait_for_room(struct worker *w) {
 }
 
 /* ---- publishing ---- */
-
-static void wake_host(struct worker *w) {
-  atomic_thread_fence(memory_order_seq_cst);
-  if (atomic_load_explicit(&w->board->is_host_parked, memory_order_relaxed) && atomic_exchange(&w->board->is_host_parked, 0))
-    os_bell_ring(&w->host_bell);
-}
 
 static void *begin_frame(struct worker *w, enum worker_frame kind, uint64_t first, size_t *room) {
   struct channel_header header = {.kind = kind, .entry = w->claim.sequence, .first = first};
@@ -294,7 +339,7 @@ void worker_close_frame(struct worker *w) {
     } else {
       publish_large(w, w->frame.data, w->frame.length, w->frame_count, w->staged_count);
     }
-    wake_host(w);
+    tell_host(w);
   }
   bytes_free(&w->frame);
   w->frame_count = w->staged_count = 0;
@@ -392,6 +437,7 @@ _Noreturn void worker_main(struct worker *w) {
     forget_late_request();
   }
   set_phase(w, BOARD_LEAVING);
+  hand_over(w);
   w->has_waited = 1;
   (void)note_begin(w);
   atomic_store_explicit(&w->slot->turned_ns, 0, memory_order_relaxed);

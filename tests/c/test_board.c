@@ -69,7 +69,7 @@ static void test_rings_do_not_overlap(void **state) {
 static void test_words_of_different_writers_are_apart(void **state) {
   (void)state;
   assert_true(offsetof(struct board, front) - offsetof(struct board, published) >= CHANNEL_ALIGN);
-  assert_true(offsetof(struct board, is_host_parked) - offsetof(struct board, front) >= CHANNEL_ALIGN);
+  assert_true(offsetof(struct board, host_sleep) - offsetof(struct board, front) >= CHANNEL_ALIGN);
   assert_true(offsetof(struct board_slot, command) - offsetof(struct board_slot, open_mark_ns) >= CHANNEL_ALIGN);
   assert_true(offsetof(struct board, entries) - offsetof(struct board, open_since_ns) >= CHANNEL_ALIGN - 8);
   assert_true(offsetof(struct channel_shared, tail) - offsetof(struct channel_shared, head) >= CHANNEL_ALIGN);

@@ -1126,6 +1126,7 @@ static void test_resizing_lets_them_finish(void **state) {
   collect(40);
   turn_until_living(2);
   for (i = 0; i < 4; i++) {
+    while (i < 2 && atomic_load(&the_pool->board->slots[i].phase) == BOARD_OWNING) sched_yield(); /* it counts the claim when it is over */
     pool_info(the_pool, i, &info);
     assert_int_equal(info.pid != 0, i < 2);
     assert_true(info.claims >= 1);
@@ -1360,7 +1361,7 @@ static void damage_at_the_bad_item(struct worker *w, uint64_t item) {
   if (!is_first_run(item)) return;
   worker_close_frame(w);
   send_damage(w, item);
-  if (w->board->is_host_parked) os_bell_ring(&w->host_bell);
+  if (w->board->host_sleep) os_bell_ring(&w->host_bell);
   for (;;) poll(NULL, 0, -1); /* the host ends this */
 }
 
@@ -2324,6 +2325,111 @@ static void finish_with_a_word(void *context, struct worker *w) {
   worker_send(w, WORKER_NOTICE, 0, 0, "a word", 6);
 }
 
+/* ---- patience ---------------------------------------------------------------------------------------- */
+
+static void hold_the_first(struct worker *w, uint64_t item) {
+  if (item == 0) wait_for_permission(w, item);
+}
+
+/* The others are done while the host sleeps: what it finds when it lies down is no reason to sleep. */
+static void hold_until_asleep(struct worker *w, uint64_t item) {
+  hold_the_first(w, item);
+  while (atomic_load(&w->board->host_sleep) != BOARD_PATIENT) poll(NULL, 0, 1);
+}
+
+/* One wait of a patient host. 1: something woke it before its time. */
+static int is_woken(int64_t patience_ns) {
+  int64_t until = os_now_ns() + patience_ns;
+  pool_set_patience(the_pool, 1);
+  while (os_now_ns() < until)
+    if (pool_wait(the_pool, -1, until) == 0 && os_now_ns() < until) return 1;
+  return 0;
+}
+
+/* Two workers on so many processors, the first of whom is held up by item 0; the other has done all the others. */
+static void hold_up_one(uint64_t count, uint32_t cpus) {
+  open_pool(2, 0);
+  the_pool->board->n_cpus = cpus;
+  begin_call();
+  post(0, count, 1);
+}
+
+static void test_few_results_wake_nobody_patient(void **state) {
+  (void)state;
+  shared->item = hold_until_asleep;
+  hold_up_one(20, 0); /* no processor at all: nobody looks out for anything without sleeping */
+  for (; call.done < 19; take_events()) assert_false(is_woken(500 * MS));
+  atomic_store(&shared->may_go_on, 1);
+  assert_true(is_woken(long_ns())); /* by the last */
+  take_events();
+  assert_int_equal(call.done, 20);
+  end_pool();
+}
+
+static void test_many_results_wake_the_patient(void **state) {
+  (void)state;
+  shared->item = hold_the_first;
+  hold_up_one(20000, 2);
+  assert_true(is_woken(long_ns()));
+  take_events();
+  assert_in_range(call.done, 1, 19999);
+  atomic_store(&shared->may_go_on, 1);
+  collect(20000);
+  end_pool();
+}
+
+static void test_free_processors_wake_the_patient(void **state) {
+  (void)state;
+  shared->item = hold_the_first;
+  hold_up_one(20, 3);
+  assert_true(is_woken(long_ns()));
+  take_events();
+  assert_true(call.done > 0);
+  atomic_store(&shared->may_go_on, 1);
+  collect(20);
+  end_pool();
+}
+
+/* (as run_work does, for items that fail but for the first, which waits) */
+static void run_failing_but_first(void *context, struct worker *w) {
+  (void)context;
+  worker_begin_item(w, w->claim.first);
+  if (w->claim.first == 0) wait_for_permission(w, 0);
+  worker_send(w, WORKER_FAILED, w->claim.first, 1, "no", 2);
+}
+
+static void test_failures_and_deaths_wake_the_patient(void **state) {
+  struct worker_tasks tasks = {NULL, start_work, run_failing_but_first, finish_work};
+  int64_t deadline = os_now_ns() + long_ns();
+  (void)state;
+  open_pool_with(2, 0, long_ns(), tasks);
+  the_pool->board->n_cpus = 2;
+  begin_call();
+  post(0, 3, 1);
+  for (; call.failed < 2; take_events()) assert_true(is_woken(long_ns()));
+  call.forbid_start = 1;
+  process_kill_tree(&the_pool->crew[0].process); /* one of them has item 0 */
+  process_kill_tree(&the_pool->crew[1].process);
+  for (; call.lost < 1 && os_now_ns() < deadline; take_events()) assert_true(is_woken(long_ns()));
+  assert_int_equal(call.done, 3);
+  pool_close(the_pool);
+  the_pool = NULL;
+}
+
+/* Who is last to run out of work says so: however the others' ends fall together, nobody sleeps for ever. */
+static void test_the_last_always_wakes_the_patient(void **state) {
+  int i;
+  (void)state;
+  open_pool(3, 0);
+  for (i = 0; i < 2000; i++) {
+    the_pool->board->n_cpus = 1 + (uint32_t)i % 4;
+    begin_call();
+    post(0, 1 + (uint64_t)i % 7, 1);
+    for (; call.done < 1 + (uint64_t)i % 7; take_events()) assert_true(is_woken(long_ns()));
+  }
+  end_pool();
+}
+
 static void test_notices_arrive(void **state) {
   struct worker_tasks tasks = {NULL, start_work, run_work, finish_with_a_word};
   int64_t deadline = os_now_ns() + long_ns();
@@ -2450,6 +2556,11 @@ int main(void) {
     CASE(test_closing_kills),
     CASE(test_pool_starts_again_after_its_end),
     CASE(test_workers_that_cannot_start),
+    CASE(test_few_results_wake_nobody_patient),
+    CASE(test_many_results_wake_the_patient),
+    CASE(test_free_processors_wake_the_patient),
+    CASE(test_failures_and_deaths_wake_the_patient),
+    CASE(test_the_last_always_wakes_the_patient),
     CASE(test_notices_arrive),
     CASE(test_copies_let_go),
   };
