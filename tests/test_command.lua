@@ -159,6 +159,82 @@ function TestDropIn:test_first_line_and_arguments_of_a_script()
   lu.assertEquals(result.out, "true\t2\ttrue\t2\n")
 end
 
+-- Modules beside the script.
+TestModules = {}
+
+local function write(path, text)
+  local f = assert(io.open(path, "w"))
+  f:write(text)
+  f:close()
+end
+
+local function shell(command) assert(os.execute(command), command) end
+
+function TestModules:setUp()
+  self.folder = os.tmpname()
+  os.remove(self.folder)
+  shell(("mkdir -p %s/job/sub/deep %s/other"):format(self.folder, self.folder))
+  write(self.folder .. "/job/main.lua", "print(require(arg[1]))")
+  write(self.folder .. "/job/mod.lua", "return 'beside'")
+  write(self.folder .. "/job/sub/init.lua", "return 'sub, ' .. require 'sub.deep.more'")
+  write(self.folder .. "/job/sub/deep/more.lua", "return 'more'")
+  write(self.folder .. "/other/mod.lua", "return 'in the path'")
+end
+
+function TestModules:tearDown() shell("rm -rf " .. self.folder) end
+
+local function absolute(path) return path:sub(1, 1) == "/" and path or proc.directory() .. "/" .. path end
+
+function TestModules:run(args, options)
+  options = options or {}
+  options.cwd = options.cwd or "/"
+  options.env = options.env or { LUA_PATH = "", LUA_CPATH = "" }
+  return run(absolute(LUAPOOL), args, options)
+end
+
+function TestModules:test_are_found_whatever_the_directory()
+  local main = self.folder .. "/job/main.lua"
+  lu.assertEquals(self:run({ main, "mod" }).out, ("beside\t%s/job/mod.lua\n"):format(self.folder))
+  lu.assertEquals(self:run({ main, "sub" }).out, ("sub, more\t%s/job/sub/init.lua\n"):format(self.folder))
+  lu.assertEquals(self:run({ "main.lua", "mod" }, { cwd = self.folder .. "/job" }).out, "beside\t./mod.lua\n")
+  lu.assertEquals(self:run({ "job/main.lua", "mod" }, { cwd = self.folder }).out, "beside\tjob/mod.lua\n")
+  lu.assertEquals(self:run({ "-l", "mod", "-e", "print(mod)", main, "mod" }).out, "beside\nbeside\n")
+end
+
+function TestModules:test_what_the_path_has_goes_first()
+  local env = { LUA_PATH = self.folder .. "/other/?.lua", LUA_CPATH = "" }
+  local main = self.folder .. "/job/main.lua"
+  lu.assertStrContains(self:run({ main, "mod" }, { env = env }).out, "in the path\t")
+  write(main, "print(package.path) package.preload.mod = function() return 'preloaded' end print((require 'mod'))")
+  lu.assertEquals(self:run({ main }, { env = env }).out, env.LUA_PATH .. "\npreloaded\n")
+end
+
+function TestModules:test_c_modules_too()
+  shell(("cp %s/tests/proc.so %s/job/"):format(os.getenv("BUILD") or "build", self.folder))
+  lu.assertEquals(self:run({ self.folder .. "/job/main.lua", "proc" }).out:match("\t(.*)\n"), self.folder .. "/job/proc.so")
+end
+
+function TestModules:test_workers_find_them()
+  local main = self.folder .. "/job/main.lua"
+  write(main, "print(pool.map(function() return require 'mod' end, 1)[1])")
+  lu.assertEquals(self:run({ main }), { exit = 0, out = "beside\n", err = "" })
+end
+
+function TestModules:test_the_message_says_where_it_was_looked_for()
+  local result = self:run { self.folder .. "/job/main.lua", "none" }
+  lu.assertEquals(result.exit, 1)
+  for _, name in ipairs { "none.lua", "none/init.lua", "none.so" } do
+    lu.assertStrContains(result.err, ("\n\tno file '%s/job/%s'"):format(self.folder, name))
+  end
+end
+
+function TestModules:test_not_without_a_script()
+  local options = { cwd = self.folder .. "/job" }
+  lu.assertStrContains(self:run({ "-e", "print(pcall(require, 'mod'))" }, options).out, "false\tmodule 'mod' not found")
+  local from_stdin = { cwd = self.folder .. "/job", stdin = "print(pcall(require, 'mod'))" }
+  lu.assertStrContains(self:run({ "-" }, from_stdin).out, "false\tmodule 'mod' not found")
+end
+
 -- The prompt at a terminal, as a person uses it.
 TestPrompt = {}
 

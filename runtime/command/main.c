@@ -16,6 +16,7 @@
 #include "base/allocator.h"
 #include "binding/lluapool.h"
 #include "command/call.h"
+#include "command/modules.h"
 #include "command/options.h"
 #include "command/prompt.h"
 #include "job/delivery.h"
@@ -28,6 +29,26 @@ struct program {
   int is_done; /* ran to its end without an error */
   int status;  /* that the process ends with; EXIT_SUCCESS: unless is_done says otherwise */
 };
+
+/*
+ * Words that can stand where a script's name stands. Each runs inside the run scope, under a protected call, with argv[0] the word; what it
+ * returns is the status of the process. It may use what luapool_push_part gives.
+ */
+static const struct command_word {
+  const char *name;
+  int (*run)(lua_State *L, int argc, char **argv);
+} command_words[] = {{NULL, NULL}};
+
+/* NULL: the word is none of them (then it is a script: one of such a name is run as ./NAME). */
+static const struct command_word *find_command_word(const char *name) {
+  const struct command_word *word = command_words;
+  while (word->name && strcmp(word->name, name) != 0) word++;
+  return word->name ? word : NULL;
+}
+
+static int is_stdin(char **argv) {
+  return strcmp(argv[0], "-") == 0 && strcmp(argv[-1], "--") != 0;
+}
 
 /* Script at index 0, its arguments above, the rest of the command line below; without a script the program is at 0. */
 static void set_arg(lua_State *L, const struct program *program) {
@@ -55,6 +76,12 @@ static void set_defaults(lua_State *L, struct program *program) {
   program->status = EXIT_SUCCESS;
 }
 
+/* Modules beside the script, also for -l. */
+static void open_folder(lua_State *L, const struct program *program) {
+  char **script = program->argv + program->options.script;
+  if (program->options.script < program->argc && !find_command_word(*script) && !is_stdin(script)) modules_beside(L, *script);
+}
+
 static int prepare(lua_State *L) {
   struct program *program = lua_touserdata(L, 1);
   luaL_checkversion(L);
@@ -68,6 +95,7 @@ static int prepare(lua_State *L) {
   luaL_requiref(L, "luapool", luaopen_luapool, 0);
   lua_setglobal(L, "pool");
   set_arg(L, program);
+  open_folder(L, program);
   set_defaults(L, program);
   lua_gc(L, LUA_GCGEN, 0, 0);
   return 0;
@@ -119,8 +147,7 @@ static int push_arguments(lua_State *L) {
 }
 
 static int run_script(lua_State *L, char **argv) {
-  int is_stdin = strcmp(argv[0], "-") == 0 && strcmp(argv[-1], "--") != 0;
-  int status = call_load_file(L, is_stdin ? NULL : argv[0]);
+  int status = call_load_file(L, is_stdin(argv) ? NULL : argv[0]);
   if (status == LUA_OK) status = call_function(L, push_arguments(L), LUA_MULTRET);
   return call_report(L, status);
 }
@@ -139,24 +166,11 @@ static void run_without_script(lua_State *L, struct program *program) {
   }
 }
 
-/*
- * Words that can stand where a script's name stands. Each runs inside the run scope, under a protected call, with argv[0] the word; what it
- * returns is the status of the process. It may use what luapool_push_part gives.
- */
-static const struct command_word {
-  const char *name;
-  int (*run)(lua_State *L, int argc, char **argv);
-} command_words[] = {{NULL, NULL}};
-
-/* Run the command that the first word is. Returns 0 if it is none (then it is a script: one of such a name is run as ./NAME). */
 static int run_command_word(lua_State *L, struct program *program) {
   int at = program->options.script;
-  const struct command_word *word = command_words;
-  if (at == program->argc) return 0;
-  while (word->name && strcmp(word->name, program->argv[at]) != 0) word++;
-  if (!word->name) return 0;
-  program->status = word->run(L, program->argc - at, program->argv + at);
-  return 1;
+  const struct command_word *word = at < program->argc ? find_command_word(program->argv[at]) : NULL;
+  if (word) program->status = word->run(L, program->argc - at, program->argv + at);
+  return word != NULL;
 }
 
 static int run(lua_State *L) {
