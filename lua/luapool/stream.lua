@@ -121,24 +121,9 @@ end
 function stream.iterate(self, job, call, order, owns)
   local object = stream.open(self, job, call, order, owns)
   local frames = object:frames()
-  local k, n, before, values, err = 0, 0, 0, nil, nil
-  local function step()
-    if k < n then
-      k = k + 1
-      return before + k, values[k]
-    end
-    if object.is_closed then return nil end
-    local first
-    first, n, values, err = frames()
-    if not first then
-      k, n = 0, 0
-      return nil
-    end
-    k, before = 1, first - 1
-    if err then return first, nil, err end
-    return first, values[1]
-  end
-  return step, nil, nil, object
+  return core.stepper(function()
+    if not object.is_closed then return frames() end
+  end), nil, nil, object
 end
 
 --- As handle:run, with progress shown: results, n, errors.

@@ -1,7 +1,7 @@
 /*
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
- * Room: binding (may include binding/lerror.h, binding/lpool.h, binding/llong.h, binding/lshared.h and binding/embedded.h).
+ * Room: binding (may include binding/lerror.h, binding/lpool.h, binding/llong.h, binding/lshared.h, binding/lstep.h and binding/embedded.h).
  * Owns: the registry fields luapool.module, luapool.part,
  * luapool.Error, luapool.options, and the run scope of pool.catch_interrupts.
  */
@@ -18,6 +18,7 @@
 #include "binding/llong.h"
 #include "binding/lpool.h"
 #include "binding/lshared.h"
+#include "binding/lstep.h"
 #include "job/codec.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
@@ -214,7 +215,7 @@ static int part(lua_State *L) {
 static void push_core(lua_State *L) {
   static const luaL_Reg functions[] = {
     {"cpus", core_cpus}, {"options", core_options}, {"cannot_write", core_cannot_write}, {"set_quiet", core_set_quiet}, {"is_worker", core_is_worker},
-    {"pid", core_pid}, {"is_interrupt", core_is_interrupt}, {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"worker", core_worker}, {"register", core_register},
+    {"pid", core_pid}, {"is_interrupt", core_is_interrupt}, {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"stepper", lstep_new}, {"worker", core_worker}, {"register", core_register},
     {"catch_interrupts", core_catch}, {"shield", core_shield}, {NULL, NULL}};
   lpool_open_library(L);
   luaL_setfuncs(L, functions, 0);
