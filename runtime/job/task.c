@@ -18,7 +18,7 @@
 /* The task thread's stack: these stay, what a claim needs stands above. */
 enum { HANDLER = 1, SEEDER = 2, FN = 3, TOP = 3 };
 
-enum { ITEM_TEXT_BYTES = 60, SAMPLE = 64, LARGE_NS = 5000 };
+enum { ITEM_TEXT_BYTES = 60, SAMPLE = 64, LARGE_NS = 5000, LEAST_CYCLE_NS = 1000 * 1000 };
 
 /* ---- items ---- */
 
@@ -338,6 +338,40 @@ static void push_worker_table(lua_State *L, struct task_context *t) {
   lua_pop(L, 1);
 }
 
+/*
+ * What the collector does cannot be timed from outside: its steps are parts of allocations. But each time it comes round it finds an object
+ * that nobody holds, whose finalizer notes the moment and asks to be found again. It allocates nothing and raises nothing.
+ */
+static int note_cycle(lua_State *L) {
+  struct task_context *t = lua_touserdata(L, lua_upvalueindex(1));
+  struct events *events = t->worker ? t->worker->events : NULL;
+  int64_t now = os_now_ns();
+  if (events == NULL) return 0;
+  t->n_cycles++;
+  if (now - t->cycle_ns >= LEAST_CYCLE_NS && now - t->cycle_ns >= events_grain(events, now)) {
+    uint64_t bytes = ((uint64_t)lua_gc(L, LUA_GCCOUNT) << 10) + (uint64_t)lua_gc(L, LUA_GCCOUNTB);
+    struct event event = {.kind = EVENT_CYCLE, .claims = t->n_cycles, .begin_ns = now, .items = bytes};
+    events_put(events, &event);
+    t->n_cycles = 0;
+    t->cycle_ns = now;
+  }
+  lua_getmetatable(L, 1);
+  lua_setmetatable(L, 1);
+  return 0;
+}
+
+static void watch_collector(lua_State *L, struct task_context *t) {
+  t->n_cycles = 0;
+  t->cycle_ns = 0;
+  lua_newuserdatauv(L, 0, 0);
+  lua_createtable(L, 0, 1);
+  lua_pushlightuserdata(L, t);
+  lua_pushcclosure(L, note_cycle, 1);
+  lua_setfield(L, -2, "__gc");
+  lua_setmetatable(L, -2);
+  lua_pop(L, 1);
+}
+
 /* Protected: everything about getting ready that may run out of memory. */
 static int prepare(lua_State *L) {
   struct task_context *t = lua_touserdata(L, 1);
@@ -351,6 +385,7 @@ static int prepare(lua_State *L) {
   define_reason(L, INTERRUPT_CANCEL, "cancelled", "the call was cancelled");
   define_reason(L, INTERRUPT_QUIT, "cancelled", "the pool was terminated");
   replace_exit(L);
+  if (t->worker->events) watch_collector(L, t);
   luaL_checkstack(T, LUA_MINSTACK, NULL);
   lua_pushcfunction(T, on_error);
   seed_random(L);
@@ -499,6 +534,7 @@ static int load_job(lua_State *T) {
     codec_name_function(t->codec, T, -1);
   }
   t->loaded_job = claim->job;
+  t->is_large = 1; /* the first result shows whether they are */
   return 1;
 }
 
@@ -594,6 +630,8 @@ static int write_measured(struct task_context *t, lua_State *T) {
   int status = write_results(t, T);
   took = os_now_ns() - began;
   worker_count_encode(t->worker, t->is_large ? took : took * SAMPLE);
+  if (t->worker->events && t->is_large) worker_trace(t->worker, EVENT_ENCODE, began, took);
+  if (t->worker->events && !t->is_large) t->worker->encode_ns += took * SAMPLE;
   t->is_large = took > LARGE_NS;
   return status;
 }
@@ -610,6 +648,18 @@ static int write_item(struct task_context *t, lua_State *T) {
   t->is_writing = 0;
   lua_settop(T, RUN_TOP);
   return t->is_refused = status != 0;
+}
+
+/* How long did the items take that were done since the last look? Only with a record. */
+static void look_at_times(struct task_context *t) {
+  struct worker *w = t->worker;
+  t->until_look = events_look(w->events, &t->sampler, w->claim.call, t->next, atomic_load_explicit(&w->slot->wait_ns, memory_order_relaxed));
+}
+
+static void begin_times(struct task_context *t) {
+  struct worker *w = t->worker;
+  t->until_look = UINT64_MAX;
+  if (w->events) t->until_look = events_begin_items(&t->sampler, t->next, atomic_load_explicit(&w->slot->wait_ns, memory_order_relaxed));
 }
 
 /* The result on top goes into the shared array; a value that does not fit is the item's error. */
@@ -644,6 +694,7 @@ static int run_items(lua_State *T) {
     if (is_into) store_result(t, T);
     worker_end_item(w);
     t->next++;
+    if (--t->until_look == 0) look_at_times(t);
     if (interrupt_pending() && settle_interrupts()) return 0;
   }
   return 0;
@@ -659,6 +710,7 @@ static void fail_item(struct task_context *t, int status) {
   lua_settop(t->thread, TOP);
   t->is_refused = 0;
   t->next++;
+  if (t->worker->events) look_at_times(t);
 }
 
 static void begin_block(struct task_context *t) {
@@ -694,6 +746,7 @@ void task_run(void *context, struct worker *w) {
   t->next = w->claim.first;
   t->is_refused = 0;
   t->item_began_ns = 0;
+  begin_times(t);
   if (status != LUA_OK) fail_item(t, status);
   begin_block(t);
   while (status == LUA_OK && t->next < end && !worker_is_stopped(w) && !interrupt_external()) {
@@ -703,6 +756,7 @@ void task_run(void *context, struct worker *w) {
     fail_item(t, run_status);
     if (!(w->claim.flags & BOARD_GO_ON)) break;
   }
+  if (w->events) look_at_times(t);
   worker_close_frame(w);
   if (t->next < end) worker_send(w, WORKER_DROPPED, t->next, (uint32_t)(end - t->next > UINT32_MAX ? UINT32_MAX : end - t->next), NULL, 0);
   lua_settop(t->thread, TOP);

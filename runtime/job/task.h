@@ -73,6 +73,10 @@ struct task_context {
   int64_t item_began_ns; /* 0: nobody asked */
   uint32_t n_written;    /* results; the time that writing takes is measured at every SAMPLE-th, or at each while they are large */
   int is_large;
+  uint64_t until_look;   /* items until their times are looked at (see memory/events); without a record never */
+  struct events_sampler sampler;
+  uint32_t n_cycles;     /* of the collector, since an event said so, at cycle_ns */
+  int64_t cycle_ns;
   struct codec_reader block;
   uint64_t block_at;     /* number of the item that the block's reader stands at */
   uint64_t next;         /* the next item to run */

@@ -46,6 +46,7 @@ struct board_entry {
   _Atomic uint64_t cursor;  /* lap tag << BOARD_CURSOR_BITS | next item; moved by workers (claim) and the host (cancel) */
   _Atomic uint64_t item_ns; /* how long an item takes lately, a hint; written by any worker; 0: not known yet */
   uint32_t kind, flags, chunk; /* chunk: items per claim, 0: by schedule */
+  uint64_t call;            /* the host's number for it */
   uint64_t first;           /* number of the first item within its call, from 0 */
   uint64_t count;           /* items */
   int64_t memory_bytes;     /* what a worker may allocate; 0: no limit */

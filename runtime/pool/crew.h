@@ -1,7 +1,7 @@
 /*
- * pool/crew -- the inside of a pool, shared by pool.c, ledger.c, errand.c, recovery.c, watch.c, pause.c and tally.c alone.
+ * pool/crew -- the inside of a pool, shared by pool.c, ledger.c, errand.c, recovery.c, watch.c, pause.c, tally.c and record.c alone.
  *
- * Room: pool (may include pool/pool.h, pool/account.h, pool/links.h, pool/output.h and pool/table.h).  Owns: nothing itself; these files
+ * Room: pool (may include pool/pool.h, pool/account.h, pool/links.h, pool/output.h, pool/table.h and pool/trace.h).  Owns: nothing itself; these files
  * own what it describes.
  */
 #ifndef LUAPOOL_POOL_CREW_H
@@ -15,6 +15,7 @@
 #include "pool/output.h"
 #include "pool/pool.h"
 #include "pool/table.h"
+#include "pool/trace.h"
 
 enum crew_state {
   CREW_EMPTY = 0,
@@ -52,6 +53,7 @@ struct crew {
   struct pool_errand *summoned;
   int has_salvaged;
   uint64_t items;       /* seen of all who were in this place */
+  uint64_t events_lost; /* of these, those that the record was told */
   struct pool_event last; /* in REPORTING */
 };
 
@@ -145,6 +147,9 @@ struct pool {
   int64_t beat_ns;            /* the last beat (see pause.c) while there are time limits */
   int64_t gap_begin_ns, gap_end_ns; /* between two beats lay more time than was planned, and it is not yet known why; end 0: no such gap */
   uint64_t forks;
+  struct trace *trace;        /* the record; NULL: none is kept */
+  struct events *events;      /* for each place, then the host's; NULL without a record */
+  uint64_t host_events_lost;
 };
 
 /* What is watched by the clock: see pause.c. */
@@ -208,6 +213,17 @@ void pool_free_errands(struct pool_entry *entry);
 
 /* tally.c: pool_tally_dead -- worker `number` is dead: count what it could not count itself. */
 void pool_tally_dead(struct pool *p, uint32_t number);
+
+/*
+ * record.c: the record, if one is kept.
+ * pool_open_record -- keep one there. 0 or -errno. pool_close_record -- the pool is gone: all that is left goes there. Also without one.
+ * pool_collect_dead -- worker `number` is dead: all that it has left.
+ * pool_mark -- something happened to worker `number`: enum trace_mark_kind and its number.
+ */
+int pool_open_record(struct pool *p, struct trace *t);
+void pool_close_record(struct pool *p);
+void pool_collect_dead(struct pool *p, uint32_t number);
+void pool_mark(struct pool *p, uint32_t number, int kind, int64_t what);
 
 /*
  * recovery.c

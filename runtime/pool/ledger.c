@@ -267,6 +267,7 @@ void pool_describe(const struct pool_entry *entry, struct board_entry *e) {
   e->kind = work->kind;
   e->flags = work->flags | (work->timeout_ns > 0 ? BOARD_HAS_TIMEOUT : 0);
   e->chunk = work->chunk;
+  e->call = work->call;
   e->first = work->first;
   e->count = work->count;
   e->memory_bytes = work->memory_bytes;

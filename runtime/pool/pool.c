@@ -68,6 +68,7 @@ int pool_open(struct pool **out, const struct pool_options *options) {
   status = board_open(&p->board, capacity, ring);
   if (status == 0) status = allocate(p, options);
   if (status == 0) status = output_open(&p->output, options->output);
+  if (status == 0 && options->trace) status = pool_open_record(p, options->trace);
   if (status == 0) status = os_bell_open(&p->bell);
   if (status == 0) status = process_register_fd(p->bell.read_fd);
   if (status == 0 && p->bell.write_fd != p->bell.read_fd) status = process_register_fd(p->bell.write_fd);
@@ -87,6 +88,7 @@ static void forget_bell(struct os_bell *bell) {
 
 static void free_pool(struct pool *p) {
   uint32_t i;
+  pool_close_record(p);
   for (i = 0; p->crew && i < p->n_made; i++) {
     forget_bell(&p->crew[i].bell);
     output_close_pipes(&p->crew[i].output);
@@ -125,6 +127,7 @@ void pool_abandon(struct pool *p) {
     p->crew[i].bell.read_fd = p->crew[i].bell.write_fd = -1;
     output_forget_pipes(&p->crew[i].output);
   }
+  p->trace = NULL;
   if (are_gone) p->bell.read_fd = p->bell.write_fd = p->arena.fd = -1;
   free_pool(p);
 }
@@ -218,6 +221,7 @@ _Noreturn static void be_worker(struct pool *p, uint32_t number, const int write
   w.lifeline = process_lifeline();
   w.tasks = &p->tasks;
   w.tasks_left = p->max_tasks ? p->max_tasks : UINT64_MAX;
+  w.events = p->events ? &p->events[number] : NULL;
   output_begin(&w.output, &p->output, writers, &p->board->slots[number]);
   worker_main(&w);
 }
@@ -250,6 +254,7 @@ static int start_one(struct pool *p, uint32_t number) {
   crew->state = CREW_LIVING;
   crew->reason = crew->is_asked = crew->is_condemned = crew->was_killed = crew->is_output_seen = 0;
   p->forks++;
+  pool_mark(p, number, MARK_STARTED, (int64_t)crew->process.pid);
   pool_summon(p, number);
   return 0;
 fail:
@@ -339,6 +344,7 @@ void pool_command(struct pool *p, uint32_t number, int reason, uint32_t claims, 
   struct board_slot *slot = &p->board->slots[number];
   struct crew *crew = &p->crew[number];
   crew->is_asked = reason;
+  if (reason != INTERRUPT_QUIT) pool_mark(p, number, reason == INTERRUPT_TIMEOUT ? MARK_TIMEOUT : MARK_CANCELLED, (int64_t)item + 1);
   crew->asked_claims = claims;
   crew->asked_item = item;
   crew->asked_at_ns = os_now_ns();
@@ -353,6 +359,7 @@ void pool_kill_worker(struct pool *p, uint32_t number, uint32_t claims, uint64_t
   struct crew *crew = &p->crew[number];
   crew->killed_claims = claims;
   crew->killed_item = item;
+  pool_mark(p, number, MARK_KILLED, (int64_t)item + 1);
   process_kill_tree(&crew->process);
   p->must_look = 1;
 }

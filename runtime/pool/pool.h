@@ -22,6 +22,7 @@
 #include "process/process.h"
 
 struct pool;
+struct trace;
 
 struct pool_options {
   uint32_t workers;     /* 1 .. BOARD_MAX_WORKERS */
@@ -30,6 +31,7 @@ struct pool_options {
   uint64_t ring_bytes;  /* per worker; 0: the default */
   uint64_t max_tasks;   /* a worker leaves by itself after so many items (on_exit runs), and pool_start replaces it; 0: it stays */
   enum output_kind output; /* where workers print */
+  struct trace *trace;  /* where a record is kept of what happens; NULL: nowhere. Must outlive the pool */
   struct worker_tasks tasks; /* what workers do; copied; its context must live as long as the pool */
 };
 
@@ -237,6 +239,14 @@ int64_t pool_open_ns(const struct pool *p);
 
 /* pool_rests_since -- when worker `number` (from 0) ended its last claim (CLOCK_MONOTONIC); 0: it is in one, or not there. */
 int64_t pool_rests_since(const struct pool *p, uint32_t number);
+
+/* pool_collect -- for the record: take what the workers have put down since the last time (pool_next does, now and then). */
+void pool_collect(struct pool *p);
+/* pool_end_record -- the program ends, the pool with it: what was put down so far is all. */
+void pool_end_record(struct pool *p);
+
+/* pool_note -- for the record, if one is kept: the host has read, slept or written in [began_ns, ended_ns) (EVENT_READ, _SLEEP, _WRITE). */
+void pool_note(struct pool *p, enum event_kind kind, int64_t began_ns, int64_t ended_ns);
 
 /* pool_is_running -- 1 while worker `number` (from 0) has items of a claim that are not accounted for. */
 int pool_is_running(struct pool *p, uint32_t number);

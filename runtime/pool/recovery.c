@@ -189,6 +189,7 @@ void pool_close_crew(struct pool *p, uint32_t number) {
   if (crew->bell.write_fd >= 0) process_forget_fd(crew->bell.write_fd);
   os_bell_close(&crew->bell);
   output_close_pipes(&crew->output);
+  pool_collect_dead(p, number);
   crew->state = CREW_EMPTY;
   pool_tally_dead(p, number);
   pool_is_dismissed(p, number);
@@ -421,6 +422,7 @@ static void keep_watch(struct pool *p) {
   if (p->must_recheck) recheck(p);
   if (p->n_places > p->n_wanted) pool_retire(p);
   pool_publish(p);
+  pool_collect(p);
 }
 
 enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
@@ -499,6 +501,7 @@ int pool_repost(struct pool *p, const struct pool_event *event) {
   if (state == NULL) return -EINVAL;
   if (state->is_cancelled || state->is_drained) return -ECANCELED;
   status = pool_post_again(p, state, event->first, 1);
+  if (status == 0) pool_mark(p, event->worker - 1, MARK_RETRY, (int64_t)event->first + 1);
   if (status == 0) p->has_news = 1;
   return status;
 }

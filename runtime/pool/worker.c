@@ -56,6 +56,31 @@ static void add_ns(_Atomic int64_t *word, int64_t more) {
   atomic_store_explicit(word, atomic_load_explicit(word, memory_order_relaxed) + more, memory_order_relaxed);
 }
 
+/* ---- the record of what it does, if one is kept ---- */
+
+void worker_trace(struct worker *w, enum event_kind kind, int64_t began_ns, int64_t length_ns) {
+  struct event event = {.kind = kind, .begin_ns = began_ns, .length_ns = length_ns, .call = w->claim.call};
+  if (length_ns >= events_grain(w->events, began_ns + length_ns)) {
+    events_put(w->events, &event);
+  } else {
+    *(kind == EVENT_ENCODE ? &w->encode_ns : &w->room_ns) += length_ns;
+  }
+}
+
+static void trace_idle(struct worker *w, int64_t now, int64_t open_ns) {
+  struct event event = {.kind = EVENT_IDLE, .begin_ns = w->turned_ns, .length_ns = now - w->turned_ns, .idle_ns = open_ns};
+  events_add(w->events, &event);
+}
+
+static void trace_claim(struct worker *w, int64_t began, int64_t now, uint64_t count) {
+  struct event event = {.kind = EVENT_WORK, .claims = 1, .begin_ns = began, .length_ns = now - began, .busy_ns = now - began,
+                        .call = w->claim.call, .first = w->claim.first, .last = w->claim.first + count - 1, .items = w->n_ended,
+                        .encode_ns = w->encode_ns, .room_ns = w->room_ns};
+  events_add(w->events, &event);
+  w->encode_ns = w->room_ns = 0;
+  w->n_ended = 0;
+}
+
 /* A claim ends, or life begins. */
 static void note_end(struct worker *w, int64_t now) {
   w->turned_ns = now;
@@ -67,10 +92,12 @@ static void note_end(struct worker *w, int64_t now) {
 /* A claim begins, or life ends. Returns when. */
 static int64_t note_begin(struct worker *w) {
   struct board_slot *slot = w->slot;
-  int64_t now;
+  int64_t now, idle;
   if (!w->has_waited) return w->turned_ns; /* it followed at once */
   now = os_now_ns();
-  add_ns(&slot->idle_ns, board_open_part(w->board, w->turned_ns, atomic_load_explicit(&slot->open_mark_ns, memory_order_relaxed), now));
+  idle = board_open_part(w->board, w->turned_ns, atomic_load_explicit(&slot->open_mark_ns, memory_order_relaxed), now);
+  add_ns(&slot->idle_ns, idle);
+  if (w->events) trace_idle(w, now, idle);
   atomic_store_explicit(&slot->turned_ns, now, memory_order_relaxed);
   return now;
 }
@@ -113,6 +140,7 @@ static void note_claim(struct worker *w, uint64_t first, uint64_t count) {
 
 static void copy_entry(struct worker_claim *claim, struct board_entry *e, uint64_t sequence, uint64_t next) {
   claim->sequence = sequence;
+  claim->call = e->call;
   claim->shared = e;
   claim->kind = e->kind;
   claim->flags = e->flags;
@@ -284,13 +312,15 @@ static int spin_for_room(struct worker *w, uint64_t head, int64_t until) {
 static void wait_for_room(struct worker *w) {
   struct channel_shared *ring = w->channel.shared;
   uint64_t head = w->channel.limit;
-  int64_t began = os_now_ns();
+  int64_t began = os_now_ns(), took;
   if (!spin_for_room(w, head, began + ROOM_SPIN_NS)) {
     atomic_store(&ring->is_waiting, 1);
     if (atomic_load(&ring->head) == head) sleep_on_bell(w);
     atomic_store(&ring->is_waiting, 0);
   }
-  add_ns(&w->slot->wait_ns, os_now_ns() - began);
+  took = os_now_ns() - began;
+  add_ns(&w->slot->wait_ns, took);
+  if (w->events) worker_trace(w, EVENT_ROOM, began, took);
 }
 
 /* ---- publishing ---- */
@@ -325,6 +355,7 @@ static void publish_large(struct worker *w, const void *data, size_t length, uin
 
 /* The host counts items when it has seen what came of them. */
 static void count_items(struct worker *w, uint32_t count) {
+  w->n_ended += count;
   if (w->tasks_left != UINT64_MAX) w->tasks_left -= count < w->tasks_left ? count : w->tasks_left;
 }
 
@@ -385,6 +416,7 @@ static void do_claim(struct worker *w) {
   tell_item_ns(w, done, now - started);
   add(&slot->claims_done, 1);
   add_ns(&slot->busy_ns, now - started);
+  if (w->events) trace_claim(w, started, now, done);
   note_end(w, now);
   weigh(w, now);
   atomic_store_explicit(&slot->item_started_ns, 0, memory_order_release);

@@ -18,6 +18,7 @@
 #include "memory/arena.h"
 #include "memory/board.h"
 #include "memory/channel.h"
+#include "memory/events.h"
 #include "pool/output.h"
 
 /* Kinds of frames from a worker to its host. */
@@ -48,6 +49,7 @@ struct worker_tasks {
 /* A claim: a copy of the entry as it was, and which items of it. */
 struct worker_claim {
   uint64_t sequence; /* of the entry */
+  uint64_t call;     /* the host's number */
   uint32_t number;   /* of the claim: slot->claims as long as it lasts */
   struct board_entry *shared; /* item_ns is read and written there */
   uint32_t kind, flags;
@@ -80,6 +82,9 @@ struct worker {
   int has_waited;           /* since then */
   int64_t weighed_ns;       /* when its memory was looked at */
   int has_progress;         /* the item that runs has said how far it is */
+  struct events *events;    /* the record of what it does, NULL: none is kept. Then, of its claim: */
+  uint64_t n_ended;         /* items done or failed */
+  int64_t encode_ns, room_ns; /* what has no event of its own */
 };
 
 /* worker_main -- the life of a worker. The caller filled number, board, arena, bells, lifeline, tasks, tasks_left and output. */
@@ -102,6 +107,9 @@ static inline void worker_count_encode(struct worker *w, int64_t ns) {
   int64_t before = atomic_load_explicit(&w->slot->encode_ns, memory_order_relaxed);
   atomic_store_explicit(&w->slot->encode_ns, before + ns, memory_order_relaxed);
 }
+
+/* worker_trace -- within a claim something of that kind began at began_ns, and is over. Only with w->events. */
+void worker_trace(struct worker *w, enum event_kind kind, int64_t began_ns, int64_t length_ns);
 
 /* worker_begin_item -- item `item` runs from now on: its death is blamed on it. */
 static inline void worker_begin_item(struct worker *w, uint64_t item) {
