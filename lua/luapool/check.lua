@@ -94,6 +94,22 @@ function check.wait_options(options, n, name)
   return math.min(count, n), options.timeout
 end
 
+--- The options of p:report.
+---@return string? html the name of a file
+function check.report_options(options, number, name)
+  if options == nil then return nil end
+  if type(options) ~= "table" then
+    error(("bad argument #%d to '%s' (table of options expected, got %s)"):format(number, name, describe(options)), 3)
+  end
+  for option, value in pairs(options) do
+    if option ~= "html" then error(("unknown option '%s' to '%s' (known: html)"):format(tostring(option), name), 3) end
+    if type(value) ~= "string" then
+      error(("bad option 'html' to '%s' (name of a file expected, got %s)"):format(name, describe(value)), 3)
+    end
+  end
+  return options.html
+end
+
 --- A number of workers, as an argument.
 ---@return integer
 function check.workers(value, number, name)
@@ -266,6 +282,13 @@ local ONCE = {
   combine = callback,
 }
 
+local function trace(value, option, name)
+  if type(value) ~= "boolean" and type(value) ~= "string" then bad_option(option, name, "boolean or name of a file", value) end
+  local problem = type(value) == "string" and part("record").open_file(value)
+  if problem then error(("bad option 'trace' to '%s' (cannot write to %s: %s)"):format(name, core.item_text(value), problem), BLAME + 1) end
+  return value
+end
+
 --- What only the pool can say.
 local POOL = {
   workers = workers,
@@ -277,6 +300,7 @@ local POOL = {
   name = text,
   max_tasks = whole(1, 1 << 30, "integer from 1"),
   nested = flag,
+  trace = trace,
 }
 
 --- Options that only some verbs understand.

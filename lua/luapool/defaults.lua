@@ -113,6 +113,7 @@ function defaults.check()
   local found = defaults.get()
   for _, name in ipairs(FILES) do
     local problem = found[name] and core.cannot_write(found[name])
+    if found[name] and not problem and name ~= "log" then problem = part("record").use_default(name, found[name]) end
     if problem then
       local options = core.options() or {}
       local origin = options[name] and "--" .. name or "the environment variable LUAPOOL_" .. name:upper()

@@ -231,10 +231,17 @@ function methods:stats()
 end
 
 --- stats as a text that people read: where the time went, and what to change.
+---@param options table? html: the name of a file: the same as a page, with a timeline, the times of items and the errors if a record was
+---   kept (the option `trace` of the pool). Raises when the file cannot be written.
 ---@return string
-function methods:report()
+function methods:report(options)
   check_self(self, "report")
+  local html = check.report_options(options, 1, "report")
   local stats = methods.stats(self)
+  if html then
+    local problem = part("record").write_page(html, self, stats)
+    if problem then error(("cannot write the report to %s: %s"):format(core.item_text(html), problem), 2) end
+  end
   return part("report").text(setmetatable({ name = self.options.name, cpus = core.cpus() }, { __index = stats }))
 end
 
@@ -265,6 +272,7 @@ local function make(options, call_options)
   local self = { options = options, call_options = call_options, is_closed = false, futures = {}, problems = {} }
   local is_worker, depth = core.is_worker()
   if options.workers > 0 and (not is_worker or (options.nested and depth < DEEPEST)) then
+    if not is_worker then part("record").begin(self) end
     self.handle = core.open(options)
     self.nested_in = is_worker and core.pid() or nil
   end
@@ -280,6 +288,7 @@ end
 ---   max_tasks      a worker is replaced after so many items
 ---   nested         true: inside a task, too, the pool has workers (else its verbs run inline there)
 ---   output         what becomes of what tasks print (see the README);   name   stands in messages and in front of progress
+---   trace          name of a file: what workers and host do when, for chrome://tracing or Perfetto; true: for p:report{ html = } alone
 ---   timeout, memory, chunk, buffer, on_crash, retries, errors, progress   defaults of its calls: see map
 ---@return luapool.Pool
 function Pool.new(options)

@@ -1,4 +1,5 @@
 -- luapool/report -- p:report(): where the time went, and plain advice with figures. Room: lua. Pure: a table of counts becomes text.
+-- The same as a page: luapool/page, which takes figures, advice and words from here.
 -- The counts (all but `workers` may be missing; what is missing is not shown, and nothing is concluded from it):
 --   name, elapsed (seconds in which a call was open), calls, items, chunks, forks, sent, renewed, retries, crashes, bytes_in, bytes_out
 --   cpus (processors that may be used), memory (bytes that the machine has)
@@ -33,6 +34,8 @@ end
 local function plural(n, one, many)
   return ("%d %s"):format(n, n == 1 and one or many or one .. "s")
 end
+
+report.words = { seconds = seconds, bytes = bytes, percent = percent, plural = plural }
 
 -- ---- figures ----
 
@@ -71,6 +74,9 @@ local function figures_of(stats)
   f.tail = stats.tail or 0
   return f
 end
+
+--- What is told apart: n workers, elapsed, items, busy, encode, wait, span, used, imbalance, per_item, decode, write, tail ...
+report.figures = figures_of
 
 -- ---- advice: each looks at the figures and says something, or nothing ----
 
@@ -193,6 +199,11 @@ local function advice(f)
   if f.used >= 0.85 then return { ("nothing: the workers were busy %s of the time"):format(percent(f.busy, f.span)) } end
   return { ("nothing in particular, although the workers were idle %s of the time"):format(percent(f.span - f.busy, f.span)) }
 end
+
+--- Sentences.
+---@param f table figures
+---@return string[]
+report.advice = advice
 
 -- ---- the table ----
 

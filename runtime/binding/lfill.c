@@ -306,7 +306,7 @@ static void end_source(lua_State *L, struct call *c) {
 
 void lfill_more(lua_State *L, struct call *c) {
   int status;
-  int64_t began;
+  int64_t began, ended;
   if (c->phase != CALL_OPEN || c->is_halting || c->is_filling || c->written >= c->total) {
     lcall_judge(L, c);
     return;
@@ -319,7 +319,9 @@ void lfill_more(lua_State *L, struct call *c) {
   lua_pushvalue(L, -2);
   status = lua_pcall(L, 1, 0, 0);
   c->is_filling = 0;
-  c->lp->encode_ns += os_now_ns() - began;
+  ended = os_now_ns();
+  c->lp->encode_ns += ended - began;
+  if (c->lp->pool) pool_note(c->lp->pool, EVENT_WRITE, began, ended);
   if (status != LUA_OK) {
     if (delivery_is_interrupt(L, -1)) { /* it is not the source's, and is told once: here */
       lcall_conclude(L, c, OUTCOME_CANCELLED, c->lp->grace_ns);

@@ -1,7 +1,8 @@
 /*
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
- * Room: binding (may include binding/lerror.h, binding/lpool.h, binding/llong.h, binding/lshared.h, binding/lstep.h and binding/embedded.h).
+ * Room: binding (may include binding/lerror.h, binding/lpool.h, binding/llong.h, binding/lshared.h, binding/lstep.h, binding/ltrace.h
+ * and binding/embedded.h).
  * Owns: the registry fields luapool.module, luapool.part,
  * luapool.Error, luapool.options, and the run scope of pool.catch_interrupts.
  */
@@ -19,6 +20,7 @@
 #include "binding/lpool.h"
 #include "binding/lshared.h"
 #include "binding/lstep.h"
+#include "binding/ltrace.h"
 #include "job/codec.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
@@ -223,6 +225,7 @@ static void push_core(lua_State *L) {
   lfingerprint_open(L);
   lshared_open(L);
   lterminal_open(L);
+  ltrace_open(L);
   luaL_newmetatable(L, "luapool.Error");
   lua_setfield(L, -2, "Error");
   lua_pushliteral(L, VERSION);
@@ -256,6 +259,10 @@ void luapool_set_option(lua_State *L, const char *name, const char *value) {
   lua_pushstring(L, value);
   lua_setfield(L, -2, name);
   lua_pop(L, 1);
+}
+
+void luapool_on_problem(lua_State *L, void (*fn)(const char *text)) {
+  ltrace_on_problem(L, fn);
 }
 
 void luapool_check_options(lua_State *L) {

@@ -16,7 +16,11 @@ int luaopen_luapool(lua_State *L);
  *
  * luapool_set_option -- an option of the command by its long name ("on-crash"), as text: a default for the pools and calls of this state. The
  * last one counts. luapool_check_options raises a message that names the option, or the variable of the environment, whose value cannot be.
+ *
+ * luapool_on_problem -- who is told that a file which was asked for (a trace, a report) is not, or not wholly, written; else it is a warning. Any
+ * time until the state is closed; fn may not raise.
  */
+void luapool_on_problem(lua_State *L, void (*fn)(const char *text));
 void luapool_push_part(lua_State *L, const char *name);
 void luapool_set_option(lua_State *L, const char *name, const char *value);
 void luapool_check_options(lua_State *L);

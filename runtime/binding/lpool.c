@@ -1,4 +1,4 @@
-/* binding/lpool -- see lpool.h (may include binding/lcall.h and binding/lerror.h). */
+/* binding/lpool -- see lpool.h (may include binding/lcall.h, binding/lerror.h and binding/ltrace.h). */
 #include "binding/lpool.h"
 
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include "base/os.h"
 #include "binding/lcall.h"
 #include "binding/lerror.h"
+#include "binding/ltrace.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 #include "process/process.h"
@@ -81,8 +82,96 @@ static void drop_calls(lua_State *L, struct lpool *lp) {
   while (lp->ending != NULL) lcall_release(L, lp->ending);
 }
 
+/* ---- what it came to ---- */
+
+static void set_integer(lua_State *L, const char *name, lua_Integer value) {
+  lua_pushinteger(L, value);
+  lua_setfield(L, -2, name);
+}
+
+static void set_seconds(lua_State *L, const char *name, int64_t ns) {
+  lua_pushnumber(L, (lua_Number)ns / NS_PER_S);
+  lua_setfield(L, -2, name);
+}
+
+/* Into the table on top: what a worker, or all of them, came to. */
+static void set_work(lua_State *L, const struct pool_worker_info *info) {
+  set_integer(L, "items", (lua_Integer)info->items);
+  set_integer(L, "chunks", (lua_Integer)info->claims);
+  set_seconds(L, "busy", info->busy_ns);
+  set_seconds(L, "idle", info->idle_ns);
+  set_seconds(L, "encode", info->encode_ns);
+  set_seconds(L, "wait", info->wait_ns);
+  if (info->peak_bytes) set_integer(L, "peak", (lua_Integer)info->peak_bytes);
+}
+
+/* Push { { id, pid, items, chunks, busy, idle, encode, wait, bytes, peak, item, since }, ... }: those that live, or ever did. */
+static void push_workers(lua_State *L, struct lpool *lp, int only_living) {
+  lua_Integer n = 0;
+  uint32_t i;
+  lua_newtable(L);
+  for (i = 0; i < lp->capacity; i++) {
+    struct pool_worker_info info;
+    pool_info(lp->pool, i, &info);
+    if (info.pid == 0 && (only_living || info.claims == 0)) continue;
+    lua_createtable(L, 0, 12);
+    set_integer(L, "id", (lua_Integer)i + 1);
+    if (info.pid) set_integer(L, "pid", info.pid);
+    set_work(L, &info);
+    set_integer(L, "bytes", (lua_Integer)info.bytes);
+    if (info.item != UINT64_MAX) {
+      set_integer(L, "item", (lua_Integer)info.item + 1);
+      set_seconds(L, "since", os_now_ns() - info.since_ns);
+    }
+    lua_rawseti(L, -2, ++n);
+  }
+}
+
+/* Push a table: see PoolMethods:stats in lua/luapool/pool.lua. */
+static void push_stats(lua_State *L, struct lpool *lp) {
+  struct pool_worker_info sum;
+  pool_collect(lp->pool);
+  pool_totals(lp->pool, &sum);
+  lua_createtable(L, 0, 20);
+  set_integer(L, "calls", (lua_Integer)lp->n_calls);
+  set_integer(L, "forks", (lua_Integer)pool_forks(lp->pool));
+  set_integer(L, "sent", (lua_Integer)lp->n_sent);
+  set_integer(L, "renewed", (lua_Integer)lp->n_renewed);
+  set_integer(L, "retries", (lua_Integer)lp->n_retries);
+  set_integer(L, "crashes", (lua_Integer)lp->n_crashes);
+  set_integer(L, "bytes_in", (lua_Integer)lp->bytes_in);
+  set_integer(L, "bytes_out", (lua_Integer)sum.bytes);
+  set_seconds(L, "elapsed", pool_open_ns(lp->pool));
+  set_seconds(L, "tail", lp->tail_ns);
+  set_work(L, &sum);
+  lua_createtable(L, 0, 3);
+  set_seconds(L, "decode", lp->decode_ns);
+  set_seconds(L, "wait", lp->wait_ns);
+  set_seconds(L, "encode", lp->encode_ns);
+  lua_setfield(L, -2, "host");
+  push_workers(L, lp, 0);
+  lua_setfield(L, -2, "workers");
+}
+
+/* (lpool): its record keeps what it came to. */
+static int keep_stats(lua_State *L) {
+  struct lpool *lp = lua_touserdata(L, 1);
+  push_stats(L, lp);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, lp->record_reference);
+  ltrace_keep_stats(L);
+  return 0;
+}
+
+static void keep_stats_protected(lua_State *L, struct lpool *lp) {
+  if (lp->record == NULL || lp->pool == NULL || lp->owner != getpid()) return;
+  lua_pushcfunction(L, keep_stats);
+  lua_pushlightuserdata(L, lp);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK) lua_pop(L, 1);
+}
+
 static void free_handle(lua_State *L, struct lpool *lp) {
   struct pool *pool = lp->pool;
+  keep_stats_protected(L, lp);
   lp->pool = NULL;
   drop_calls(L, lp);
   lsend_release(lp, &lp->sent);
@@ -91,6 +180,8 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   } else if (pool) {
     pool_abandon(pool);
   }
+  ltrace_check(L, lp->record);
+  lp->record = NULL;
   loutput_close(&lp->output, L);
   bytes_free(&lp->out);
   free(lp->seen_ns);
@@ -99,6 +190,7 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   unreference(L, &lp->tasks.on_exit);
   unreference(L, &lp->codec_reference);
   unreference(L, &lp->sender_reference);
+  unreference(L, &lp->record_reference);
   lp->codec = lp->sender = NULL;
 }
 
@@ -146,11 +238,14 @@ static int core_open(lua_State *L) {
   struct lpool *lp;
   int status;
   luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 1);
+  memset(&options, 0, sizeof options);
   lp = lua_newuserdatauv(L, sizeof *lp, LPOOL_VALUES);
   memset(lp, 0, sizeof *lp);
   lp->owner = getpid();
   lp->L = main_thread(L);
   lp->tasks.on_start = lp->tasks.on_exit = lp->codec_reference = lp->sender_reference = LUA_NOREF;
+  lp->record_reference = LUA_NOREF;
   lp->output.function_reference = LUA_NOREF;
   luaL_setmetatable(L, LPOOL_TYPE);
   note_handle(L, lp);
@@ -159,12 +254,15 @@ static int core_open(lua_State *L) {
   lua_newtable(L);
   lua_setiuservalue(L, -2, LPOOL_READY);
   read_options(L, 1, lp);
+  lua_getfield(L, 1, "record");
+  lp->record = options.trace = ltrace_test(L, -1);
+  if (lp->record) lp->record_reference = luaL_ref(L, LUA_REGISTRYINDEX);
+  lua_settop(L, 2);
   lp->tasks.L = lp->L;
   lp->codec = codec_open(L);
   lp->codec_reference = luaL_ref(L, LUA_REGISTRYINDEX);
   lp->sender = codec_open(L);
   lp->sender_reference = luaL_ref(L, LUA_REGISTRYINDEX);
-  memset(&options, 0, sizeof options);
   options.workers = lp->n_workers;
   options.capacity = lp->capacity;
   options.grace_ns = lp->grace_ns;
@@ -326,74 +424,16 @@ static int handle_gc(lua_State *L) {
 
 /* ---- what is going on ---- */
 
-static void set_integer(lua_State *L, const char *name, lua_Integer value) {
-  lua_pushinteger(L, value);
-  lua_setfield(L, -2, name);
-}
-
-static void set_seconds(lua_State *L, const char *name, int64_t ns) {
-  lua_pushnumber(L, (lua_Number)ns / NS_PER_S);
-  lua_setfield(L, -2, name);
-}
-
-/* Into the table on top: what a worker, or all of them, came to. */
-static void set_work(lua_State *L, const struct pool_worker_info *info) {
-  set_integer(L, "items", (lua_Integer)info->items);
-  set_integer(L, "chunks", (lua_Integer)info->claims);
-  set_seconds(L, "busy", info->busy_ns);
-  set_seconds(L, "idle", info->idle_ns);
-  set_seconds(L, "encode", info->encode_ns);
-  set_seconds(L, "wait", info->wait_ns);
-  if (info->peak_bytes) set_integer(L, "peak", (lua_Integer)info->peak_bytes);
-}
-
-/* Push { { id, pid, items, chunks, busy, idle, encode, wait, bytes, peak, item, since }, ... }: those that live, or ever did. */
-static void push_workers(lua_State *L, struct lpool *lp, int only_living) {
-  lua_Integer n = 0;
-  uint32_t i;
-  lua_newtable(L);
-  for (i = 0; i < lp->capacity; i++) {
-    struct pool_worker_info info;
-    pool_info(lp->pool, i, &info);
-    if (info.pid == 0 && (only_living || info.claims == 0)) continue;
-    lua_createtable(L, 0, 12);
-    set_integer(L, "id", (lua_Integer)i + 1);
-    if (info.pid) set_integer(L, "pid", info.pid);
-    set_work(L, &info);
-    set_integer(L, "bytes", (lua_Integer)info.bytes);
-    if (info.item != UINT64_MAX) {
-      set_integer(L, "item", (lua_Integer)info.item + 1);
-      set_seconds(L, "since", os_now_ns() - info.since_ns);
-    }
-    lua_rawseti(L, -2, ++n);
-  }
-}
-
 /* handle:stats() -> a table: see PoolMethods:stats in lua/luapool/pool.lua */
 static int handle_stats(lua_State *L) {
-  struct lpool *lp = lpool_check(L, "stats");
-  struct pool_worker_info sum;
-  pool_totals(lp->pool, &sum);
-  lua_createtable(L, 0, 20);
-  set_integer(L, "calls", (lua_Integer)lp->n_calls);
-  set_integer(L, "forks", (lua_Integer)pool_forks(lp->pool));
-  set_integer(L, "sent", (lua_Integer)lp->n_sent);
-  set_integer(L, "renewed", (lua_Integer)lp->n_renewed);
-  set_integer(L, "retries", (lua_Integer)lp->n_retries);
-  set_integer(L, "crashes", (lua_Integer)lp->n_crashes);
-  set_integer(L, "bytes_in", (lua_Integer)lp->bytes_in);
-  set_integer(L, "bytes_out", (lua_Integer)sum.bytes);
-  set_seconds(L, "elapsed", pool_open_ns(lp->pool));
-  set_seconds(L, "tail", lp->tail_ns);
-  set_work(L, &sum);
-  lua_createtable(L, 0, 3);
-  set_seconds(L, "decode", lp->decode_ns);
-  set_seconds(L, "wait", lp->wait_ns);
-  set_seconds(L, "encode", lp->encode_ns);
-  lua_setfield(L, -2, "host");
-  push_workers(L, lp, 0);
-  lua_setfield(L, -2, "workers");
+  push_stats(L, lpool_check(L, "stats"));
   return 1;
+}
+
+/* handle:end_record(): the process is about to end without closing anything. */
+static int handle_end_record(lua_State *L) {
+  pool_end_record(lpool_check(L, "end_record")->pool);
+  return 0;
 }
 
 /* handle:workers() -> those that live now */
@@ -474,7 +514,7 @@ void lpool_open_library(lua_State *L) {
   static const luaL_Reg methods[] = {
     {"run", lpool_run}, {"apply", lpool_apply}, {"broadcast", lpool_broadcast}, {"begin", lpool_begin}, {"submit", lpool_submit},
     {"turn", lpool_turn}, {"hook", lpool_set_hook}, {"ready", lpool_ready}, {"told", lpool_told}, {"cancel", lpool_cancel_all},
-    {"close", handle_close}, {"terminate", handle_terminate}, {"resize", handle_resize}, {"stats", handle_stats},
+    {"close", handle_close}, {"terminate", handle_terminate}, {"resize", handle_resize}, {"stats", handle_stats}, {"end_record", handle_end_record},
     {"workers", handle_workers}, {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending},
     {"active", handle_active}, {"line", handle_line}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", handle_gc}, {NULL, NULL}};

@@ -62,6 +62,8 @@ struct lpool {
   uint64_t bytes_in;   /* written for the workers */
   int64_t decode_ns, wait_ns, encode_ns; /* of the host's time: reading what came, asleep, writing (the sources' own time included) */
   int64_t tail_ns;     /* of all calls: from the last result of the worker who was out of work first to the end */
+  struct trace *record; /* what it writes into (see ltrace.h), NULL: nothing; anchored by record_reference */
+  int record_reference;
   int64_t *seen_ns;    /* for each worker: when something of it was read last */
 };
 

@@ -1,7 +1,7 @@
 /*
  * binding/lpump -- the wait: one turn serves all calls of a pool, whoever waits.
  *
- * Room: binding (may include binding/lcall.h, binding/lpool.h and binding/loutput.h).  Owns: nothing.
+ * Room: binding (may include binding/lcall.h, binding/lpool.h, binding/ltrace.h and binding/loutput.h).  Owns: nothing.
  * Order within a turn: interrupts, forks, what came back, what is to be written, deadlines, the hook (callbacks, progress), forks again.
  */
 #include <errno.h>
@@ -10,6 +10,7 @@
 
 #include "base/os.h"
 #include "binding/lcall.h"
+#include "binding/ltrace.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 
@@ -106,9 +107,12 @@ static int take(lua_State *L, struct lpool *lp) {
 }
 
 static void take_events(lua_State *L, struct lpool *lp) {
-  int64_t began = os_now_ns();
+  int64_t began = os_now_ns(), ended;
   int status = take(L, lp);
-  lp->decode_ns += os_now_ns() - began;
+  ended = os_now_ns();
+  lp->decode_ns += ended - began;
+  if (lp->pool) pool_note(lp->pool, EVENT_READ, began, ended);
+  if (lp->record) ltrace_check(L, lp->record);
   if (status != LUA_OK) {
     if (!blame_call(L, lp)) lua_error(L);
     lua_pop(L, 1);
@@ -213,7 +217,7 @@ static int is_patient(const struct lpool *lp) {
 }
 
 void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns) {
-  int64_t began = os_now_ns();
+  int64_t began = os_now_ns(), ended;
   int status;
   until_ns = next_deadline(lp, until_ns);
   if (interrupt_pending()) return;
@@ -221,7 +225,9 @@ void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns) {
   pool_set_patience(lp->pool, is_patient(lp));
   status = pool_wait(lp->pool, interrupt_fd(), until_ns);
   pool_set_patience(lp->pool, 0);
-  lp->wait_ns += os_now_ns() - began;
+  ended = os_now_ns();
+  lp->wait_ns += ended - began;
+  pool_note(lp->pool, EVENT_SLEEP, began, ended);
   if (status == -EINTR && !interrupt_pending()) let_hooks_run(L);
 }
 

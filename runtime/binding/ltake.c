@@ -1,7 +1,7 @@
 /*
  * binding/ltake -- what comes back: frames of results and failures, routed to the call that they belong to.
  *
- * Room: binding (may include binding/lcall.h, binding/lpool.h, binding/loutput.h and binding/lerror.h).  Owns: nothing.
+ * Room: binding (may include binding/lcall.h, binding/lpool.h, binding/loutput.h, binding/ltrace.h and binding/lerror.h).  Owns: nothing.
  * While an event is read its call is lp->taking: no verb of the pool can be used from inside (by a load function or a finalizer).
  */
 #include <errno.h>
@@ -10,6 +10,7 @@
 
 #include "binding/lcall.h"
 #include "binding/lerror.h"
+#include "binding/ltrace.h"
 #include "pool/schedule.h"
 
 enum { FIRST_TABLE_ITEMS = 1 << 26 /* a results table is made this large at most in advance */ };
@@ -193,6 +194,10 @@ static void take_failure(lua_State *L, struct call *c, const struct pool_event *
     return;
   }
   locate(L, c, event);
+  if (c->lp->record) {
+    lua_rawgeti(L, LUA_REGISTRYINDEX, c->lp->record_reference);
+    ltrace_error(L);
+  }
   c->settled++;
   if (is_crash && c->crash == CRASH_SKIP && !c->collects) {
     lua_pop(L, 1);

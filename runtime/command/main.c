@@ -61,6 +61,14 @@ static void set_arg(lua_State *L, const struct program *program) {
   lua_setglobal(L, "arg");
 }
 
+/* A trace or a report is not what it should be: work goes on, but the exit status tells. */
+static int has_problem;
+
+static void note_problem(const char *text) {
+  has_problem = 1;
+  call_message(text);
+}
+
 /* Ours become defaults of pools and calls. What they say is checked before any work starts; those of the environment, too. */
 static void set_defaults(lua_State *L, struct program *program) {
   int n = 0;
@@ -94,6 +102,7 @@ static int prepare(lua_State *L) {
   delivery_wrap_libraries(L, 1);
   luaL_requiref(L, "luapool", luaopen_luapool, 0);
   lua_setglobal(L, "pool");
+  luapool_on_problem(L, note_problem);
   set_arg(L, program);
   open_folder(L, program);
   set_defaults(L, program);
@@ -207,7 +216,7 @@ static int finish(lua_State *L, struct program *program) {
   if (!signo && (signo = interrupt_pending())) call_message("interrupted!");
   if (signo) interrupt_die(signo);
   if (program->status != EXIT_SUCCESS) return program->status;
-  return program->is_done ? EXIT_SUCCESS : EXIT_FAILURE;
+  return program->is_done && !has_problem ? EXIT_SUCCESS : EXIT_FAILURE;
 }
 
 int main(int argc, char **argv) {
