@@ -151,7 +151,7 @@ tsan: ## the tests that have threads under ThreadSanitizer
 
 valgrind: ## the unit tests and the heart of the suite under valgrind
 	@POOLTEST_SLOWNESS=30 FILE_SECONDS=30 WRAPPER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" \
-	  $(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
+	  CPPFLAGS=-DLUAPOOL_MALLOC $(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
 
 # ---- the rest ------------------------------------------------------------------------------------
 INSTALLED := bin/luapool lib/lua/5.4/luapool.so lib/libluapool.a

@@ -13,12 +13,12 @@
 #include <string.h>
 #include <unistd.h>
 
-#include "base/allocator.h"
 #include "binding/lluapool.h"
 #include "command/call.h"
 #include "command/modules.h"
 #include "command/options.h"
 #include "command/prompt.h"
+#include "command/state.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 
@@ -211,7 +211,7 @@ static int call_with(lua_State *L, lua_CFunction function, struct program *progr
 static int finish(lua_State *L, struct program *program) {
   int signo = call_interrupted_by();
   interrupt_ending(1);
-  lua_close(L);
+  state_close(L);
   options_free(&program->options);
   if (!signo && (signo = interrupt_pending())) call_message("interrupted!");
   if (signo) interrupt_die(signo);
@@ -231,12 +231,11 @@ int main(int argc, char **argv) {
     return program.options.exit_status;
   }
   if (program.options.shows_version) options_print_version();
-  L = luaL_newstate();
+  L = state_open();
   if (!L) {
     call_message("cannot create state: not enough memory");
     return EXIT_FAILURE;
   }
-  lua_setallocf(L, allocator_lua, NULL);
   if (call_with(L, prepare, &program) != LUA_OK) return finish(L, &program);
   delivery_enter(&scope, L);
   call_with(L, run, &program);
