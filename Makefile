@@ -155,13 +155,21 @@ valgrind: ## the unit tests and the heart of the suite under valgrind
 
 # ---- the rest ------------------------------------------------------------------------------------
 INSTALLED := bin/luapool lib/lua/5.4/luapool.so lib/libluapool.a
-install: all ## copy the command, the module and the library below PREFIX (and DESTDIR)
+MANUAL := share/man/man1/luapool.1
+BASH_COMPLETION := share/bash-completion/completions/luapool
+ZSH_COMPLETION := share/zsh/site-functions/_luapool
+FISH_COMPLETION := share/fish/vendor_completions.d/luapool.fish
+install: all ## copy the command, the module, the library, the manual and completions below PREFIX (and DESTDIR)
 	install -D -m 755 $(BUILD)/luapool $(DESTDIR)$(PREFIX)/bin/luapool
 	install -D -m 755 $(BUILD)/lua/luapool.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/luapool.so
 	install -D -m 644 $(BUILD)/libluapool.a $(DESTDIR)$(PREFIX)/lib/libluapool.a
+	install -D -m 644 scripts/man/luapool.1 $(DESTDIR)$(PREFIX)/$(MANUAL)
+	install -D -m 644 scripts/completion/luapool.bash $(DESTDIR)$(PREFIX)/$(BASH_COMPLETION)
+	install -D -m 644 scripts/completion/_luapool $(DESTDIR)$(PREFIX)/$(ZSH_COMPLETION)
+	install -D -m 644 scripts/completion/luapool.fish $(DESTDIR)$(PREFIX)/$(FISH_COMPLETION)
 
 uninstall: ## remove what install copied
-	rm -f $(INSTALLED:%=$(DESTDIR)$(PREFIX)/%)
+	rm -f $(INSTALLED:%=$(DESTDIR)$(PREFIX)/%) $(addprefix $(DESTDIR)$(PREFIX)/,$(MANUAL) $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION))
 
 clean: ## remove the build directory
 	rm -rf $(BUILD)
