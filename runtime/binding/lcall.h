@@ -92,6 +92,7 @@ struct call {
   int is_filling, wants_callback;
   /* lazy sources: see lpace.c */
   void *file;      /* the luaL_Stream whose lines they are, NULL; lives as long as the source */
+  void *reader;    /* the reader (lreader.h) that they come from, NULL; as `file` */
   int is_wary;
   uint32_t n_quick; /* items in a row that came quickly */
   uint64_t n_asked; /* items that have come */

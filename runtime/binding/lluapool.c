@@ -1,8 +1,8 @@
 /*
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
- * Room: binding (may include binding/lerror.h, binding/lpool.h, binding/llong.h, binding/lshared.h, binding/lstep.h, binding/ltrace.h
- * and binding/embedded.h).
+ * Room: binding (may include binding/lerror.h, binding/lpool.h, binding/llong.h, binding/lshared.h, binding/lstep.h, binding/ltrace.h,
+ * binding/embedded.h, binding/lreader.h, binding/llines.h and binding/lprogram.h).
  * Owns: the registry fields luapool.module, luapool.part,
  * luapool.Error, luapool.options, and the run scope of pool.catch_interrupts.
  */
@@ -16,8 +16,11 @@
 #include "base/os.h"
 #include "binding/embedded.h"
 #include "binding/lerror.h"
+#include "binding/llines.h"
 #include "binding/llong.h"
 #include "binding/lpool.h"
+#include "binding/lprogram.h"
+#include "binding/lreader.h"
 #include "binding/lshared.h"
 #include "binding/lstep.h"
 #include "binding/ltrace.h"
@@ -45,6 +48,12 @@ static int core_options(lua_State *L) {
   lua_pushboolean(L, lua_getfield(L, LUA_REGISTRYINDEX, "LUA_NOENV") != LUA_TNIL && lua_toboolean(L, -1));
   lua_remove(L, -2);
   return 2;
+}
+
+/* core.set_option(name, text): as if the command had been given --name=text */
+static int core_set_option(lua_State *L) {
+  luapool_set_option(L, luaL_checkstring(L, 1), luaL_checkstring(L, 2));
+  return 0;
 }
 
 /* core.set_quiet(boolean): no warnings of ours from C */
@@ -216,7 +225,7 @@ static int part(lua_State *L) {
 
 static void push_core(lua_State *L) {
   static const luaL_Reg functions[] = {
-    {"cpus", core_cpus}, {"options", core_options}, {"cannot_write", core_cannot_write}, {"set_quiet", core_set_quiet}, {"is_worker", core_is_worker},
+    {"cpus", core_cpus}, {"options", core_options}, {"set_option", core_set_option}, {"cannot_write", core_cannot_write}, {"set_quiet", core_set_quiet}, {"is_worker", core_is_worker},
     {"pid", core_pid}, {"is_interrupt", core_is_interrupt}, {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"stepper", lstep_new}, {"worker", core_worker}, {"register", core_register},
     {"catch_interrupts", core_catch}, {"shield", core_shield}, {NULL, NULL}};
   lpool_open_library(L);
@@ -226,6 +235,9 @@ static void push_core(lua_State *L) {
   lshared_open(L);
   lterminal_open(L);
   ltrace_open(L);
+  lreader_open_library(L);
+  llines_open_library(L);
+  lprogram_open_library(L);
   luaL_newmetatable(L, "luapool.Error");
   lua_setfield(L, -2, "Error");
   lua_pushliteral(L, VERSION);

@@ -1,7 +1,7 @@
 /*
  * binding/lpace -- when a lazy source is asked for its next item, and when results are looked after first.
  *
- * Room: binding (may include binding/lcall.h).  Owns: nothing.
+ * Room: binding (may include binding/lcall.h and binding/lreader.h).  Owns: nothing.
  * Asking may take long (a pipe, a terminal, a slow computation), and meanwhile nobody takes results. Where a source can be seen through
  * (the lines of a file) it is not asked while it would wait and results are to come. Of any other nothing is known but how long it took:
  * until it has been quick often enough, and again after each time that it was slow, the host is wary: items are handed out one by one,
@@ -11,6 +11,7 @@
 
 #include "base/os.h"
 #include "binding/lcall.h"
+#include "binding/lreader.h"
 #include "job/input.h"
 
 enum {
@@ -33,8 +34,18 @@ static luaL_Stream *file_of(lua_State *L, int index) {
   return file;
 }
 
+/* The same for a reader, which its source has as its first upvalue. */
+static void *reader_of(lua_State *L, int index) {
+  void *reader;
+  if (!lua_iscfunction(L, index) || lua_getupvalue(L, index, 1) == NULL) return NULL;
+  reader = luaL_testudata(L, -1, LREADER_TYPE);
+  lua_pop(L, 1);
+  return reader;
+}
+
 void lpace_begin(lua_State *L, struct call *c, int index) {
   c->file = file_of(L, index);
+  c->reader = reader_of(L, index);
   c->is_wary = 1;
 }
 
@@ -55,6 +66,7 @@ void lpace_note(struct call *c, int64_t took_ns) {
 static int would_wait(const struct call *c) {
   const luaL_Stream *file = c->file;
   if (c->job.source.kind != SOURCE_ITERATOR) return 0;
+  if (c->reader) return lreader_would_wait(c->reader);
   return file && file->closef ? input_would_wait(file->f) : -1;
 }
 

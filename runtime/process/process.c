@@ -606,6 +606,39 @@ static void kill_descendants(pid_t pid) {
   free(family.members);
 }
 
+/* Is somebody of them still there? (A zombie is not.) */
+static int family_lives(const struct family *family) {
+  struct stat_line line;
+  for (size_t i = 0; i < family->count; i++) {
+    const struct relative *r = &family->members[i];
+    if (read_stat(r->pid, &line) && line.started == r->started && strchr("ZX", line.state) == NULL) return 1;
+  }
+  return 0;
+}
+
+static void signal_family(const struct family *family, int signal) {
+  for (size_t i = family->count; i > 0; i--) signal_relative(&family->members[i - 1], signal);
+}
+
+void process_end_child(pid_t pid, int64_t grace_ns) {
+  struct family family = {NULL, 0, 0};
+  struct stat_line line;
+  int64_t until_ns = os_now_ns() + grace_ns;
+  if (kill(pid, SIGSTOP) < 0) return;
+  wait_until_stopped(pid, os_now_ns() + STOP_WAIT_NS);
+  if (read_stat(pid, &line)) gather_family(&family, pid, line.started);
+  signal_family(&family, SIGTERM);
+  signal_family(&family, SIGCONT);
+  while (family_lives(&family) && os_now_ns() < until_ns) pause_ns(MILLISECOND_NS);
+  /* Who was started meanwhile is found as long as his parent lives; what the others have become is known. */
+  if (family_lives(&family)) {
+    if (kill(pid, SIGSTOP) == 0) kill_descendants(pid);
+    signal_family(&family, SIGKILL);
+  }
+  kill(pid, SIGKILL);
+  free(family.members);
+}
+
 /* Does this process hold the other end of pipe `fd` as its standard input or output? */
 static int is_partner(pid_t pid, int fd) {
   char path[64], own[64], others[64];
@@ -641,6 +674,15 @@ int process_kill_partner(int fd) {
 int process_kill_partner(int fd) {
   (void)fd;
   return 0;
+}
+
+void process_end_child(pid_t pid, int64_t grace_ns) {
+  (void)kill(pid, SIGTERM);
+  while (grace_ns > 0 && kill(pid, 0) == 0) { /* a zombie counts as alive here: then the grace is what it costs */
+    pause_ns(MILLISECOND_NS);
+    grace_ns -= MILLISECOND_NS;
+  }
+  (void)kill(pid, SIGKILL);
 }
 
 static void kill_descendants(pid_t pid) {

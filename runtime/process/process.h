@@ -99,6 +99,13 @@ int process_signal(const struct process *p, int signal);
 int process_kill_partner(int fd);
 
 /*
+ * process_end_child -- end a child of this process that is no struct process (a program that a task runs), with all that it has started:
+ * SIGTERM to all of them, SIGKILL to those who are still there after grace_ns. The caller reaps it, and has not yet. Blocks that long at
+ * most (and 100 ms for looking). Elsewhere than on Linux the child alone is found.
+ */
+void process_end_child(pid_t pid, int64_t grace_ns);
+
+/*
  * process_kill_tree -- stop the child, collect its descendants (/proc/PID/task/T/children; best effort elsewhere),
  * and SIGKILL them all. Does not reap. 0 also when it is gone already; -errno. Blocks for 100 ms at most, far less as a rule.
  * Out of reach: what left the tree before (its parent ended, so that it belongs to process 1).
