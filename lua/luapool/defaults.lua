@@ -105,6 +105,9 @@ function defaults.get()
   return found
 end
 
+--- More was given since (behind a word of the command): read it all again.
+function defaults.renew() given = nil end
+
 local FILES = { "log", "trace", "report" }
 
 --- For the command, before it begins: get, and can the files be written?

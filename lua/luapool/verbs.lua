@@ -402,6 +402,6 @@ function over_items.map_async(self, job, call)
   return part("future").new(self, "map", begun, call)
 end
 
-verbs.finish = finish
+verbs.finish, verbs.new_tree, verbs.block_size = finish, new_tree, block_size
 
 return verbs

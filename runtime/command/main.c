@@ -19,6 +19,7 @@
 #include "command/options.h"
 #include "command/prompt.h"
 #include "command/state.h"
+#include "command/words.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 
@@ -37,7 +38,7 @@ struct program {
 static const struct command_word {
   const char *name;
   int (*run)(lua_State *L, int argc, char **argv);
-} command_words[] = {{NULL, NULL}};
+} command_words[] = {{"map", words_run}, {"filter", words_run}, {"reduce", words_run}, {NULL, NULL}};
 
 /* NULL: the word is none of them (then it is a script: one of such a name is run as ./NAME). */
 static const struct command_word *find_command_word(const char *name) {

@@ -353,6 +353,39 @@ benchmark("into", function()
     serial = milliseconds(serial), pool = milliseconds(parallel) }
 end)
 
+-- Lines through a function and out again, in order. Those who start a process for each line get fewer of them: it is the time of a line
+-- that is compared.
+benchmark("lines", function()
+  local count, few = 1000000, 1000
+  local many_name, few_name = os.tmpname(), os.tmpname()
+  assert(os.execute(("seq %d > %s && seq %d > %s"):format(count, many_name, few, few_name)))
+  local function through(command, n)
+    return function()
+      local input = n == count and many_name or few_name
+      return (timed(function()
+        local text = output_of({ "sh", "-c", ("%s < %s | tail -n 1"):format(command, input) }, 600)
+        assert(tonumber(text) == n, text)
+      end)) / n
+    end
+  end
+  local ours = through(LUAPOOL .. " -j2 map _", count)
+  local function beside(name, command, n, rounds)
+    local mine, theirs = alternate(rounds, ours, through(command, n))
+    add { ("a line through map '_', speed of %s (%.2g us)"):format(name, theirs * 1e6), value = theirs / mine, format = "%.1f", least = 20,
+      pool = ("%.2g us"):format(mine * 1e6) }
+  end
+  if has_python then
+    beside("Python's Pool.map", PYTHON .. " tests/bench/lines.py 0", count, ROUNDS)
+    beside("Python's Pool.imap", PYTHON .. " tests/bench/lines.py 1", count, 1)
+  end
+  beside("xargs", "xargs -n 1 -P 2 echo", few, ROUNDS)
+  if os.execute("parallel --version 2>/dev/null | grep -q GNU") then
+    beside("GNU parallel", "parallel --will-cite -k -j 2 echo", few, 1)
+  end
+  os.remove(many_name)
+  os.remove(few_name)
+end)
+
 for _, name in ipairs(#arg > 0 and arg or order) do
   local fn = benchmarks[name] or error("no benchmark is called " .. name .. "; there are: " .. table.concat(order, " "), 0)
   fn()

@@ -1,0 +1,515 @@
+-- luapool map, filter, reduce: lines in, lines out, in order and whole; what goes wrong with single lines; shell commands, beside GNU
+-- parallel where that is installed.
+local lu = require "luaunit"
+local proc = require "proc"
+
+local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
+
+-- { exit, signal, out, err } of a command line; the last argument may be a table of proc's options.
+local function run(...)
+  local args = { ... }
+  local options = type(args[#args]) == "table" and table.remove(args) or {}
+  options.args = { LUAPOOL, table.unpack(args) }
+  options.env = options.env or { PARALLEL_SHELL = "/bin/sh" }
+  options.deadline = options.deadline or 120
+  local p <close> = proc.spawn(options)
+  local status, out, err = p:finish(options.deadline)
+  err = err:gsub(LUAPOOL:gsub("%p", "%%%0"), "luapool")
+  return { exit = status.exit, signal = status.signal, out = out, err = err, rss = status.max_rss_bytes }
+end
+
+-- Output of a run that must succeed quietly.
+local function output(...)
+  local r = run(...)
+  lu.assertEquals({ r.exit, r.err }, { 0, "" })
+  return r.out
+end
+
+local function sequence(n, fn)
+  local lines = {}
+  for i = 1, n do lines[i] = tostring(fn and fn(i) or i) end
+  return table.concat(lines, "\n") .. "\n"
+end
+
+local function temporary(text)
+  local name = os.tmpname()
+  if text then
+    local file = assert(io.open(name, "wb"))
+    file:write(text)
+    file:close()
+  else
+    os.remove(name)
+  end
+  return name
+end
+
+local function read(path)
+  local file = assert(io.open(path, "rb"))
+  local text = file:read("a")
+  file:close()
+  return text
+end
+
+TestMap = {}
+
+function TestMap:test_lines_in_order()
+  lu.assertEquals(output("map", "_ * 2", { stdin = "1\n2\n3\n" }), "2\n4\n6\n")
+  for _, workers in ipairs { "0", "1", "2", "5" } do
+    lu.assertTrue(output("-j", workers, "map", "_ * 2", { stdin = sequence(30000) }) == sequence(30000, function(i) return i * 2 end))
+  end
+end
+
+function TestMap:test_numbers_of_lines_go_on_over_blocks_and_files()
+  lu.assertTrue(output("map", "_i", { stdin = sequence(50000, function() return "x" end) }) == sequence(50000))
+  local a, b = temporary("x\ny"), temporary("z\n")
+  lu.assertEquals(output("map", "_i .. _", a, "-", b, { stdin = "s\n" }), "1x\n2y\n3s\n4z\n")
+  os.remove(a)
+  os.remove(b)
+end
+
+function TestMap:test_every_line_costs_what_it_costs()
+  -- uneven: some lines take a hundred times as long, and blocks are given back in the middle
+  local out = output("-j3", "map", "local n = _i % 997 == 0 and 2e6 or 1 for _ = 1, n do end return _", { stdin = sequence(20000) })
+  lu.assertTrue(out == sequence(20000))
+end
+
+function TestMap:test_results()
+  local cases = {
+    { "nil", "" }, { "false", "false\n" }, { "true", "true\n" }, { "1.5", "1.5\n" }, { "2^53", "9.007199254741e+15\n" },
+    { "_, 1", "a\t1\n" }, { "math.mininteger", "-9223372036854775808\n" },
+    { "nil, 1, nil", "\t1\t\n" }, { "nil, nil", "" }, { "{}", "{}\n" }, { "{1, 'x', {true}}", '[1,"x",[true]]\n' },
+    { "{b = 1, a = {c = 0.5}}", '{"a":{"c":0.5},"b":1}\n' }, { "'\\n'", "\n\n" }, { "{'\\xff\\n\"'}", '["\u{FFFD}\\n\\""]\n' },
+    { "''", "\n" },
+    { "setmetatable({}, {__tostring = function() return 'T' end})", "T\n" },
+    { "{1/0, -(0/0), 1e300}", "[null,null,1.0000000000000001e+300]\n" },
+    { "if _ == 'a' then return 'stat' end", "stat\n" }, { "local x = _; return x, x -- note", "a\ta\n" },
+    { "_ -- note", "a\n" },
+  }
+  for _, case in ipairs(cases) do lu.assertEquals(output("map", case[1], { stdin = "a\n" }), case[2], case[1]) end
+end
+
+function TestMap:test_a_table_that_cannot_be_written_is_that_lines_error()
+  local r = run("map", "local t = {_} if _ == 'b' then t[2] = t end return 'x', t", { stdin = "a\nb\nc\n" })
+  lu.assertEquals({ r.exit, r.out }, { 1, 'x\t["a"]\nx\t["c"]\n' })
+  lu.assertEquals(r.err, "luapool: stdin:2: cannot write a table that contains itself as JSON\n")
+end
+
+function TestMap:test_files_with_functions()
+  local file = temporary("return function(line, i) return i .. line:upper() end")
+  local named = file .. ".lua"
+  os.rename(file, named)
+  lu.assertEquals(output("map", named, ":::", "a", "b"), "1A\n2B\n")
+  lu.assertEquals(output("map", "-f", named, ":::", "a"), "1A\n")
+  lu.assertEquals(output("map", "--file=" .. named, { stdin = "q\n" }), "1Q\n")
+  os.remove(named)
+end
+
+function TestMap:test_arguments_and_combinations()
+  lu.assertEquals(output("map", "#_", ":::", "a b", "", "x\ny"), "3\n0\n3\n")
+  lu.assertEquals(output("map", "_ .. '/' .. _2 .. _1", ":::", "a", "b", ":::", "1", "2"), "a 1/1a\na 2/2a\nb 1/1b\nb 2/2b\n")
+  local file = temporary("1\n2\n")
+  lu.assertEquals(output("map", "_", "::::", file), "1\n2\n")
+  lu.assertEquals(output("map", "_", "::::", file, ":::", "x"), "1 x\n2 x\n")
+  lu.assertEquals(output("map", "_", "-a", file), "1\n2\n")
+  os.remove(file)
+  lu.assertEquals(output("map", "_", ":::"), "")
+end
+
+function TestMap:test_options_before_and_behind_the_word()
+  lu.assertEquals(output("-j", "2", "map", "_", "--workers=3", ":::", "a"), "a\n")
+  lu.assertEquals(output("-l", "string", "-e", "X = 7", "map", "X", "-j3", ":::", "a"), "7\n")
+  lu.assertEquals(output("map", "-_", ":::", "3"), "-3\n")
+  lu.assertEquals(output("map", "--", "-_", ":::", "3"), "-3\n")
+  lu.assertStrContains(output("map", "--help"), "usage: luapool [options] map EXPR")
+end
+
+function TestMap:test_a_script_of_that_name_is_run_by_its_path()
+  local folder = temporary()
+  os.execute("mkdir " .. folder)
+  local file = assert(io.open(folder .. "/map", "w"))
+  file:write("print('script', ...)")
+  file:close()
+  local program = LUAPOOL:sub(1, 1) == "/" and LUAPOOL or proc.directory() .. "/" .. LUAPOOL
+  local p <close> = proc.spawn { args = { program, "./map", "x" }, cwd = folder }
+  local _, out = p:finish(60)
+  lu.assertEquals(out, "script\tx\n")
+  os.execute("rm -r " .. folder)
+end
+
+function TestMap:test_unordered_has_the_same_lines()
+  local out = output("map", "--unordered", "_", { stdin = sequence(30000) })
+  local seen, n = {}, 0
+  for line in out:gmatch("[^\n]+") do
+    lu.assertNil(seen[line])
+    seen[line] = true
+    n = n + 1
+  end
+  lu.assertEquals(n, 30000)
+end
+
+function TestMap:test_what_tasks_print_comes_before_their_results()
+  lu.assertEquals(output("-j1", "map", "print('p' .. _) return _", ":::", "1"), "p1\n1\n")
+end
+
+function TestMap:test_random_numbers_by_line()
+  local function numbers(workers) return output("-j", workers, "map", "--seed", "7", "math.random(1e9)", { stdin = sequence(200) }) end
+  local one = numbers("1")
+  lu.assertEquals(numbers("3"), one)
+  lu.assertEquals(numbers("0"), one)
+end
+
+TestFilter = {}
+
+function TestFilter:test_lines_as_they_are()
+  lu.assertTrue(output("filter", "_ % 2 == 0", { stdin = sequence(30000) }) == sequence(15000, function(i) return 2 * i end))
+  local bytes = "a\0b\n\xff\xfe\r\n\n \t\n"
+  lu.assertEquals(output("filter", "true", { stdin = bytes }), bytes)
+  lu.assertEquals(output("filter", "nil", { stdin = bytes }), "")
+  lu.assertEquals(output("filter", "_i > 2, false", { stdin = "a\nb\nc" }), "c\n")
+end
+
+TestReduce = {}
+
+function TestReduce:test_numerals_are_numbers()
+  lu.assertEquals(output("reduce", "a + b", { stdin = sequence(10000) }), "50005000\n")
+  lu.assertEquals(output("reduce", "math.max(a, b)", { stdin = sequence(1000) }), "1000\n")
+  lu.assertEquals(output("reduce", "a + b", { stdin = "1\n2.5\n" }), "3.5\n")
+  lu.assertEquals(output("reduce", "a .. b", { stdin = "x\ny\nz\n" }), "xyz\n")
+  lu.assertEquals(output("reduce", "--text", "a .. b", { stdin = "01\n02\n" }), "0102\n")
+  lu.assertEquals(output("reduce", "a + b", { stdin = "5" }), "5\n")
+  lu.assertEquals(output("reduce", "a + b", { stdin = "" }), "")
+end
+
+function TestReduce:test_the_same_bits_for_any_number_of_workers()
+  local floats = sequence(20000, function(i) return ("%.17g"):format(1 / i) end)
+  local one = output("-j1", "reduce", "a + b", { stdin = floats })
+  for _, workers in ipairs { "0", "2", "4" } do lu.assertEquals(output("-j", workers, "reduce", "a + b", { stdin = floats }), one) end
+end
+
+function TestReduce:test_an_error_ends_it_and_names_the_line()
+  local r = run("reduce", "a + b", { stdin = sequence(100) .. "x\n" .. sequence(100) })
+  lu.assertEquals({ r.exit, r.out }, { 1, "" })
+  lu.assertStrMatches(r.err, "luapool: stdin:10%d: attempt to [^\n]*\n")
+end
+
+TestBadInput = {}
+
+function TestBadInput:test_the_mark_is_below_the_place()
+  local cases = {
+    { "_ + + 1", "EXPR:1:5: unexpected symbol near '+'\n  _ + + 1\n      ^\n" },
+    { "foo(", "EXPR:1:5: unexpected symbol near <eof>\n  foo(\n      ^\n" },
+    { "_ )", "EXPR:1:3: <eof> expected near ')'\n  _ )\n    ^\n" },
+    { "local x = 1\nretrun x", "EXPR:2:8: syntax error near 'x'\n  retrun x\n         ^\n" },
+    { "'\u{e4}' .. = 1", "EXPR:1:9: unexpected symbol near '='\n  '\u{e4}' .. = 1\n         ^\n" },
+    { "1 end, function() return 2", "EXPR:1:3: <eof> expected near 'end'\n  1 end, function() return 2\n    ^\n" },
+  }
+  for _, case in ipairs(cases) do
+    local r = run("map", case[1], { stdin = "a\n" })
+    lu.assertEquals({ r.exit, r.out, r.err }, { 2, "", "luapool: " .. case[2] }, case[1])
+  end
+end
+
+function TestBadInput:test_what_cannot_be_understood()
+  local not_a_function = temporary("return 1")
+  os.rename(not_a_function, not_a_function .. ".lua")
+  local cases = {
+    { { "map" }, "EXPR, a FILE.lua or --cmd expected" }, { { "map", "_", "--nope" }, "unrecognized option '--nope'" },
+    { { "map", "_", "-j" }, "'-j' needs argument" }, { { "map", "-j", "x", "_" }, "integer from 0 to" },
+    { { "map", "--null=3", "_" }, "no argument expected" }, { { "map", "--resume", "_" }, "need --joblog" },
+    { { "filter", "--cmd", "x" }, "--cmd is for map" }, { { "reduce", "--halt", "now,fail=1", "a" }, "reduce: no" },
+    { { "map", "--halt", "now", "_" }, '--halt: never, now,fail=1' },
+    { { "map", "--joblog", "/no/such/file", "_" }, "--joblog: cannot write /no/such/file" },
+    { { "map", "--tag", "_" }, "--tag is for --cmd" }, { { "map", "/no/such.lua" }, "cannot open /no/such.lua" },
+    { { "map", "_", "file", ":::", "a" }, "not both" }, { { "map", not_a_function .. ".lua" }, "it returned number" },
+    { { "map", "--timeout", "soon", "_" }, "--timeout" }, { { "map", "--trace", "/no/such/file", "_" }, "cannot write" },
+  }
+  for _, case in ipairs(cases) do
+    local r = run(table.unpack(case[1]))
+    lu.assertEquals({ r.exit, r.out }, { 2, "" }, case[2])
+    lu.assertStrContains(r.err, case[2])
+  end
+  os.remove(not_a_function .. ".lua")
+end
+
+function TestBadInput:test_nothing_and_no_last_newline()
+  for _, word in ipairs { "map", "filter", "reduce" } do lu.assertEquals(output(word, "true", { stdin = "" }), "") end
+  lu.assertEquals(output("map", "_", { stdin = "a\nb" }), "a\nb\n")
+  lu.assertEquals(output("map", "_", { stdin = "\n\n" }), "\n\n")
+end
+
+function TestBadInput:test_bytes_pass_through()
+  local every = {}
+  for byte = 0, 255 do every[#every + 1] = byte ~= 10 and string.char(byte) or "" end
+  local text = table.concat(every) .. "\n"
+  lu.assertEquals(output("map", "_", { stdin = text }), text)
+  lu.assertEquals(output("map", "-0", "--print0", "_ .. '|'", { stdin = "a\nb\0c\0" }), "a\nb|\0c|\0")
+  lu.assertEquals(output("map", "-0", "_", { stdin = "a b\0c" }), "a b\nc\n")
+  lu.assertEquals(output("filter", "-0", "_ ~= 'x'", { stdin = "a\nb\0x\0c\0" }), "a\nb\0c\0")
+end
+
+function TestBadInput:test_very_long_lines()
+  local name = temporary(("x"):rep(100 * 1000 * 1000) .. "\nshort\n" .. ("y"):rep(3 * 1000 * 1000))
+  lu.assertEquals(output("map", "#_", name), "100000000\n5\n3000000\n")
+  lu.assertEquals(output("filter", "#_ < 10", name), "short\n")
+  local copy = temporary()
+  local r = run("map", "_", name, { stdout = copy })
+  lu.assertEquals({ r.exit, r.err }, { 0, "" })
+  lu.assertTrue(read(copy) == read(name) .. "\n")
+  os.remove(name)
+  os.remove(copy)
+end
+
+function TestBadInput:test_files_that_cannot_be_read()
+  local good = temporary("x\n")
+  local r = run("map", "_", "/no/such/file", good, "/")
+  lu.assertEquals({ r.exit, r.out }, { 1, "x\n" })
+  lu.assertEquals(r.err, "luapool: /no/such/file: No such file or directory\nluapool: /: Is a directory\n")
+  os.remove(good)
+end
+
+function TestBadInput:test_a_full_disk_is_said_once()
+  if not io.open("/dev/full", "w") then return lu.skip("no /dev/full here") end
+  local r = run("map", "_", { stdin = sequence(100000), stdout = "/dev/full" })
+  lu.assertEquals({ r.exit, r.err }, { 1, "luapool: cannot write: No space left on device\n" })
+end
+
+function TestBadInput:test_errors_are_those_of_their_lines()
+  local r = run("map", "if _ % 3 == 0 then error('boom ' .. _) end return _", { stdin = sequence(7) })
+  lu.assertEquals({ r.exit, r.out }, { 1, "1\n2\n4\n5\n7\n" })
+  lu.assertEquals(r.err, "luapool: stdin:3: boom 3\nluapool: stdin:6: boom 6\n")
+  local file = temporary(sequence(1000))
+  r = run("filter", "error {}", file)
+  lu.assertEquals({ r.exit, r.out }, { 1, "" })
+  local lines = select(2, r.err:gsub("\n", "\n"))
+  lu.assertEquals(lines, 11)
+  lu.assertStrContains(r.err, file .. ":1: (error object is a table value)\n")
+  lu.assertStrContains(r.err, "luapool: 990 more lines failed\n")
+  os.remove(file)
+end
+
+function TestBadInput:test_a_worker_that_dies_costs_one_line()
+  local r = run("-j2", "map", "if _ == '700' then os.exit(3) end return _", { stdin = sequence(5000) })
+  lu.assertEquals(r.exit, 1)
+  lu.assertTrue(r.out == (sequence(5000):gsub("\n700\n", "\n")))
+  lu.assertStrContains(r.err, "luapool: stdin:700: the worker left with exit status 3")
+  lu.assertEquals(select(2, r.err:gsub("\n", "\n")), 1)
+end
+
+TestStream = {}
+
+function TestStream:test_a_line_is_answered_at_once()
+  local p <close> = proc.spawn { args = { LUAPOOL, "-j2", "map", "_i .. ':' .. _" }, stdin = "pipe", deadline = 120 }
+  for i = 1, 5 do
+    p:write("l" .. i .. "\npart of")
+    lu.assertNotNil(p:read_until(i .. ":[%w ]*l" .. i .. "\n", 60))
+    p:write(" ")
+  end
+  p:close_stdin()
+  local status, out = p:finish(60)
+  lu.assertEquals(status.exit, 0)
+  lu.assertEquals(out, "1:l1\n2:part of l2\n3:part of l3\n4:part of l4\n5:part of l5\n6:part of \n")
+end
+
+function TestStream:test_results_do_not_wait_for_the_next_line()
+  local p <close> = proc.spawn { args = { LUAPOOL, "-j2", "map", "for _ = 1, 3e7 do end return _" }, stdin = "pipe", deadline = 120 }
+  p:write("slow\n")
+  lu.assertNotNil(p:read_until("slow\n", 60))
+  p:write("again\npart")
+  lu.assertNotNil(p:read_until("again\n", 60))
+  p:close_stdin()
+  local status, out = p:finish(60)
+  lu.assertEquals({ status.exit, out }, { 0, "slow\nagain\npart\n" })
+end
+
+function TestStream:test_few_slow_lines_use_all_workers()
+  -- Two lines that wait for each other: they must run at the same time.
+  local folder = temporary()
+  os.execute("mkdir " .. folder)
+  local meet = ([[local function has(n) local f = io.open(%q .. n) return f and f:close() end
+    io.open(%q .. _, "w"):close()
+    while not has(3 - _) do os.execute("sleep 0.01") end return _]]):format(folder .. "/", folder .. "/")
+  lu.assertEquals(output("-j2", "map", meet, { stdin = "1\n2\n" }), "1\n2\n")
+  os.execute("rm -r " .. folder)
+end
+
+function TestStream:test_a_reader_that_leaves_ends_it_quietly()
+  local command = ("seq 1000000 2>/dev/null | %s map _ | head -n 2; seq 1000000 2>/dev/null | %s filter true | head -c 3")
+    :format(LUAPOOL, LUAPOOL)
+  local p <close> = proc.spawn { args = { "sh", "-c", command }, deadline = 120 }
+  local status, out, err = p:finish(120)
+  lu.assertEquals({ status.exit, out, err }, { 0, "1\n2\n1\n2", "" })
+end
+
+function TestStream:test_a_reader_that_leaves_where_the_signal_is_ignored()
+  local command = ("trap '' PIPE; yes 2>/dev/null | %s map _ | head -n 1"):format(LUAPOOL)
+  local p <close> = proc.spawn { args = { "sh", "-c", command }, deadline = 120 }
+  local status, out, err = p:finish(120)
+  lu.assertEquals({ status.exit, out, err }, { 0, "y\n", "" })
+end
+
+function TestStream:test_memory_does_not_grow_with_the_input()
+  local function peak(megabytes)
+    local name = temporary()
+    os.execute(("yes 'a line of some length, as they are in logs' | head -c %d > %s"):format(megabytes << 20, name))
+    local r = run("-j2", "map", "_", name, { stdout = "/dev/null", deadline = 300 })
+    os.remove(name)
+    lu.assertEquals({ r.exit, r.err }, { 0, "" })
+    return r.rss
+  end
+  local small, large = peak(20), peak(200)
+  lu.assertTrue(large < small + (48 << 20), ("%d and %d bytes"):format(small, large))
+end
+
+function TestStream:test_ctrl_c()
+  for _, args in ipairs { { "map", "while true do end" }, { "map", "--cmd", "sleep 1000 & sleep 1000; :" } } do
+    local p <close> = proc.spawn { args = { LUAPOOL, "-j2", table.unpack(args) }, stdin = "pipe", deadline = 120 }
+    p:write(sequence(10))
+    proc.wait_until(function() return #proc.children(p.pid) >= 2 end, 30)
+    p:kill("INT")
+    local status, out, err = p:finish(60)
+    lu.assertEquals({ status.signal, out, (err:gsub("^.*: ", "")) }, { "SIGINT", "", "interrupted!\n" })
+    lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) == 0 end, 30))
+  end
+end
+
+function TestStream:test_ctrl_c_while_it_waits_for_input()
+  local p <close> = proc.spawn { args = { LUAPOOL, "-j2", "map", "_" }, stdin = "pipe", deadline = 120 }
+  p:write("a\n")
+  lu.assertNotNil(p:read_until("a\n", 60))
+  p:kill("INT")
+  local status = p:finish(60)
+  lu.assertEquals(status.signal, "SIGINT")
+end
+
+TestLimits = {}
+
+function TestLimits:test_timeout_is_of_a_line()
+  local r = run("-j2", "map", "--timeout", "0.5", "while _ == '7' do end return _", { stdin = sequence(20) })
+  lu.assertEquals({ r.exit, r.out }, { 1, (sequence(20):gsub("\n7\n", "\n")) })
+  lu.assertEquals(r.err, "luapool: stdin:7: the item took longer than 0.5 s\n")
+  r = run("--timeout", "0.5", "-j2", "filter", "while _ == '7' do end return true", { stdin = sequence(20) })
+  lu.assertEquals({ r.exit, r.out }, { 1, (sequence(20):gsub("\n7\n", "\n")) })
+end
+
+function TestLimits:test_retries_are_of_a_line()
+  local file = temporary("")
+  local fn = ("local f = io.open(%q, 'a') f:write(_, '\\n') f:close() if _ == '2' then error 'no' end return _"):format(file)
+  local r = run("-j1", "map", "--retries", "2", fn, { stdin = sequence(3) })
+  lu.assertEquals({ r.exit, r.out, r.err }, { 1, "1\n3\n", "luapool: stdin:2: no\n" })
+  lu.assertEquals(select(2, read(file):gsub("2\n", "")), 3)
+  os.remove(file)
+end
+
+function TestLimits:test_halt()
+  local r = run("-j1", "map", "--halt", "now,fail=1", "_ == '3' and error 'x' or _", { stdin = sequence(1000) })
+  lu.assertEquals({ r.exit, r.out, r.err }, { 1, "1\n2\n", "luapool: stdin:3: x\n" })
+  r = run("-j1", "map", "--halt", "soon,success=2", "_", { stdin = sequence(1000) })
+  lu.assertEquals({ r.exit, r.out, r.err }, { 0, "1\n2\n", "" })
+end
+
+function TestLimits:test_joblog_and_resume_of_lines()
+  local log = temporary()
+  local r = run("-j1", "map", "--joblog", log, "_ == '2' and error 'x' or _", { stdin = sequence(3) })
+  lu.assertEquals({ r.exit, r.out }, { 1, "1\n3\n" })
+  local shape = read(log):gsub("%d+%.%d+", "T"):gsub(" +T", "T")
+  lu.assertEquals(shape, "Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+    .. "1\t:\tT\tT\t0\t2\t0\t0\t1\n2\t:\tT\tT\t0\t0\t1\t0\t2\n3\t:\tT\tT\t0\t2\t0\t0\t3\n")
+  lu.assertEquals(output("map", "--joblog", log, "--resume", "_", { stdin = sequence(5) }), "4\n5\n")
+  lu.assertEquals(output("map", "--joblog", log, "--resume-failed", "_", { stdin = sequence(6) }), "2\n6\n")
+  lu.assertEquals(output("map", "--joblog", log, "--resume-failed", "_", { stdin = sequence(6) }), "")
+  os.remove(log)
+end
+
+function TestLimits:test_a_joblog_that_was_torn()
+  local log = temporary("Seq\tHost\tStarttime\tJobRuntime\tSend\tReceive\tExitval\tSignal\tCommand\n"
+    .. "1\t:\t1.000\t     0.000\t0\t2\t0\t0\ta\n2\t:\t1.0")
+  lu.assertEquals(output("map", "--joblog", log, "--resume", "_", { stdin = "a\nb\n" }), "b\n")
+  lu.assertStrMatches(read(log), ".*\n2\t:\t1%.0\n2\t:\t[^\n]*\tb\n")
+  os.remove(log)
+end
+
+TestCommand = {}
+
+function TestCommand:test_jobs_in_order_and_grouped()
+  lu.assertEquals(output("-j3", "map", "--cmd", "echo {}; echo again {#}", ":::", "a b", "c"), "a b\nagain 1\nc\nagain 2\n")
+  lu.assertEquals(output("-j2", "map", "--cmd", "echo", { stdin = sequence(50) }), sequence(50))
+  local r = run("-j1", "map", "--cmd", "echo out{}; echo err{} >&2", ":::", "1", "2")
+  lu.assertEquals({ r.exit, r.out, r.err }, { 0, "out1\nout2\n", "err1\nerr2\n" })
+  r = run("-j2", "map", "--ungroup", "--cmd", "echo {}", ":::", "a", "a")
+  lu.assertEquals({ r.exit, r.out, r.err }, { 0, "a\na\n", "" })
+end
+
+function TestCommand:test_what_runs_in_the_background_keeps_no_job_open()
+  local args = { LUAPOOL, "map", "--cmd", "echo {}; sleep 100 & echo $!", ":::", "x" }
+  local p <close> = proc.spawn { args = args, env = { PARALLEL_SHELL = "/bin/sh" } }
+  local status, out = p:finish(50)
+  local pid = out:match("^x\n(%d+)\n$")
+  lu.assertEquals(status.exit, 0)
+  lu.assertNotNil(pid)
+  proc.kill(math.tointeger(pid), "KILL")
+end
+
+function TestCommand:test_failures_are_counted()
+  lu.assertEquals(run("map", "--cmd", "exit {}", ":::", "0", "1", "7", "0").exit, 2)
+  lu.assertEquals(run("map", "--cmd", "kill -9 $$", ":::", "0", "1").exit, 2)
+  lu.assertEquals(run("map", "--cmd", "false", { stdin = sequence(101) }).exit, 101)
+  lu.assertEquals(run("map", "--cmd", "echo {}", "/no/such/file").exit, 1)
+end
+
+function TestCommand:test_timeout_ends_all_that_a_job_has_started()
+  local r = run("map", "--timeout", "0.5", "--cmd", "echo begun; sleep 1000 & sleep 1000; : {}", ":::", "x")
+  lu.assertEquals({ r.exit, r.out }, { 1, "begun\n" })
+  lu.assertStrContains(r.err, "it took too long: echo begun; sleep 1000 & sleep 1000; : x\n")
+end
+
+function TestCommand:test_template()
+  local function dry(template, ...) return output("map", "--dry-run", "--cmd", template, ":::", ...) end
+  lu.assertEquals(dry("{} {.} {/} {//} {/.} {#}", "a b/c d.txt"), "'a b/c d.txt' 'a b/c d' 'c d.txt' 'a b' 'c d' 1\n")
+  lu.assertEquals(dry("x", "it's", "", "a;b"), "x 'it'\"'\"'s'\nx ''\nx 'a;b'\n")
+  lu.assertEquals(dry("{2} {1.} {-1} {3}|", "a.x", ":::", "1"), "1 a 1 |\n")
+  lu.assertEquals(dry("awk '{print $1}' ${HOME} {= x =} {}", "f"), "awk '{print $1}' ${HOME} {= x =} f\n")
+end
+
+-- The same command lines, by GNU parallel and by us: output, status and joblog.
+local BESIDE = {
+  { "'echo {} {.} {/} {//} {/.} {#}' ::: 'a b/c d.txt' \"it's\" 'x$y' '' dir/ /abs/p.tar.gz '~x' 'a*b?' 'ü' .hidden a/.hid '`x`' '!' '\"'"
+    .. " / // a//b '{}' 'a;b' '&' '<x' '#' 'a=b' '%' '@' ':' ',' '+' '^' '[' ']'" },
+  { "'echo x{}y' ::: 'a b' \"'\" \"''\" \"a'\" \"'a\" '$(x)' '-n' '*' '\t'" },
+  { "'echo {2} {1.} {1/} {2//} {-1}' ::: a.x b/y.z ::: 1 2" }, { "echo ::: a b ::: 1 2 ::: x y" }, { "'printf {}' ::: a b c" },
+  { "'echo {}; exit {}' ::: 0 1 2 3" }, { "false ::: $(seq 101)" }, { "false ::: $(seq 100)" }, { "nosuchprogram ::: a b" },
+  { "'kill -9 $$' ::: 1 2" }, { "'echo {}; exit {}' ::: 0 3 0", "-j1 --halt now,fail=1" },
+  { "'echo {}; exit {}' ::: 0 3 0", "-j1 --halt soon,fail=1" }, { "'echo {}; exit {}' ::: 0 3 4 0", "-j1 --halt soon,fail=2" },
+  { "'echo {}; exit {}' ::: 3 0 0", "-j1 --halt now,success=1" }, { "'echo {}; exit {}' ::: 3 0 0", "-j1 --halt now,done=2" },
+  { "'echo {}; exit {}' ::: 1 1 0 0", "-j1 --halt now,fail=50%" }, { "'echo {}; exit {}' ::: 0 3 0", "-j1 --halt 2" },
+  { "'echo {}; echo b' ::: a b", "--tag" }, { "printf ::: a b", "--tag" }, { "'echo {} {#}' ::: a 'b c'", "--dry-run" },
+  { "'echo {}; false' ::: a b", "--retries 3" }, { "'echo {}; sleep {}' ::: 0 5", "-j1 --timeout 1" },
+  { "'echo {}; exit {}' ::: 0 1 2", "-j1 --joblog LOG" }, { "'echo {}; exit {}' ::: 0 1 2 0", "-j1 --joblog LOG --resume" },
+  { "'echo {}; exit {}' ::: 0 0 2 0", "-j1 --joblog LOG --resume-failed" },
+}
+
+local function shell(command, folder)
+  local env = { PARALLEL_SHELL = "/bin/sh", PARALLEL_HOME = folder }
+  local p <close> = proc.spawn { args = { "sh", "-c", command }, env = env, deadline = 120 }
+  local status, out = p:finish(120)
+  return ("%s\n[%s %s]"):format(out, status.exit, status.signal)
+end
+
+local function without_times(path)
+  local file = io.open(path, "rb")
+  local text = file and file:read("a") or ""
+  if file then file:close() end
+  return (text:gsub("%d+%.%d%d%d", "T"):gsub(" +T", "T"))
+end
+
+function TestCommand:test_beside_gnu_parallel()
+  if not os.execute("parallel --version 2>/dev/null | grep -q GNU") then return lu.skip("GNU parallel is not here") end
+  local folder = temporary()
+  os.execute(("mkdir %s && touch %s/will-cite"):format(folder, folder))
+  for _, case in ipairs(BESIDE) do
+    local theirs = ("parallel -k %s %s 2>/dev/null </dev/null"):format((case[2] or ""):gsub("LOG", folder .. "/theirs"), case[1])
+    local ours = ("%s map %s --cmd %s 2>/dev/null </dev/null"):format(LUAPOOL, (case[2] or ""):gsub("LOG", folder .. "/ours"), case[1])
+    lu.assertEquals(shell(ours, folder), shell(theirs, folder), ours)
+    lu.assertEquals(without_times(folder .. "/ours"), without_times(folder .. "/theirs"))
+  end
+  os.execute("rm -r " .. folder)
+end
