@@ -11,6 +11,8 @@
 
 #include "base/allocator.h"
 
+static struct allocator *allocator; /* of the program's one state; os.exit closes that without coming back to us */
+
 static int panic(lua_State *L) {
   const char *message = lua_tostring(L, -1);
   fprintf(stderr, "PANIC: unprotected error in call to Lua API (%s)\n", message ? message : "error object is not a string");
@@ -48,8 +50,9 @@ static void warn_on(void *L, const char *text, int is_continued) {
 }
 
 lua_State *state_open(void) {
-  struct allocator *allocator = allocator_open();
-  lua_State *L = allocator ? lua_newstate(allocator_lua, allocator) : NULL;
+  lua_State *L;
+  allocator = allocator_open();
+  L = allocator ? lua_newstate(allocator_lua, allocator) : NULL;
   if (!L) {
     allocator_close(allocator);
     return NULL;
@@ -60,8 +63,6 @@ lua_State *state_open(void) {
 }
 
 void state_close(lua_State *L) {
-  void *allocator;
-  lua_Alloc function = lua_getallocf(L, &allocator);
   lua_close(L);
-  if (function == allocator_lua) allocator_close(allocator); /* else somebody has laid another over it, which may outlive the state */
+  allocator_close(allocator);
 }

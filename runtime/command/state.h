@@ -1,7 +1,7 @@
 /*
  * command/state -- the Lua state of the program: as luaL_newstate makes one, over an allocator of its own.
  *
- * Room: command (may print and abort).  Owns: the state's allocator.
+ * Room: command (may print and abort).  Owns: the state's allocator. There is one state.
  */
 #ifndef LUAPOOL_COMMAND_STATE_H
 #define LUAPOOL_COMMAND_STATE_H
