@@ -62,6 +62,9 @@ local CASES = {
   library_missing_before_an_option = { { "-l", "-e", "print(1)" } },
   single_dash_word = { { "-help" } },
   script_missing = { { "/no/such/file.lua" } },
+  script_is_a_folder = { { "/" } },
+  script_of_no_name = { { "" } },
+  init_of_a_folder = { { "-e", "print(X)" }, { env = { LUA_INIT = "@/" } } },
   stdin_as_script = { { "-" }, { stdin = "print(1, ...)" } },
   stdin_as_script_with_arguments = { { "-", "a", "b" }, { stdin = "print(#arg, arg[0], ...)" } },
   stdin_by_default = { {}, { stdin = "print('x')" } },
@@ -124,6 +127,39 @@ local CASES = {
     print(pcall(os.execute, {})) print(pcall(io.popen)) print(pcall(io.popen, "x", "rw")) print(io.popen("exit 2"):close())
     local f = io.popen("cat", "w") f:write("text\n") print(f:close()) print(io.type(f)) print(pcall(f.write, f, "x"))]] } },
 }
+
+-- Scripts as they should not be: the text of each, run by its name.
+local SCRIPTS = {
+  empty = "", comment = "#only a first line", comment_without_code = "#!/usr/bin/env luapool\n", mark = "\xEF\xBB\xBFprint('after a mark')",
+  mark_and_comment = "\xEF\xBB\xBF#!/usr/bin/lua\nprint(debug.getinfo(1).currentline)",
+  carriage_returns = "print(1)\r\nprint(2)\r\nerror('x')\r\n",
+  no_newline = "print('x')", nul = "print('a\0b')", nul_in_code = "print(1)\0print(2)", invalid_utf8 = "print('\xFF\xFE')",
+  invalid_name = "\xFF = 1",
+  unfinished = "print('x'", unfinished_string = "x = 'abc", unfinished_comment = "--[[ x",
+  not_lua = ("\127ELF\2\1\1"), truncated_binary = "\27Lua",
+  binary = string.dump(load("print('from bytecode', ...)")), long_line = "local s = '" .. ("x"):rep(2000000) .. "' print(#s)",
+  deep = ("("):rep(300) .. "1" .. (")"):rep(300), many_locals = ("local a = 1\n"):rep(201),
+  error_with_a_long_message = "error(('x'):rep(10000))", error_of_nul = "error('a\0b')", goto_nowhere = "goto nowhere",
+  returns_a_status = "return 5", exits_in_a_coroutine = "coroutine.wrap(function() os.exit(4, true) end)()",
+  exits_in_a_close = "local c <close> = setmetatable({}, { __close = function() os.exit(6) end }) error('x')",
+  close_that_fails = "local c <close> = setmetatable({}, { __close = function() error('in close') end }) error('x')",
+  gc_that_fails = "warn('@on') setmetatable({}, { __gc = function() error('in gc') end }) collectgarbage() print('on')",
+  gc_at_the_end = "setmetatable({}, { __gc = function() print('the end') end }) os.exit(3, true)",
+  error_in_error = "error(setmetatable({}, { __tostring = function() error('again') end }))",
+  warns = "warn('@on') warn('a', 'b', 'c') warn('@unknown') warn('@off') warn('x') warn('@on') warn('')",
+  output_is_not_lost = "io.stdout:setvbuf('full') io.write('written') os.exit(2, true)",
+  output_is_flushed_by_exit = "io.stdout:setvbuf('full') io.write('written') os.exit(2)",
+}
+
+for name, text in pairs(SCRIPTS) do
+  TestSideBySide["test_script_" .. name] = function()
+    if not HAS_LUA then lu.skip("no " .. LUA .. " to compare with") end
+    local path = script(text)
+    local ours, theirs = run(LUAPOOL, { path, "an argument" }), run(LUA, { path, "an argument" })
+    os.remove(path)
+    lu.assertEquals(without_ours(ours), without_ours(theirs))
+  end
+end
 
 for name, case in pairs(CASES) do
   TestSideBySide["test_" .. name] = function()

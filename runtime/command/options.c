@@ -95,6 +95,7 @@ static const char our_lines[] =
   "  luapool job.lua a b          run a script; its arguments are in arg and ...\n"
   "  luapool -j 8 --progress --log run.jsonl job.lua\n"
   "  luapool -j 8 --progress --log run.jsonl --resume job.lua      go on after a crash\n"
+  "  seq 1 1000000 | luapool map 'tonumber(_) ^ 2'\n"
   "  luapool -e 'print(#pool.map(function(x) return x * x end, 1000))'\n";
 
 static void print_usage(FILE *out, const char *program) {
@@ -103,6 +104,7 @@ static void print_usage(FILE *out, const char *program) {
 
 static void print_help(const char *program) {
   print_usage(stdout, program);
+  printf("       %s [options] map|filter|reduce EXPR [files]     one-liners over lines: %s map --help\n", program, program);
   printf("Options of lua:\n%s%s", lua_lines, our_lines);
   fflush(stdout);
 }
