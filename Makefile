@@ -40,7 +40,8 @@ LIB_OBJ   := $(LIBRARY:%.c=$(BUILD)/%.o) $(BUILD)/embedded.o
 CMD_OBJ   := $(COMMAND:%.c=$(BUILD)/%.o)
 FAULTY    := $(BUILD)/faults
 PROBES    := $(filter-out $(C_TESTS),$(wildcard tests/c/*.c))
-TEST_BIN  := $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
+HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp)
+TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
 .PHONY: all demo test soak check bench portable asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
@@ -101,6 +102,11 @@ $(BUILD)/tests/%.so: tests/c/%.c $(BUILD)/libluapool.a
 
 $(BUILD)/tests/test_%: tests/c/test_%.c $(FAULTY)/libluapool.a
 	$(COMPILE) -DLUAPOOL_FAULTS $(LDFLAGS) -fvisibility=default -MMD -MP -MF $@.d -o $@ $< $(FAULTY)/libluapool.a -lcmocka $(LUA_SHARED) -lm -ldl -lpthread
+
+# Programs that have luapool inside, for tests/test_start.lua and tests/test_embed.lua.
+HOST_LINK = $(LDFLAGS) -Wl,-E -MMD -MP -MF $@.d -o $@ $< $(BUILD)/libluapool.a $(LUA_LINK) -lm -ldl -lpthread
+$(BUILD)/tests/hosts/%: tests/hosts/%.c $(BUILD)/libluapool.a
+	$(COMPILE) $(HOST_LINK)
 
 test-programs: $(TEST_BIN)
 

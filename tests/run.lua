@@ -5,6 +5,7 @@
 -- Environment: BUILD (the build directory, default "build"), LUA (the interpreter that runs the tests; default: the program
 -- under test if it is built), WRAPPER (words before it), FILE_SECONDS (deadline of one file), POOLTEST_SLOWNESS (stretches
 -- that and the tests' own time limits).
+-- Some files run once more for each other way to start workers (LUAPOOL_START): see AGAIN.
 -- Each file runs in a process of its own, so that a crash or a hang costs that file alone, and is followed by the leak guard: no
 -- process may be left (found by its mark), and no new name in /dev/shm.
 local build = os.getenv("BUILD") or "build"
@@ -14,6 +15,9 @@ local proc = require "proc"
 local here = proc.directory()
 if build:sub(1, 1) ~= "/" then build = here .. "/" .. build end
 local FILE_SECONDS = tonumber(os.getenv("FILE_SECONDS") or 120)
+
+-- The promises of pools hold for all workers, not only for copies of the program.
+local AGAIN = { server = { "pool", "crash", "functions", "stream", "future" }, spawn = { "pool", "functions" } }
 
 local totals = { passed = 0, failed = 0, skipped = 0 }
 local failures = {}
@@ -34,6 +38,7 @@ local environment = {
   LUA_PATH = here .. "/tests/?.lua;;",
   LUA_CPATH = build .. "/tests/?.so;" .. build .. "/lua/?.so;;",
   LUA_PATH_5_4 = false, LUA_CPATH_5_4 = false, LUA_INIT = false, LUA_INIT_5_4 = false, LUAPOOL_WORKERS = false,
+  LUAPOOL_START = false, LUAPOOL_HELPER = false,
 }
 
 -- WRAPPER="valgrind -q ...": what the tests' own processes run under.
@@ -148,18 +153,29 @@ local function conclude(file, started, status, running, is_complete, counts, std
   io.stdout:flush()
 end
 
-local function run_lua_file(file, pattern)
+local function run_lua_file(file, pattern, start)
   local report = ("%s/tests/%s.report"):format(build, file:match("([^/]+)%.lua$"))
   os.remove(report)
   local started, failed_before = proc.now(), totals.failed
-  local status, stdout, stderr = run_process(file, wrapped(interpreter, "tests/run_file.lua", file, report, pattern))
+  local name = start and ("%s (%s)"):format(file, start) or file
+  environment.LUAPOOL_START = start or false
+  local status, stdout, stderr = run_process(name, wrapped(interpreter, "tests/run_file.lua", file, report, pattern))
+  environment.LUAPOOL_START = false
   local lines = is_file(report) and io.lines(report) or function() end
-  local counts, running, is_complete = read_report(file, lines)
+  local counts, running, is_complete = read_report(name, lines)
   counts.failed_before, counts.is_filtered = failed_before, pattern ~= nil
   if is_complete and (not status or status.exit ~= 0) then
     running, is_complete = "(leaving)", false
   end
-  conclude(file, started, status, running, is_complete, counts, stdout, stderr)
+  conclude(name, started, status, running, is_complete, counts, stdout, stderr)
+end
+
+local function run_again(file, pattern)
+  for _, start in ipairs { "server", "spawn" } do
+    for _, base in ipairs(AGAIN[start]) do
+      if file == ("tests/test_%s.lua"):format(base) then run_lua_file(file, pattern, start) end
+    end
+  end
 end
 
 -- cmocka's TAP output as report lines: "ok 3 - name", "not ok 4 - name", "not ok 5 # SKIP name", "# reason".
@@ -240,7 +256,12 @@ local function main()
   print("tests run under " .. interpreter)
   for _, file in ipairs(discover()) do
     if is_wanted(file, names, all_of_c) then
-      if file:match("%.lua$") then run_lua_file(file, pattern) else run_c_file(file) end
+      if file:match("%.lua$") then
+        run_lua_file(file, pattern)
+        run_again(file, pattern)
+      else
+        run_c_file(file)
+      end
     end
   end
   if #failures > 0 then print("\nFailures:") end

@@ -1,6 +1,7 @@
 -- How functions reach workers, and what crosses: through real pools, forked with the function and sent to workers that live.
 local lu = require "luaunit"
 local proc = require "proc"
+local ways = require "ways"
 
 -- A pool whose workers live already: from now on functions are sent.
 local function living(options)
@@ -155,6 +156,7 @@ function TestSent.test_c_modules_go_by_name()
 end
 
 function TestSent.test_what_cannot_be_sent_renews_the_workers()
+  ways.needs_fork("there is nothing to renew")
   local p <close> = living()
   local forks = p:stats().forks
   local file = assert(io.open("tests/test_functions.lua"))
@@ -175,6 +177,7 @@ function TestSent.test_what_cannot_be_sent_renews_the_workers()
 end
 
 function TestSent.test_a_library_function_replaced_and_put_back()
+  ways.needs_fork("a library function without its name cannot be sent")
   local p <close> = living()
   local text = function(x) return tostring(x) end
   test_original = tostring -- luacheck: ignore
@@ -222,6 +225,7 @@ end
 TestOneShot = {}
 
 function TestOneShot.test_sees_the_program_as_it_is()
+  ways.needs_fork("an open file cannot be sent")
   local file = assert(io.open("tests/test_functions.lua"))
   local first = file:read("l")
   file:seek("set", 0)
@@ -235,6 +239,7 @@ function TestOneShot.test_sees_the_program_as_it_is()
 end
 
 function TestOneShot.test_sees_a_suspended_coroutine()
+  ways.needs_fork("a coroutine cannot be sent")
   local co = coroutine.create(function() coroutine.yield() coroutine.yield("resumed") end)
   coroutine.resume(co)
   lu.assertEquals((pool.map(function() return select(2, coroutine.resume(co)) end, 2, { workers = 2, chunk = 1 }))[1], "resumed")
@@ -383,6 +388,7 @@ function TestCrossing.test_classes_by_upvalue()
 end
 
 function TestCrossing.test_classes_by_module()
+  ways.needs_fork("a module that no file holds is not theirs")
   package.loaded["tests.shapes"] = { Circle = { kinds = {} } }
   local Circle = package.loaded["tests.shapes"].Circle
   Circle.__index = Circle

@@ -865,6 +865,7 @@ end
 
 -- A task finds what its host has begun, and may read what is over; the rest is the host's.
 function TestEnds.test_in_other_processes()
+  ways.needs_fork("a future cannot be sent")
   local p <close> = pool.new(1)
   local task, open = gate()
   local done = p:submit(square, 3)

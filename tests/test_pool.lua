@@ -1,6 +1,7 @@
 -- Pools and p:map as a user meets them: sources, order, chunks, sizes, lives and ends of pools, what tasks find around them.
 local lu = require "luaunit"
 local proc = require "proc"
+local ways = require "ways"
 local forked = require "forked"
 
 local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
@@ -20,7 +21,7 @@ local function is_usable(p)
   for i = 1, 20 do lu.assertEquals(results[i], i * i) end
 end
 
-local function children() return #proc.children(proc.pid()) end
+local function children() return ways.count(proc.pid()) end
 
 local function up_to(n)
   local i = 0
@@ -567,8 +568,10 @@ function TestTasks.test_pools_inside_tasks_run_inline()
     for i = 1, 4 do lu.assertEquals(results[i], { i * 3, true, i + 2, i }) end
     lu.assertEquals(#p:workers(), 2)
   end
-  local results = p:map(function(x) return p ~= nil and x or 0 end, 2) -- the pool itself is an upvalue
-  lu.assertEquals(results, { 1, 2 })
+  if ways.start == "fork" then -- others cannot be sent a pool
+    local results = p:map(function(x) return p ~= nil and x or 0 end, 2) -- the pool itself is an upvalue
+    lu.assertEquals(results, { 1, 2 })
+  end
 end
 
 function TestTasks.test_errors_of_pools_inside_tasks()

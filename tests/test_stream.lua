@@ -395,6 +395,7 @@ end
 
 -- A stream that lies about as garbage when workers are forked is the host's business alone.
 function TestLeaving.test_workers_do_not_touch_inherited_streams()
+  ways.needs_fork("they inherit no stream")
   local p <close> = pool.new(2)
   local iterate = p:imap(function(x) spin(0.0005) return x end, 400)
   for i = 1, 5 do lu.assertEquals(iterate(), i) end

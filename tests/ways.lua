@@ -1,6 +1,38 @@
 -- ways.lua -- the ways in which a verb can be called: whatever a verb promises holds for each of them.
 --   for _, way in ipairs(ways.all) do way.with(function(call) ... call("map", fn, src, options) ... end) end
+-- With LUAPOOL_START=server (or spawn) in the environment all pools of a file are of that kind: tests/run.lua runs some files so, too.
+local lu = require "luaunit"
+local proc = require "proc"
+
 local ways = {}
+
+--- How pools that do not say start their workers here: "fork", "server" or "spawn".
+ways.start = os.getenv "LUAPOOL_START" or "fork"
+
+--- The test is about workers that are copies of the program: of others it would not be true.
+function ways.needs_fork(why)
+  lu.skipIf(ways.start ~= "fork", "workers are no copies of the program: " .. why)
+end
+
+--- The processes (as proc.children) that are workers of process `pid`: the helper's children, if it has helpers that fork.
+function ways.workers(pid)
+  local children = proc.children(pid)
+  if ways.start ~= "server" then return children end
+  local workers = {}
+  for _, child in ipairs(children) do
+    for _, worker in ipairs(proc.children(child.pid)) do workers[#workers + 1] = worker end
+  end
+  return workers
+end
+
+--- How many processes are there for the pools of process `pid`: workers, and helpers that have none.
+function ways.count(pid)
+  local children = proc.children(pid)
+  if ways.start ~= "server" then return #children end
+  local n = 0
+  for _, child in ipairs(children) do n = n + math.max(1, #proc.children(child.pid)) end
+  return n
+end
 
 local function merged(options, more)
   local all = {}
@@ -10,20 +42,20 @@ local function merged(options, more)
 end
 
 -- A pool; with `is_warm` its workers live already, and everything is sent to them.
-local function living(n, is_warm)
+local function living(n, is_warm, start)
   return function(fn)
-    local p <close> = pool.new(n)
+    local p <close> = pool.new { workers = n, start = start }
     if is_warm then p:map(tostring, n) end
     return fn(function(verb, ...) return p[verb](p, ...) end, p)
   end
 end
 
 -- The options stand behind fn and src; of reduce behind init.
-local function one_shot(n)
+local function one_shot(n, start)
   return function(fn)
     return fn(function(verb, f, src, third, fourth)
-      if verb == "reduce" then return pool.reduce(f, src, third, merged(fourth, { workers = n })) end
-      return pool[verb](f, src, merged(third, { workers = n }))
+      if verb == "reduce" then return pool.reduce(f, src, third, merged(fourth, { workers = n, start = start })) end
+      return pool[verb](f, src, merged(third, { workers = n, start = start }))
     end)
   end
 end
@@ -36,6 +68,8 @@ ways.all = {
   { name = "inline", workers = 0, with = living(0) },
   { name = "one-shot, 2 workers", workers = 2, with = one_shot(2) },
   { name = "one-shot, inline", workers = 0, with = one_shot(0) },
+  { name = "by a server, 2 workers", workers = 2, with = living(2, false, "server"), is_clean = true },
+  { name = "one-shot by a server, 2 workers", workers = 2, with = one_shot(2, "server"), is_clean = true },
 }
 
 --- Call fn(call, way, pool or nil) for each of them (of those with workers, if `only_workers`); an error names the way.

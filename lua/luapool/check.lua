@@ -301,6 +301,8 @@ local POOL = {
   max_tasks = whole(1, 1 << 30, "integer from 1"),
   nested = flag,
   trace = trace,
+  start = one_of("fork", "server", "spawn", "auto"),
+  helper = text,
 }
 
 --- Options that only some verbs understand.

@@ -23,13 +23,6 @@ local function workers(text)
   return check.option("workers", tonumber(text) or text)
 end
 
--- Every build can fork.
-local function start(text)
-  local value, expected = check.option("start", text)
-  if value == nil and not expected and (text == "fork" or text == "auto") then return text end
-  return value, expected or '"fork" or "auto"'
-end
-
 local function when(text)
   if text == "" then return "auto" end
   if text == "auto" or text == "always" or text == "never" then return text end
@@ -57,7 +50,7 @@ end
 local READERS = {
   workers = workers, timeout = of_pool "timeout", memory = word_of_pool "memory", seed = of_pool "seed", chunk = of_pool "chunk",
   buffer = of_pool "buffer", retries = of_pool "retries", on_crash = word_of_pool "on_crash", grace = of_pool "grace",
-  max_tasks = of_pool "max_tasks", start = start, output = word_of_pool "output",
+  max_tasks = of_pool "max_tasks", start = word_of_pool "start", output = word_of_pool "output",
   progress = when, color = when, quiet = flag, log = file, resume = resume, trace = file, report = file,
 }
 

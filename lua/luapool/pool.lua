@@ -216,7 +216,8 @@ local function nothing()
 end
 
 --- What happened so far, also when the pool is closed.
---- calls; forks of workers, functions sent to them, times that all were replaced to get a function (renewed); items tried again, workers
+--- start ("fork", "server" or "spawn"); calls; forks of workers (however they were started), functions sent to them,
+--- times that all were replaced to get a function (renewed); items tried again, workers
 --- lost (retries, crashes); items, chunks; bytes to and from workers (bytes_in, bytes_out); peak, the largest memory of a worker.
 --- Seconds: elapsed (while a call was open); tail (of all calls, from the moment when the first worker had nothing to do any more to the
 --- end); of the workers busy, idle, and in busy encode (writing results) and wait (until the host had read them);
@@ -287,6 +288,10 @@ end
 ---   seed           item i of a call has the random numbers of (seed, i), whoever runs it
 ---   max_tasks      a worker is replaced after so many items
 ---   nested         true: inside a task, too, the pool has workers (else its verbs run inline there)
+---   start          how workers are started: "fork" (copies of this process as it is; refused when it has other threads), "server" (a
+---                  helper, executed once, forks clean ones), "spawn" (a helper is executed for each), "auto" (default: the first if that
+---                  is safe, else the second). Clean workers inherit nothing: functions are sent to them, with what these reach
+---   helper         the program to execute for that (default: LUAPOOL_HELPER, else the command luapool, where it is found)
 ---   output         what becomes of what tasks print (see the README);   name   stands in messages and in front of progress
 ---   trace          name of a file: what workers and host do when, for chrome://tracing or Perfetto; true: for p:report{ html = } alone
 ---   timeout, memory, chunk, buffer, on_crash, retries, errors, progress   defaults of its calls: see map

@@ -117,6 +117,29 @@ ssize_t os_read_text(const char *path, char *text, size_t size) {
   return got < 0 ? got : (ssize_t)length;
 }
 
+static int is_kept(int fd, const int *keep, size_t n) {
+  size_t i;
+  for (i = 0; i < n; i++)
+    if (keep[i] == fd) return 1;
+  return 0;
+}
+
+void os_close_others(const int *keep, size_t n) {
+  int fd, highest = STDERR_FILENO;
+  struct rlimit limit;
+  long last = 65536;
+  size_t i;
+  for (i = 0; i < n; i++)
+    if (keep[i] > highest) highest = keep[i];
+  for (fd = STDERR_FILENO + 1; fd < highest; fd++)
+    if (!is_kept(fd, keep, n)) close(fd);
+#if defined(__linux__) && defined(SYS_close_range)
+  if (syscall(SYS_close_range, (unsigned)highest + 1, ~0u, 0) == 0) return;
+#endif
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < 1 << 20) last = (long)limit.rlim_cur;
+  for (fd = highest + 1; fd < last; fd++) close(fd);
+}
+
 void os_close(int *fd) {
   int saved = errno;
   /* No retry on EINTR: Linux has closed it by then, and the number may be somebody else's already. */
@@ -466,6 +489,18 @@ int os_memory_grow(int fd, uint64_t size) {
   return status < 0 ? status : extend(fd, (uint64_t)now.st_size, size);
 }
 
+int os_memory_stretch(int fd, uint64_t size) {
+  struct rlimit limit;
+  struct stat now;
+  int error = fault_fails("truncate");
+  if (error) return -error;
+  if (fstat(fd, &now) < 0) return -errno;
+  if ((uint64_t)now.st_size >= size) return 0;
+  if (size > INT64_MAX) return -EFBIG;
+  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && size > limit.rlim_cur) return -EFBIG;
+  return ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
+}
+
 int os_memory_shrink(int fd, uint64_t size) {
   struct stat now;
   int error = fault_fails("truncate");
@@ -589,6 +624,17 @@ int os_threads(void) {
     field++;
   }
   return at != NULL && atoi(at) > 1 ? atoi(at) : 1;
+}
+
+#if defined(__GLIBC__) && __GLIBC_PREREQ(2, 32)
+extern char __libc_single_threaded; /* <sys/single_threaded.h>; once a thread was made it stays 0 */
+#define NEVER_HAD_THREADS (__libc_single_threaded != 0)
+#else
+#define NEVER_HAD_THREADS 0
+#endif
+
+int os_has_threads(void) {
+  return !NEVER_HAD_THREADS && os_threads() > 1;
 }
 
 /* ---- random bytes ----------------------------------------------------------------------------- */

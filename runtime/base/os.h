@@ -82,10 +82,13 @@ void os_unmap(void *address, size_t size);
  * answer by a signal is refused before: -EFBIG (limit on file sizes), -ENOMEM (more than os_memory_left, if it is large).
  * It never shrinks; after a failure size and content are what they were. os_memory_shrink makes it at most `size` bytes: nobody may
  * touch what was beyond.
+ * os_memory_stretch makes it at least `size` bytes of which none is reserved: for maps that are far larger than what will be touched.
+ * What is touched when memory has ended is as fatal as in os_map_shared.
  * os_memory_release gives the pages of a range back (reads as zeros afterwards, and is no longer reserved); best effort.
  */
 int os_memory_file(const char *debug_name);
 int os_memory_grow(int fd, uint64_t size);
+int os_memory_stretch(int fd, uint64_t size);
 int os_memory_shrink(int fd, uint64_t size);
 void os_memory_release(int fd, uint64_t offset, uint64_t length);
 /* os_map_file -- map [0, size) of a memory file shared, read and write. */
@@ -121,6 +124,12 @@ int os_unread(int fd);
  */
 int os_poll(struct pollfd *fds, size_t count, int64_t timeout_ns);
 
+/*
+ * os_close_others -- close every descriptor above 2 but the `n` of `keep`: for a program that was just started, and shall hold nothing of
+ * what started it.
+ */
+void os_close_others(const int *keep, size_t n);
+
 /* os_close -- close *fd if it is not -1 and set it to -1; keeps errno; idempotent. */
 void os_close(int *fd);
 
@@ -145,6 +154,9 @@ uint64_t os_memory_left(const char *root);
 
 /* os_threads -- threads of this process now (1 when it cannot be told). */
 int os_threads(void);
+
+/* os_has_threads -- 1 if this process has another thread than the calling one, as far as can be told. Costs nothing if it never had. */
+int os_has_threads(void);
 
 /*
  * os_pidfd_open, os_pidfd_signal -- the descriptor of a process: it cannot come to mean another process, as a pid can.

@@ -137,6 +137,8 @@ void lcall_open_library(lua_State *L);
 /* ---- its function (lsend.c) ---- */
 
 void lsend_function(lua_State *L, struct call *c);
+/* lsend_refuse -- raise why the sender could not write what it was given. */
+void lsend_refuse(lua_State *L, const struct lpool *lp);
 void lsend_release(struct lpool *lp, struct sent **sent);
 
 /* ---- its items (lfill.c) ---- */

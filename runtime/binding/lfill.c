@@ -30,7 +30,8 @@ enum board_entry_kind lfill_kind(const struct call *c) {
   if (c->mode == CALL_APPLY) return BOARD_BLOCK;
   if (c->mode == CALL_BROADCAST) return BOARD_BROADCAST;
   if (c->job.source.kind == SOURCE_ITERATOR) return BOARD_BLOCK;
-  return c->job.source.kind == SOURCE_TABLE && pool_living(c->lp->pool) > 0 ? BOARD_BLOCK : BOARD_INDEXED;
+  if (c->job.source.kind != SOURCE_TABLE) return BOARD_INDEXED;
+  return lpool_has_recruits(c->lp) || pool_living(c->lp->pool) > 0 ? BOARD_BLOCK : BOARD_INDEXED;
 }
 
 static void post(lua_State *L, struct call *c, const struct pool_work *work) {

@@ -1,8 +1,8 @@
 /*
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
- * Room: binding (may include binding/lerror.h, binding/lpool.h, binding/llong.h, binding/lshared.h, binding/lstep.h, binding/ltrace.h,
- * binding/embedded.h, binding/lreader.h, binding/llines.h and binding/lprogram.h).
+ * Room: binding (may include binding/lerror.h, binding/lhelper.h, binding/lpool.h, binding/llong.h, binding/lshared.h, binding/lstep.h,
+ * binding/ltrace.h, binding/embedded.h, binding/lreader.h, binding/llines.h and binding/lprogram.h).
  * Owns: the registry fields luapool.module, luapool.part,
  * luapool.Error, luapool.options, and the run scope of pool.catch_interrupts.
  */
@@ -16,6 +16,7 @@
 #include "base/os.h"
 #include "binding/embedded.h"
 #include "binding/lerror.h"
+#include "binding/lhelper.h"
 #include "binding/llines.h"
 #include "binding/llong.h"
 #include "binding/lpool.h"
@@ -27,15 +28,8 @@
 #include "job/codec.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
+#include "luapool.h"
 #include "process/process.h"
-
-#define VERSION "0.1.0"
-
-#if defined(__GNUC__)
-#define EXPORT __attribute__((visibility("default")))
-#else
-#define EXPORT
-#endif
 
 static int core_cpus(lua_State *L) {
   lua_pushinteger(L, os_cpus());
@@ -240,14 +234,15 @@ static void push_core(lua_State *L) {
   lprogram_open_library(L);
   luaL_newmetatable(L, "luapool.Error");
   lua_setfield(L, -2, "Error");
-  lua_pushliteral(L, VERSION);
+  lua_pushliteral(L, LUAPOOL_VERSION);
   lua_setfield(L, -2, "version");
 }
 
-EXPORT int luaopen_luapool(lua_State *L) {
+LUAPOOL_API int luaopen_luapool(lua_State *L) {
   if (lua_getfield(L, LUA_REGISTRYINDEX, "luapool.module") == LUA_TTABLE) return 1;
   luaL_checkversion(L);
   delivery_open(L);
+  lhelper_open(L);
   push_core(L);
   lua_newtable(L);
   lua_pushcclosure(L, part, 2);

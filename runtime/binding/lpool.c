@@ -1,4 +1,4 @@
-/* binding/lpool -- see lpool.h (may include binding/lcall.h, binding/lerror.h and binding/ltrace.h). */
+/* binding/lpool -- see lpool.h (may include binding/lcall.h, binding/lerror.h, binding/lhelper.h and binding/ltrace.h). */
 #include "binding/lpool.h"
 
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include "base/os.h"
 #include "binding/lcall.h"
 #include "binding/lerror.h"
+#include "binding/lhelper.h"
 #include "binding/ltrace.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
@@ -133,6 +134,8 @@ static void push_stats(lua_State *L, struct lpool *lp) {
   pool_collect(lp->pool);
   pool_totals(lp->pool, &sum);
   lua_createtable(L, 0, 20);
+  lua_pushstring(L, lp->start == POOL_FORK ? "fork" : lp->start == POOL_SERVER ? "server" : "spawn");
+  lua_setfield(L, -2, "start");
   set_integer(L, "calls", (lua_Integer)lp->n_calls);
   set_integer(L, "forks", (lua_Integer)pool_forks(lp->pool));
   set_integer(L, "sent", (lua_Integer)lp->n_sent);
@@ -184,6 +187,7 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   lp->record = NULL;
   loutput_close(&lp->output, L);
   bytes_free(&lp->out);
+  bytes_free(&lp->boot);
   free(lp->seen_ns);
   lp->seen_ns = NULL;
   unreference(L, &lp->tasks.on_start);
@@ -214,7 +218,41 @@ static lua_Number option_number(lua_State *L, int options, const char *name, lua
   return value;
 }
 
+/* "auto": by fork while that is safe. */
+static void read_start(lua_State *L, int options, struct lpool *lp) {
+  static const char *const names[] = {"fork", "server", "spawn", "auto", NULL};
+  static const enum pool_start_method methods[] = {POOL_FORK, POOL_SERVER, POOL_SPAWN};
+  int which, is_command = lhelper_is_command(L);
+  lua_getfield(L, options, "start");
+  which = luaL_checkoption(L, -1, "auto", names);
+  lua_pop(L, 1);
+  if (which < 3) {
+    lp->start = methods[which];
+  } else {
+#ifdef __APPLE__
+    lp->start = is_command ? POOL_FORK : POOL_SERVER; /* its own libraries do not survive a fork */
+#else
+    lp->start = is_command || !os_has_threads() ? POOL_FORK : POOL_SERVER;
+#endif
+    lp->may_have_threads = is_command;
+  }
+}
+
+/* What workers that are no copies of this process need; the strings stay in lp->boot and `path` until pool_open has copied them. */
+static void read_helper(lua_State *L, int index, struct lpool *lp, struct pool_options *options, char path[LHELPER_PATH_BYTES]) {
+  options->start = lp->start;
+  if (lp->start == POOL_FORK) return;
+  lua_getfield(L, index, "helper");
+  lhelper_find(L, lua_tostring(L, -1), path);
+  lua_pop(L, 1);
+  lhelper_config(L, &lp->boot);
+  options->helper = path;
+  options->config = lp->boot.data;
+  options->config_length = lp->boot.length;
+}
+
 static void read_options(lua_State *L, int options, struct lpool *lp) {
+  read_start(L, options, lp);
   lp->n_workers = (uint32_t)option_number(L, options, "workers", 1);
   lp->grace_ns = (int64_t)(option_number(L, options, "grace", 1) * NS_PER_S);
   lp->tasks.on_start = option_function(L, options, "on_start");
@@ -234,6 +272,7 @@ static void read_options(lua_State *L, int options, struct lpool *lp) {
  * The userdata comes first, in the closed state, so that whatever raises later leaks nothing.
  */
 static int core_open(lua_State *L) {
+  char helper[LHELPER_PATH_BYTES];
   struct pool_options options;
   struct lpool *lp;
   int status;
@@ -270,8 +309,10 @@ static int core_open(lua_State *L) {
   options.ring_bytes = (uint64_t)option_number(L, 1, "ring", 0);
   options.output = loutput_kind(&lp->output);
   options.tasks = (struct worker_tasks){&lp->tasks, task_start, task_run, task_finish};
+  read_helper(L, 1, lp, &options, helper);
   lp->seen_ns = calloc(lp->capacity, sizeof *lp->seen_ns);
   status = lp->seen_ns ? pool_open(&lp->pool, &options) : -ENOMEM;
+  bytes_clear(&lp->boot);
   if (status == 0) return 1;
   free(lp->seen_ns);
   lp->seen_ns = NULL;

@@ -36,6 +36,10 @@ struct lpool {
   int64_t grace_ns;
   int is_terminated;   /* while somebody waits in it: that call ends with an error, and no worker is forked any more */
   int is_one_shot;     /* made for one call: its collection needs no warning */
+  enum pool_start_method start; /* how workers are started */
+  int may_have_threads; /* POOL_FORK: also while the process has other threads */
+  int has_boot;         /* the others: what workers need to begin is in input memory */
+  struct bytes boot;    /* while that, or what the helper is told, is made */
   struct task_context tasks;
   struct loutput output;
   struct codec *codec;  /* items and results; knows the names that fn gives; anchored by codec_reference */
@@ -90,6 +94,11 @@ int lpool_cancel_all(lua_State *L);
  * else waits it out.
  */
 int lpool_end(struct lpool *lp, lua_State *L, int64_t grace_ns, int64_t until_ns, int can_raise);
+
+/* lpool_has_recruits -- 1 if its workers are no copies of this process: all that they need is sent to them. */
+static inline int lpool_has_recruits(const struct lpool *lp) {
+  return lp->start != POOL_FORK;
+}
 
 /* lpool_push_handles -- push the weak table of this state's handles (lpool -> userdata), and return 1; or something else: there are none. */
 int lpool_push_handles(lua_State *L);

@@ -11,6 +11,7 @@
 #include "base/os.h"
 #include "binding/lcall.h"
 #include "binding/ltrace.h"
+#include "job/boot.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 
@@ -54,13 +55,44 @@ static uint32_t wanted_workers(const struct lpool *lp) {
   return wanted < lp->n_workers ? (uint32_t)wanted : lp->n_workers;
 }
 
+static void refuse_threads(lua_State *L, const struct lpool *lp) {
+  int n;
+  if (lp->may_have_threads || !os_has_threads()) return;
+  n = os_threads();
+  luaL_error(L, "cannot fork workers: this process has %d threads, and a copy of it would have one (use start = \"server\")", n);
+}
+
+/* What workers that are no copies of this process need to begin goes to input memory, once. */
+static void write_boot(lua_State *L, struct lpool *lp) {
+  uint64_t offset;
+  void *memory;
+  int status;
+  if (lp->has_boot) return;
+  bytes_clear(&lp->boot);
+  status = boot_write(lp->sender, L, &lp->boot, &lp->tasks);
+  if (status < 0) lsend_refuse(L, lp);
+  status = pool_input(lp->pool, lp->boot.length, &offset, &memory);
+  if (status < 0) luaL_error(L, "no memory to start workers: %s", strerror(-status));
+  memcpy(memory, lp->boot.data, lp->boot.length);
+  pool_set_boot(lp->pool, offset, lp->boot.length);
+  bytes_free(&lp->boot);
+  lp->has_boot = 1;
+}
+
 static void start(lua_State *L, struct lpool *lp, uint32_t wanted) {
   int status, is_first = pool_living(lp->pool) == 0;
   if (lp->is_terminated) lcall_raise_ended(L, lp);
   if (wanted == 0) return;
-  if (is_first && !lp->is_one_shot) codec_know_globals(lp->sender, L); /* what they inherit: functions are sent to them later */
+  if (lpool_has_recruits(lp)) {
+    write_boot(L, lp);
+  } else if (pool_needs_start(lp->pool, wanted)) {
+    refuse_threads(L, lp);
+    if (is_first && !lp->is_one_shot) codec_know_globals(lp->sender, L); /* what they inherit: functions are sent to them later */
+  }
   status = pool_start(lp->pool, wanted, is_first);
-  if (status < 0) luaL_error(L, "cannot start workers: fork: %s", strerror(-status));
+  if (status == -EINTR) lpump_checkpoint(L);
+  if (status < 0 && *pool_complaint(lp->pool)) luaL_error(L, "cannot start workers: %s", pool_complaint(lp->pool));
+  if (status < 0) luaL_error(L, "cannot start workers: %s%s", lpool_has_recruits(lp) ? "" : "fork: ", strerror(-status));
 }
 
 void lpump_start(lua_State *L, struct lpool *lp) {

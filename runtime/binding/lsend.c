@@ -10,6 +10,9 @@
 #include <string.h>
 
 #include "binding/lcall.h"
+#include "job/names.h"
+
+enum { MOST_CLASSES = 256 };
 
 enum { TOO_BIG_TO_SEND_BYTES = 8 << 20 /* beyond it a fresh fork costs less than writing and reading the function */ };
 
@@ -45,6 +48,64 @@ static int write_bounds(lua_State *L, struct call *c) {
   return status;
 }
 
+/* ---- classes that only the script's globals name ---- */
+
+static int has_field(lua_State *L, const char *name) {
+  int is_there;
+  lua_pushstring(L, name);
+  is_there = lua_rawget(L, -2) != LUA_TNIL;
+  lua_pop(L, 1);
+  return is_there;
+}
+
+/* Is the value on top a class, or a table of classes? */
+static int is_class(lua_State *L, int levels) {
+  int is_it = 0;
+  if (!lua_istable(L, -1)) return 0;
+  if (has_field(L, "__index") || has_field(L, "__name")) return 1;
+  if (levels == 0) return 0;
+  lua_pushnil(L);
+  while (!is_it && lua_next(L, -2)) {
+    is_it = is_class(L, levels - 1);
+    lua_pop(L, is_it ? 2 : 1);
+  }
+  return is_it;
+}
+
+/* A function whose code names the global whose name is on top takes it along. Returns 0 (also if it cannot be sent), or -ENOMEM. */
+static int write_global(lua_State *L, struct lpool *lp) {
+  int status = 0, top = lua_gettop(L);
+  lua_pushfstring(L, "return %s", lua_tostring(L, -1));
+  if (luaL_loadbufferx(L, lua_tostring(L, -1), lua_rawlen(L, -1), "=class", "t") == LUA_OK) status = codec_write(lp->sender, L, -1);
+  lua_settop(L, top);
+  return status == -ENOMEM ? status : 0;
+}
+
+/*
+ * Objects among the items name their classes; a copy of this process would have all that its globals name. What cannot be sent is left
+ * out: an item that needs it fails. `false` ends the list.
+ */
+static int write_classes(lua_State *L, struct lpool *lp) {
+  int status = 0, n = 0, top = lua_gettop(L);
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
+  lua_pushnil(L);
+  while (status == 0 && n < MOST_CLASSES && lua_next(L, top + 1)) {
+    int is_it = lua_type(L, -2) == LUA_TSTRING && !names_is_library(lua_tostring(L, -2)) && is_class(L, 1);
+    lua_pop(L, 1);
+    if (!is_it) continue;
+    lua_pushvalue(L, -1);
+    status = write_global(L, lp);
+    lua_pop(L, 1);
+    n++;
+  }
+  lua_settop(L, top);
+  if (status < 0) return status;
+  lua_pushboolean(L, 0);
+  status = codec_write(lp->sender, L, -1);
+  lua_pop(L, 1);
+  return status;
+}
+
 /*
  * Write fn, what it writes into, and where an indexed source begins. Returns codec_write's status; the bytes are in lp->out. What is not
  * of the function (numbers of a range, arrays, which are shared) is no state: loading it once is as good as loading it again.
@@ -56,6 +117,7 @@ static int write_job(lua_State *L, struct call *c, int *is_stateless) {
   codec_begin(lp->sender, &lp->out, CODEC_WITH_GLOBALS, "function");
   status = write_value(L, c, c->job.fn_reference);
   *is_stateless = codec_is_stateless(lp->sender);
+  if (status == 0 && lpool_has_recruits(lp)) status = write_classes(L, lp);
   if (status == 0 && (c->work.flags & BOARD_INTO)) status = write_value(L, c, c->job.into_reference);
   if (status < 0 || c->work.kind != BOARD_INDEXED) return status;
   if (c->job.source.kind == SOURCE_ARRAY) return write_value(L, c, c->job.source.reference);
@@ -108,10 +170,27 @@ static void renew_workers(lua_State *L, struct lpool *lp) {
   if (!lpool_end(lp, L, -1, -1, 1)) (void)lpool_end(lp, L, lp->grace_ns, -1, 0);
 }
 
-/* Workers that live already need the function sent; those forked from now on inherit it. */
+/* "upvalue 'db' of function <job.lua:12>: userdata (sqlite3.db) cannot be sent" becomes "cannot send upvalue 'db' of ...". */
+void lsend_refuse(lua_State *L, const struct lpool *lp) {
+  static const char end[] = " cannot be sent";
+  const char *message = codec_message(lp->sender);
+  size_t length = strlen(message);
+  if (length > sizeof end - 1 && strcmp(message + length - (sizeof end - 1), end) == 0) {
+    lua_pushlstring(L, message, length - (sizeof end - 1));
+    luaL_error(L, "cannot send %s", lua_tostring(L, -1));
+  }
+  luaL_error(L, "cannot send the function: %s", message);
+}
+
+/* Workers that live already need the function sent, and so do all that are no copies of this process; forked from now on they inherit it. */
 void lsend_function(lua_State *L, struct call *c) {
   struct lpool *lp = c->lp;
   int status, is_stateless = 0;
+  if (lpool_has_recruits(lp)) {
+    if (write_job(L, c, &is_stateless) < 0) lsend_refuse(L, lp);
+    place_job(L, c, is_stateless);
+    return;
+  }
   if (pool_living(lp->pool) == 0) {
     lsend_release(lp, &lp->sent);
     return;

@@ -13,6 +13,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "binding/lhelper.h"
 #include "binding/lluapool.h"
 #include "command/call.h"
 #include "command/modules.h"
@@ -21,7 +22,15 @@
 #include "command/state.h"
 #include "command/words.h"
 #include "job/delivery.h"
+#include "luapool.h"
 #include "process/interrupt.h"
+
+/* What is executed to start workers (start = "server", "spawn"): this very program, whatever became of its file. */
+#ifdef __linux__
+#define OWN_PROGRAM "/proc/self/exe"
+#else
+#define OWN_PROGRAM "luapool"
+#endif
 
 struct program {
   int argc;
@@ -104,6 +113,8 @@ static int prepare(lua_State *L) {
   luaL_requiref(L, "luapool", luaopen_luapool, 0);
   lua_setglobal(L, "pool");
   luapool_on_problem(L, note_problem);
+  luapool_set_command(L);
+  luapool_set_helper(L, OWN_PROGRAM);
   set_arg(L, program);
   open_folder(L, program);
   set_defaults(L, program);
@@ -224,6 +235,8 @@ int main(int argc, char **argv) {
   struct program program = {.argc = argc, .argv = argv};
   struct delivery_frame scope;
   lua_State *L;
+  int status = luapool_worker_main(argc, argv, NULL); /* executed to start workers for another process? Before anything is opened */
+  if (status >= 0) return status;
   if (argc > 0 && argv[0][0]) call_set_program(argv[0]);
   interrupt_catch(); /* without it the program is one that signals kill: no reason not to run */
   options_parse(&program.options, argc, argv, call_program());

@@ -116,7 +116,7 @@ void options_print_version(void) {
 
 static void print_all_about_it(void) {
   options_print_version();
-  printf("start methods: fork\nengines built in: local (processes on this machine)\n");
+  printf("start methods: fork, server, spawn\nengines built in: local (processes on this machine)\n");
   fflush(stdout);
 }
 

@@ -1,4 +1,4 @@
-/* job/task -- see task.h. */
+/* job/task -- see task.h (may include job/boot.h). */
 #include "job/task.h"
 
 #include <errno.h>
@@ -11,6 +11,7 @@
 
 #include "base/fault.h"
 #include "job/array.h"
+#include "job/boot.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 #include "process/process.h"
@@ -385,6 +386,8 @@ static int prepare(lua_State *L) {
   define_reason(L, INTERRUPT_CANCEL, "cancelled", "the call was cancelled");
   define_reason(L, INTERRUPT_QUIT, "cancelled", "the pool was terminated");
   replace_exit(L);
+  if (t->worker->boot_length)
+    boot_read(t->codec, L, arena_at(t->worker->arena, t->worker->boot_offset, t->worker->boot_length), t->worker->boot_length, t);
   if (t->worker->events) watch_collector(L, t);
   luaL_checkstack(T, LUA_MINSTACK, NULL);
   lua_pushcfunction(T, on_error);
@@ -408,6 +411,27 @@ static int call_hook(struct task_context *t, int reference) {
   return status;
 }
 
+/* (context, message): the record of what kept the worker from getting ready. Protected. */
+static int write_unprepared(lua_State *L) {
+  struct task_context *t = lua_touserdata(L, 1);
+  plain_record(t, L, "error", lua_tostring(L, 2));
+  return 0;
+}
+
+/* It could not get ready; why is on top of the stack. Without memory to say it, nothing is said. */
+static void send_unprepared(struct task_context *t) {
+  lua_State *L = t->L;
+  const char *text = lua_tostring(L, -1);
+  bytes_clear(&t->record);
+  if (t->codec && text) {
+    lua_pushcfunction(L, write_unprepared);
+    lua_pushlightuserdata(L, t);
+    lua_pushstring(L, text);
+    if (lua_pcall(L, 2, 0, 0) != LUA_OK) bytes_clear(&t->record);
+  }
+  worker_send(t->worker, WORKER_UNREADY, 0, 0, t->record.data, t->record.length);
+}
+
 int task_start(void *context, struct worker *w) {
   struct task_context *t = context;
   int status;
@@ -421,8 +445,7 @@ int task_start(void *context, struct worker *w) {
   lua_pushcfunction(t->L, prepare);
   lua_pushlightuserdata(t->L, t);
   if (lua_pcall(t->L, 1, 0, 0) != LUA_OK) {
-    static const char nothing[1];
-    worker_send(w, WORKER_UNREADY, 0, 0, nothing, 0);
+    send_unprepared(t);
     return -1;
   }
   if (t->on_start == LUA_NOREF) {
@@ -487,6 +510,19 @@ static int read_places(struct task_context *t, lua_State *T, struct codec_reader
   return 0;
 }
 
+/* To a worker that is no copy of its host the classes that items may have are sent along: reading them makes them globals. */
+static int read_classes(struct task_context *t, lua_State *T, struct codec_reader *reader) {
+  int status = 0, top = lua_gettop(T);
+  while (t->worker->is_recruit && status == 0) {
+    status = codec_read(t->codec, T, reader);
+    if (status == 0 && lua_isboolean(T, -1)) break;
+    if (status == -ENOENT) status = 0; /* a class that needs what is not here: who needs the class will say so */
+    lua_settop(T, top);
+  }
+  lua_settop(T, top);
+  return status;
+}
+
 /* The function of a job that came after the fork. Pushes it; raises what is wrong. */
 static void read_job(struct task_context *t, lua_State *T) {
   const struct worker_claim *claim = &t->worker->claim;
@@ -495,7 +531,7 @@ static void read_job(struct task_context *t, lua_State *T) {
   if (data == NULL) luaL_error(T, "the function did not reach the worker");
   codec_read_begin(t->codec, &reader, data, claim->job_length);
   memset(&t->source, 0, sizeof t->source);
-  if (codec_read(t->codec, T, &reader) != 0 || read_places(t, T, &reader) != 0) luaL_error(T, "%s", codec_message(t->codec));
+  if (codec_read(t->codec, T, &reader) != 0 || read_classes(t, T, &reader) != 0 || read_places(t, T, &reader) != 0) luaL_error(T, "%s", codec_message(t->codec));
 }
 
 /* The array behind a reference. */

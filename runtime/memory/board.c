@@ -14,12 +14,20 @@ static size_t board_size(uint32_t n_workers, uint64_t ring_bytes) {
   return slots_end(n_workers) + n_workers * channel_size(ring_bytes);
 }
 
-int board_open(struct board **out, uint32_t n_workers, uint64_t ring_bytes) {
+/* fd -1: memory without a file. */
+static int map_new(size_t size, int fd, void **memory) {
+  int status;
+  if (fd < 0) return os_map_shared(size, memory);
+  status = os_memory_stretch(fd, size);
+  return status < 0 ? status : os_map_file(fd, size, memory);
+}
+
+static int open_board(struct board **out, uint32_t n_workers, uint64_t ring_bytes, int fd) {
   void *memory;
-  int status = os_map_shared(board_size(n_workers, ring_bytes), &memory);
+  int status = map_new(board_size(n_workers, ring_bytes), fd, &memory);
   while (status == -ENOMEM && ring_bytes > CHANNEL_MIN_BYTES) {
     ring_bytes /= 2;
-    status = os_map_shared(board_size(n_workers, ring_bytes), &memory);
+    status = map_new(board_size(n_workers, ring_bytes), fd, &memory);
   }
   if (status < 0) return status;
   *out = memory;
@@ -29,6 +37,36 @@ int board_open(struct board **out, uint32_t n_workers, uint64_t ring_bytes) {
   atomic_store(&(*out)->n_sharing, n_workers);
   atomic_store(&(*out)->n_places, n_workers);
   return 0;
+}
+
+int board_open(struct board **out, uint32_t n_workers, uint64_t ring_bytes) {
+  return open_board(out, n_workers, ring_bytes, -1);
+}
+
+int board_open_file(struct board **out, uint32_t n_workers, uint64_t ring_bytes, int *fd) {
+  int status, file = os_memory_file("luapool-board");
+  if (file < 0) return file;
+  status = open_board(out, n_workers, ring_bytes, file);
+  if (status < 0) {
+    os_close(&file);
+    return status;
+  }
+  *fd = file;
+  return 0;
+}
+
+int board_attach(struct board **out, int fd) {
+  int64_t there = os_size(fd);
+  size_t size;
+  void *memory;
+  int status = there < (int64_t)sizeof(struct board) ? -EBADMSG : os_map_file(fd, sizeof(struct board), &memory);
+  if (status < 0) return status;
+  size = board_size(((struct board *)memory)->n_workers, ((struct board *)memory)->ring_bytes);
+  os_unmap(memory, sizeof(struct board));
+  if (size > (size_t)there) return -EBADMSG;
+  status = os_map_file(fd, size, &memory);
+  if (status == 0) *out = memory;
+  return status;
 }
 
 void board_close(struct board *b) {

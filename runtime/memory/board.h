@@ -1,7 +1,7 @@
 /*
  * memory/board -- the shared memory of a pool: what there is to do, what each worker is doing, and the result rings.
  *
- * Room: memory (may include memory/channel.h).  Owns: the mapping.  One board per pool, made by the host before its workers are forked.
+ * Room: memory (may include memory/channel.h).  Owns: the mapping.  One board per pool, made by the host before its workers are started.
  * No lock: each word says who writes it. Only `front` and an entry's `cursor` have several writers; these change by
  * compare-and-swap alone, so a
  * worker may die between any two instructions and nobody waits for it.
@@ -138,6 +138,13 @@ struct board {
  * When the system refuses so much address space, smaller rings are tried. Returns 0 or -errno.
  */
 int board_open(struct board **out, uint32_t n_workers, uint64_t ring_bytes);
+
+/*
+ * board_open_file -- the same in a memory file, *fd, so that it can be handed to processes that are not forked from this one.
+ * board_attach -- the board that another process made in this file. 0 or -errno (-EBADMSG: it is none). The file stays the caller's.
+ */
+int board_open_file(struct board **out, uint32_t n_workers, uint64_t ring_bytes, int *fd);
+int board_attach(struct board **out, int fd);
 void board_close(struct board *b);
 
 /* board_channel -- attach to the ring of worker `number` (from 0). */

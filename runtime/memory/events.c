@@ -9,14 +9,41 @@
 
 enum { SHARE_OF_TIME = 20000, LONG_NS = 5000, OUTLIER_NS = 50 * 1000, OUTLIER_TIMES = 10, READ_TRIES = 100 };
 
+static struct events *begin_all(void *memory, uint32_t n, int64_t began_ns) {
+  struct events *all = memory;
+  for (uint32_t i = 0; i < n; i++) all[i].began_ns = began_ns;
+  return all;
+}
+
 int events_open(struct events **out, uint32_t n, int64_t began_ns) {
   void *memory;
-  uint32_t i;
   int status = os_map_shared((size_t)n * sizeof(struct events), &memory);
-  if (status < 0) return status;
-  *out = memory;
-  for (i = 0; i < n; i++) (*out)[i].began_ns = began_ns;
+  if (status == 0) *out = begin_all(memory, n, began_ns);
+  return status;
+}
+
+int events_open_file(struct events **out, uint32_t n, int64_t began_ns, int *fd) {
+  void *memory;
+  int status, file = os_memory_file("luapool-events");
+  if (file < 0) return file;
+  status = os_memory_stretch(file, (uint64_t)n * sizeof(struct events));
+  if (status == 0) status = os_map_file(file, (size_t)n * sizeof(struct events), &memory);
+  if (status < 0) {
+    os_close(&file);
+    return status;
+  }
+  *out = begin_all(memory, n, began_ns);
+  *fd = file;
   return 0;
+}
+
+int events_attach(struct events **out, uint32_t n, int fd) {
+  int64_t there = os_size(fd);
+  void *memory;
+  int status = there < 0 ? (int)there : (uint64_t)there < (uint64_t)n * sizeof(struct events) ? -EBADMSG : 0;
+  if (status == 0) status = os_map_file(fd, (size_t)n * sizeof(struct events), &memory);
+  if (status == 0) *out = memory;
+  return status;
 }
 
 void events_close(struct events *all, uint32_t n) {

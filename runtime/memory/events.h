@@ -79,6 +79,9 @@ struct events {
 
 /* events_open -- records for `n` writers, all beginning at began_ns. 0 or -errno.  events_close -- NULL is ignored. */
 int events_open(struct events **out, uint32_t n, int64_t began_ns);
+/* events_open_file -- the same in a memory file, *fd, for writers that are not forked from this process: events_attach there. */
+int events_open_file(struct events **out, uint32_t n, int64_t began_ns, int *fd);
+int events_attach(struct events **out, uint32_t n, int fd);
 void events_close(struct events *all, uint32_t n);
 
 /* ---- the writer ---- */

@@ -16,6 +16,7 @@
 #include "pool/pool.h"
 #include "pool/table.h"
 #include "pool/trace.h"
+#include "process/server.h"
 
 enum crew_state {
   CREW_EMPTY = 0,
@@ -111,6 +112,13 @@ struct pool {
   int64_t grace_ns;
   uint64_t max_tasks;
   struct worker_tasks tasks;
+  enum pool_start_method start;
+  struct server server;       /* POOL_SERVER: the helper; POOL_SPAWN: its complaint */
+  char *helper;
+  void *config;
+  size_t config_length;
+  uint64_t boot_offset, boot_length;
+  int board_fd, events_fd;    /* -1: the board, the record, is memory that children inherit */
   struct board *board;
   struct arena arena;
   struct os_bell bell;
@@ -139,6 +147,7 @@ struct pool {
   uint32_t n_shown;           /* events shown since the rings were found empty */
   int must_look;              /* a worker may have died */
   int is_patient;             /* see pool_set_patience */
+  int has_dead;               /* when the poll set was made, one was known to be dead */
   int has_news;               /* an event waits that no descriptor announces */
   int must_recheck;           /* a worker died while claiming: items may have been lost */
   enum pool_ending is_ending;

@@ -1,5 +1,6 @@
 /*
- * pool/pool -- see pool.h (may include pool/crew.h, pool/output.h and pool/schedule.h). This file: opening, starting, waking, waiting,
+ * pool/pool -- see pool.h (may include pool/crew.h, pool/output.h, pool/recruit.h and pool/schedule.h). This file: opening, starting,
+ * waking, waiting,
  * ending. What was posted: pool/ledger.c. What came back, and the dead: pool/recovery.c. Time limits: pool/watch.c, pool/pause.c.
  */
 #include "pool/pool.h"
@@ -12,10 +13,15 @@
 
 #include "base/fault.h"
 #include "pool/crew.h"
+#include "pool/recruit.h"
 #include "pool/schedule.h"
 #include "process/interrupt.h"
 
+#define PATIENCE_NS INT64_C(30000000000) /* a helper that has not answered by then never will */
+
 enum { DEFAULT_RING_BYTES = 8 << 20, SPIN_NS = 60 * 1000, SPIN_TURNS = 32, REAP_AFTER_KILL_MS = 1000, TICK_NS = 100 * 1000 * 1000 };
+
+enum { TRIES = 5 /* helpers that somebody kills in a row */ };
 
 /* ---- opening and closing ---- */
 
@@ -40,11 +46,25 @@ static void set_size(struct pool *p, uint32_t n) {
 }
 
 static int allocate(struct pool *p, const struct pool_options *options) {
+  if (p->start != POOL_FORK) {
+    p->helper = options->helper ? strdup(options->helper) : NULL;
+    p->config = os_allocate(options->config_length + 1);
+    if (p->helper == NULL || p->config == NULL) return -ENOMEM;
+    if (options->config_length) memcpy(p->config, options->config, options->config_length);
+    p->config_length = options->config_length;
+  }
   p->crew = calloc(p->capacity, sizeof *p->crew);
   p->polls = calloc((size_t)3 * p->capacity + 2, sizeof *p->polls);
   if (p->crew == NULL || p->polls == NULL) return -ENOMEM;
   set_size(p, options->workers);
   return 0;
+}
+
+static int open_board(struct pool *p, uint64_t ring) {
+  int status;
+  if (p->start == POOL_FORK) return board_open(&p->board, p->capacity, ring);
+  status = board_open_file(&p->board, p->capacity, ring, &p->board_fd);
+  return status < 0 ? status : process_register_fd(p->board_fd);
 }
 
 int pool_open(struct pool **out, const struct pool_options *options) {
@@ -63,9 +83,11 @@ int pool_open(struct pool **out, const struct pool_options *options) {
   p->grace_ns = options->grace_ns;
   p->max_tasks = options->max_tasks;
   p->tasks = options->tasks;
-  p->bell.read_fd = p->bell.write_fd = -1;
+  p->start = options->start;
+  p->bell.read_fd = p->bell.write_fd = p->board_fd = p->events_fd = -1;
   arena_init(&p->arena);
-  status = board_open(&p->board, capacity, ring);
+  server_init(&p->server);
+  status = open_board(p, ring);
   if (status == 0) status = allocate(p, options);
   if (status == 0) status = output_open(&p->output, options->output);
   if (status == 0 && options->trace) status = pool_open_record(p, options->trace);
@@ -89,6 +111,7 @@ static void forget_bell(struct os_bell *bell) {
 static void free_pool(struct pool *p) {
   uint32_t i;
   pool_close_record(p);
+  server_close(&p->server);
   for (i = 0; p->crew && i < p->n_made; i++) {
     forget_bell(&p->crew[i].bell);
     output_close_pipes(&p->crew[i].output);
@@ -100,6 +123,10 @@ static void free_pool(struct pool *p) {
   if (p->arena.fd >= 0) process_forget_fd(p->arena.fd);
   arena_close(&p->arena);
   board_close(p->board);
+  process_close_fd(&p->board_fd);
+  process_close_fd(&p->events_fd);
+  free(p->helper);
+  free(p->config);
   free(p->crew);
   free(p->polls);
   free(p);
@@ -128,7 +155,8 @@ void pool_abandon(struct pool *p) {
     output_forget_pipes(&p->crew[i].output);
   }
   p->trace = NULL;
-  if (are_gone) p->bell.read_fd = p->bell.write_fd = p->arena.fd = -1;
+  server_abandon(&p->server);
+  if (are_gone) p->bell.read_fd = p->bell.write_fd = p->arena.fd = p->board_fd = p->events_fd = -1;
   free_pool(p);
 }
 
@@ -206,6 +234,20 @@ uint64_t pool_forks(const struct pool *p) {
   return p->forks;
 }
 
+enum pool_start_method pool_method(const struct pool *p) {
+  return p->start;
+}
+
+const char *pool_complaint(const struct pool *p) {
+  return p->server.complaint;
+}
+
+void pool_set_boot(struct pool *p, uint64_t offset, uint64_t length) {
+  if (p->boot_length) pool_input_free(p, p->boot_offset, p->boot_length);
+  p->boot_offset = offset;
+  p->boot_length = length;
+}
+
 int pool_status(const struct pool *p) {
   return p->is_broken;
 }
@@ -226,10 +268,51 @@ _Noreturn static void be_worker(struct pool *p, uint32_t number, const int write
   worker_main(&w);
 }
 
+/* As a copy of this process. Does not return in the child. */
+static int fork_worker(struct pool *p, uint32_t number, const int writers[2]) {
+  struct crew *crew = &p->crew[number];
+  const int keep[7] = {crew->bell.read_fd, crew->bell.write_fd, p->bell.read_fd, p->bell.write_fd, p->arena.fd, writers[0], writers[1]};
+  struct process_child child = {.keep = keep, .n_keep = 7, .command = &p->board->slots[number].command};
+  int status;
+  if (p->output.kind != OUTPUT_INHERIT) child.output = writers;
+  status = process_fork(&crew->process, &child);
+  if (status == 0) be_worker(p, number, writers);
+  return status;
+}
+
+/* By a helper, which is told what a copy would have inherited. */
+static int recruit_worker(struct pool *p, uint32_t number, const int writers[2]) {
+  struct crew *crew = &p->crew[number];
+  struct server_options options = {p->helper, p->config, p->config_length, PATIENCE_NS};
+  _Atomic uint32_t *command = &p->board->slots[number].command;
+  struct recruit_order order;
+  int fds[RECRUIT_MAX_FDS], status = 0, tries;
+  memset(&order, 0, sizeof order);
+  order.number = number;
+  order.host = (int32_t)p->owner;
+  order.output_kind = p->output.kind;
+  order.n_events = p->events_fd >= 0 ? p->capacity + 1 : 0;
+  recruit_list_fds(&order, fds, p->board_fd, p->arena.fd, p->events_fd, &crew->bell, &p->bell, writers);
+  order.max_tasks = p->max_tasks ? p->max_tasks : UINT64_MAX;
+  order.boot_offset = p->boot_offset;
+  order.boot_length = p->boot_length;
+  memcpy(order.token, p->output.token, sizeof order.token);
+  for (tries = 0; tries < TRIES; tries++) {
+    if (p->start == POOL_SPAWN) {
+      status = server_become(&p->server, &options, &crew->process, &order, sizeof order, fds, order.n_fds, command);
+    } else {
+      status = server_is_open(&p->server) ? 0 : server_open(&p->server, &options);
+      if (status == 0)
+        status = server_start(&p->server, &crew->process, &order, sizeof order, fds, order.n_fds, command, PATIENCE_NS);
+    }
+    if (status != -EPIPE && status != -ECONNRESET) break; /* somebody killed the helper: another one may live */
+  }
+  return status;
+}
+
 static int start_one(struct pool *p, uint32_t number) {
   struct crew *crew = &p->crew[number];
-  int keep[7], writers[2], status;
-  struct process_child child = {.keep = keep, .n_keep = 7, .command = &p->board->slots[number].command};
+  int writers[2], status;
   status = output_open_pipes(&p->output, &crew->output, writers);
   if (status < 0) return status;
   status = os_bell_open(&crew->bell);
@@ -239,16 +322,7 @@ static int start_one(struct pool *p, uint32_t number) {
   if (status < 0) goto fail;
   board_reset_slot(p->board, number);
   channel_reset(&crew->channel);
-  keep[0] = crew->bell.read_fd;
-  keep[1] = crew->bell.write_fd;
-  keep[2] = p->bell.read_fd;
-  keep[3] = p->bell.write_fd;
-  keep[4] = p->arena.fd;
-  keep[5] = writers[0];
-  keep[6] = writers[1];
-  if (p->output.kind != OUTPUT_INHERIT) child.output = writers;
-  status = process_fork(&crew->process, &child);
-  if (status == 0) be_worker(p, number, writers);
+  status = p->start == POOL_FORK ? fork_worker(p, number, writers) : recruit_worker(p, number, writers);
   if (status < 0) goto fail;
   output_close_writers(writers);
   crew->state = CREW_LIVING;
@@ -290,6 +364,10 @@ static uint32_t next_vacancy(const struct pool *p, uint32_t number, int is_missi
     if (crew->state == CREW_EMPTY && ((is_missing && number < p->n_wanted) || !links_are_empty(&crew->errands))) break;
   }
   return number;
+}
+
+int pool_needs_start(const struct pool *p, uint32_t wanted) {
+  return next_vacancy(p, 0, count_staying(p) < (wanted < p->n_wanted ? wanted : p->n_wanted)) < p->n_places;
 }
 
 int pool_start(struct pool *p, uint32_t wanted, int all) {
@@ -409,13 +487,14 @@ static int spin_for_data(struct pool *p) {
 static size_t fill_polls(struct pool *p, int extra_fd) {
   size_t n = 0;
   uint32_t i;
+  p->has_dead = 0;
   p->polls[n++] = (struct pollfd){p->bell.read_fd, POLLIN, 0};
   p->polls[n++] = (struct pollfd){extra_fd, POLLIN, 0};
   for (i = 0; i < p->n_places; i++) {
     const struct process *process = &p->crew[i].process;
     if (p->crew[i].state != CREW_LIVING) continue;
-    /* One notice of death is enough. The pidfd is the better one: a grandchild may hold the lifeline. */
-    p->polls[n++] = (struct pollfd){process->pidfd >= 0 ? process->pidfd : process->lifeline, POLLIN, 0};
+    if (process_is_noted(process)) p->has_dead = 1;
+    p->polls[n++] = (struct pollfd){process_watch_fd(process), POLLIN, 0};
     n += output_add_polls(&p->crew[i].output, p->polls + n);
   }
   return n;
@@ -435,6 +514,7 @@ static void take_polls(struct pool *p) {
 /* One sleep. While there are time limits it is a short one, so that it shows when it took much longer: then we were stopped. */
 static int sleep_in_poll(struct pool *p, size_t n, int64_t timeout_ns) {
   int status;
+  if (p->has_dead) timeout_ns = 0;
   if (!pool_has_limits(p)) return os_poll(p->polls, n, timeout_ns);
   if (timeout_ns < 0 || timeout_ns > TICK_NS) timeout_ns = TICK_NS;
   status = os_poll(p->polls, n, timeout_ns);
@@ -468,6 +548,7 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   n = fill_polls(p, extra_fd);
   status = sleep_in_poll(p, n, timeout);
   atomic_store(&p->board->host_sleep, BOARD_AWAKE);
+  if (p->has_dead) p->must_look = 1;
   if (status > 0 && p->polls[0].revents) os_bell_drain(&p->bell);
   if (status > 0) take_polls(p);
   if (status < 0 && status != -EINTR) p->must_look = 1; /* cannot sleep (ENOMEM): look instead, and try again */
@@ -513,6 +594,7 @@ void pool_kill(struct pool *p) {
 
 uint32_t pool_reap(struct pool *p, int64_t timeout_ns) {
   uint32_t i, living;
+  size_t n;
   FAULT_POINT("term_reap");
   pool_look_for_dead(p);
   living = pool_living(p);
@@ -525,7 +607,8 @@ uint32_t pool_reap(struct pool *p, int64_t timeout_ns) {
     while (channel_peek(&p->crew[i].channel, &header, &data) == 1) channel_consume(&p->crew[i].channel);
     pool_give_room(p, i);
   }
-  if (os_poll(p->polls + 2, fill_polls(p, -1) - 2, timeout_ns) > 0) take_polls(p);
+  n = fill_polls(p, -1);
+  if (os_poll(p->polls + 2, n - 2, p->has_dead ? 0 : timeout_ns) > 0) take_polls(p);
   pool_look_for_dead(p);
   return pool_living(p);
 }

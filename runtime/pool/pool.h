@@ -24,6 +24,13 @@
 struct pool;
 struct trace;
 
+/* How workers are started. */
+enum pool_start_method {
+  POOL_FORK = 0,   /* copies of the host as it is */
+  POOL_SERVER = 1, /* forked by a helper, executed once: see process/server and pool/recruit */
+  POOL_SPAWN = 2   /* a helper is executed for each */
+};
+
 struct pool_options {
   uint32_t workers;     /* 1 .. BOARD_MAX_WORKERS */
   uint32_t capacity;    /* how many pool_resize may make of them, at least `workers`; 0: as many. Costs address space, no memory */
@@ -32,7 +39,11 @@ struct pool_options {
   uint64_t max_tasks;   /* a worker leaves by itself after so many items (on_exit runs), and pool_start replaces it; 0: it stays */
   enum output_kind output; /* where workers print */
   struct trace *trace;  /* where a record is kept of what happens; NULL: nowhere. Must outlive the pool */
-  struct worker_tasks tasks; /* what workers do; copied; its context must live as long as the pool */
+  struct worker_tasks tasks; /* what workers do; copied; its context must live as long as the pool. With POOL_FORK alone */
+  enum pool_start_method start;
+  const char *helper;   /* but for POOL_FORK: the program to execute; copied */
+  const void *config;   /* and what it is told first (see struct server_work); copied */
+  size_t config_length;
 };
 
 /*
@@ -88,17 +99,30 @@ enum { POOL_DAMAGED = 300 }; /* the worker sent bytes that make no sense, and wa
 int pool_open(struct pool **out, const struct pool_options *options);
 
 /*
+ * pool_set_boot -- workers that are no copies of the host find these bytes in input memory when they begin (struct worker). The memory is
+ * the pool's from now on. -- pool_method: how its workers are started. -- pool_complaint: in words, why pool_start failed last; "" if the
+ * error number says all.
+ */
+void pool_set_boot(struct pool *p, uint64_t offset, uint64_t length);
+enum pool_start_method pool_method(const struct pool *p);
+const char *pool_complaint(const struct pool *p);
+
+/*
  * pool_resize -- how many workers there are to be from now on. Those with the highest numbers leave when they have finished what they have
  * claimed; missing ones are started by pool_start. Returns at once; 0 or -EINVAL (0, or more than options.capacity).
  */
 int pool_resize(struct pool *p, uint32_t workers);
 
 /*
- * pool_start -- fork workers until `wanted` of them live (at most pool_size), those who are about to leave not counted.
- * In the children it never returns. Returns the number that live now (0: only while the dead still have something to say:
+ * pool_start -- start workers until `wanted` of them live (at most pool_size), those who are about to leave not counted.
+ * In the children it never returns. But for POOL_FORK it waits for the helper's answers; -EINTR: an interrupt is pending.
+ * Returns the number that live now (0: only while the dead still have something to say:
  * pool_next); -errno if none could be started, or if `all` is set and not all could be (those started in this call are ended and reaped).
  */
 int pool_start(struct pool *p, uint32_t wanted, int all);
+
+/* pool_needs_start -- 1 if pool_start with that number would start somebody. */
+int pool_needs_start(const struct pool *p, uint32_t wanted);
 
 /*
  * pool_input -- room in input memory: 0, *offset and *memory (valid until the next pool_input), or -errno. pool_input_free

@@ -10,7 +10,9 @@
 #include "pool/trace.h"
 
 int pool_open_record(struct pool *p, struct trace *t) {
-  int status = events_open(&p->events, p->capacity + 1, t->began_ns);
+  int status = p->start == POOL_FORK ? events_open(&p->events, p->capacity + 1, t->began_ns)
+                                     : events_open_file(&p->events, p->capacity + 1, t->began_ns, &p->events_fd);
+  if (status == 0 && p->events_fd >= 0) status = process_register_fd(p->events_fd);
   if (status < 0) return status;
   p->trace = t;
   trace_begin(t, p->events, p->capacity + 1);

@@ -72,6 +72,8 @@ struct worker {
   const struct worker_tasks *tasks;
   struct output_worker output;
   uint64_t tasks_left;      /* items that it may still run; at 0 it leaves */
+  int is_recruit;           /* it is no copy of its host: */
+  uint64_t boot_offset, boot_length; /* what it needs to begin is there in input memory; length 0: nothing */
   struct worker_claim claim;
   struct bytes frame;       /* the frame under construction: starts in the ring */
   uint64_t frame_first;
@@ -87,7 +89,7 @@ struct worker {
   int64_t encode_ns, room_ns; /* what has no event of its own */
 };
 
-/* worker_main -- the life of a worker. The caller filled number, board, arena, bells, lifeline, tasks, tasks_left and output. */
+/* worker_main -- the life of a worker. The caller filled number, board, arena, bells, lifeline, tasks, tasks_left, output; a recruit has more. */
 _Noreturn void worker_main(struct worker *w);
 
 /* worker_open_frame -- make w->frame a fresh frame for results from item `first` on. May wait for room. */

@@ -68,7 +68,8 @@ static struct {
   _Atomic uint32_t *command;    /* worker: what the host asks for; NULL in a host */
   int is_term_ignored;          /* worker: a SIGTERM that is not the host's is ignored, as it was in the host */
   int lifeline;
-  pid_t host;
+  pid_t host;                   /* worker: its parent; */
+  pid_t sender;                 /* and whose requests it obeys */
 } state = {
   .bell = {-1, -1},
   .caught = {{SIGINT, NOT_OURS}, {SIGTERM, NOT_OURS}, {SIGHUP, NOT_OURS}},
@@ -482,7 +483,7 @@ static void on_worker_signal(int signo, siginfo_t *info, void *context) {
     int (*accept)(int) = atomic_load(&state.accept);
     int reason = signo == SIGTERM ? (int)atomic_exchange(state.command, 0) : 0;
     /* Two requests of the host in quick succession: the first signal took the second's reason, and this one has none left. */
-    int is_from_host = signo == SIGTERM && info != NULL && info->si_pid == state.host;
+    int is_from_host = signo == SIGTERM && info != NULL && info->si_pid == state.sender;
     int is_external = reason == 0 && !is_from_host && !(signo == SIGTERM && state.is_term_ignored);
     if (is_external) atomic_store(&state.external, reason = signo);
     if (reason != 0 && !is_external && accept && !accept(reason)) reason = 0;
@@ -542,7 +543,7 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
   state.terminal = -1;
   state.command = command;
   state.lifeline = lifeline;
-  state.host = host;
+  state.host = state.sender = host;
   memset(&no_stack, 0, sizeof no_stack);
   no_stack.ss_flags = SS_DISABLE;
   sigaltstack(&no_stack, NULL);
@@ -554,6 +555,15 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
   handle(SIGIO, on_lifeline);
   handle(SIGCONT, on_lifeline); /* the lifeline's signal where it can be chosen: it wakes a stopped process */
   leave_if_host_is_gone(); /* it may have gone before the handler was there */
+}
+
+void interrupt_set_sender(int host) {
+  state.sender = host;
+}
+
+void interrupt_become_helper(void) {
+  for (size_t i = 0; i < 3; i++)
+    if (!is_ignored(state.caught[i].signo)) handle(state.caught[i].signo, on_nothing);
 }
 
 void interrupt_set_filter(int (*accept)(int reason)) {

@@ -113,6 +113,14 @@ _Noreturn void interrupt_die(int signo);
 void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host);
 
 /*
+ * interrupt_set_sender -- in a worker whose parent is not its host: `host` is the process whose SIGTERMs are requests.
+ * interrupt_become_helper -- in a program that only starts workers: what a terminal or somebody else sends to the whole group is not for it
+ * (SIGINT, SIGTERM and SIGHUP do nothing, unless they are ignored).
+ */
+void interrupt_set_sender(int host);
+void interrupt_become_helper(void);
+
+/*
  * interrupt_set_filter -- in a worker: asked in the handler whether a request of the host is meant for what runs right now (it
  * was sent a moment
  * ago); 0 drops it. Async-signal-safe; NULL: all are.

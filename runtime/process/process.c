@@ -17,6 +17,7 @@
 #include <poll.h>
 #include <pthread.h>
 #include <signal.h>
+#include <spawn.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -334,9 +335,10 @@ static void become_child(const struct process_child *child, pid_t host, int life
   self.pid = getpid();
   self.lifeline = lifeline[1];
   FAULT_POINT("child_start");
-  close_registered(&lifeline[0]); /* as long as this copy is open, the line cannot end */
+  close_registered(&lifeline[0]); /* as long as this copy is open, the line cannot end (-1: the host alone has that end) */
   /* Handlers of the host must never run here: they are gone before any signal is let through. */
   interrupt_become_worker(child->command, self.lifeline, host);
+  if (child->host) interrupt_set_sender(child->host);
   /* From here on the child cannot be left alone; everything later may take its time. */
   hold_lifeline(host, is_from_main_thread, child->command);
   /* Before anything is opened: a host at its limit of descriptors left none for us. */
@@ -360,6 +362,8 @@ void process_init(struct process *p) {
   p->pidfd = -1;
   p->lifeline = -1;
   p->command = NULL;
+  p->witness = NULL;
+  p->has_ended = 0;
 }
 
 static int is_main_thread(void) {
@@ -394,7 +398,9 @@ static int fork_locked(struct process *p, const struct process_child *child) {
   int lifeline[2], is_from_main_thread = is_main_thread();
   pid_t pid, host = getpid();
   int status = registry_reserve(3); /* before the fork: afterwards nothing may fail */
-  if (status == 0) status = registered_pair(os_socket_pair, lifeline);
+  lifeline[0] = -1;
+  lifeline[1] = child->lifeline;
+  if (status == 0 && !child->has_lifeline) status = registered_pair(os_socket_pair, lifeline);
   if (status < 0) return status;
   if (child->command) atomic_store(child->command, PROCESS_STARTING);
   pid = try_fork();
@@ -404,7 +410,7 @@ static int fork_locked(struct process *p, const struct process_child *child) {
   }
   status = pid < 0 ? -errno : 1;
   if (pid > 0) arm_lifeline(lifeline[1], pid); /* the child does so itself, unless it is stopped before */
-  close_registered(&lifeline[1]);
+  if (!child->has_lifeline) close_registered(&lifeline[1]);
   if (pid < 0) {
     close_registered(&lifeline[0]);
     return status;
@@ -430,6 +436,86 @@ int process_fork(struct process *p, const struct process_child *child) {
   house_leave();
   pthread_sigmask(SIG_SETMASK, &before, NULL);
   return status;
+}
+
+void process_become(const struct process_child *child) {
+  int lifeline[2] = {-1, child->lifeline};
+  sigset_t all;
+  if (house_open() < 0) _exit(SETUP_FAILED_STATUS);
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, NULL);
+  become_child(child, getppid(), lifeline, 1);
+}
+
+/* As a program expects them at its start; what is ignored on purpose (nohup, a background job) stays so. */
+static int set_spawn_signals(posix_spawnattr_t *attributes) {
+  sigset_t none, defaults;
+  int status;
+  sigemptyset(&none);
+  sigfillset(&defaults);
+  sigdelset(&defaults, SIGINT);
+  sigdelset(&defaults, SIGTERM);
+  sigdelset(&defaults, SIGHUP);
+  sigdelset(&defaults, SIGKILL);
+  sigdelset(&defaults, SIGSTOP);
+  status = posix_spawnattr_setsigmask(attributes, &none);
+  if (status == 0) status = posix_spawnattr_setsigdefault(attributes, &defaults);
+  if (status == 0) status = posix_spawnattr_setflags(attributes, POSIX_SPAWN_SETSIGMASK | POSIX_SPAWN_SETSIGDEF);
+  return status;
+}
+
+static int execute(pid_t *pid, const char *path, const char *const *arguments, int input) {
+  posix_spawn_file_actions_t actions;
+  posix_spawnattr_t attributes;
+  int status = fault_fails("spawn");
+  if (status == 0) status = posix_spawn_file_actions_init(&actions);
+  if (status) return -status;
+  status = posix_spawnattr_init(&attributes);
+  if (status == 0) {
+    status = posix_spawn_file_actions_adddup2(&actions, input, STDIN_FILENO);
+    if (status == 0) status = set_spawn_signals(&attributes);
+    interrupt_starting_program(1);
+    if (status == 0) status = posix_spawnp(pid, path, &actions, &attributes, (char *const *)(uintptr_t)arguments, environ);
+    interrupt_starting_program(0);
+    posix_spawnattr_destroy(&attributes);
+  }
+  posix_spawn_file_actions_destroy(&actions);
+  return -status;
+}
+
+int process_spawn(struct process *p, const char *path, const char *const *arguments) {
+  sigset_t all, before;
+  int socket[2], status = process_socket_pair(socket);
+  pid_t pid;
+  if (status < 0) return status;
+  sigfillset(&all); /* a handler that ends the pool must know this child */
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  status = execute(&pid, path, arguments, socket[1]);
+  if (status == 0) {
+    int pidfd = os_pidfd_open(pid);
+    if (pidfd >= 0 && process_register_fd(pidfd) < 0) os_close(&pidfd);
+    process_adopt(p, pid, pidfd < 0 ? -1 : pidfd, socket[0], NULL, NULL);
+  }
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  process_close_fd(&socket[1]);
+  if (status < 0) process_close_fd(&socket[0]);
+  return status < 0 ? status : 1;
+}
+
+void process_adopt(struct process *p, pid_t pid, int pidfd, int lifeline, _Atomic uint32_t *command, struct process_witness *witness) {
+  process_init(p);
+  p->pid = pid;
+  p->owner = getpid();
+  p->pidfd = pidfd;
+  p->lifeline = lifeline;
+  p->command = command;
+  p->witness = witness;
+}
+
+int process_watch_fd(const struct process *p) {
+  if (p->witness && p->witness->fd >= 0 && !p->has_ended) return p->witness->fd; /* (what it says is read once, for all) */
+  /* One notice of death is enough. The pidfd is the better one: a grandchild may hold the lifeline. */
+  return p->pidfd >= 0 ? p->pidfd : p->lifeline;
 }
 
 int process_is_child(void) {
@@ -459,6 +545,10 @@ static int is_reaped(const struct process *p) {
   siginfo_t info;
   int status = p->pidfd >= 0 ? os_pidfd_signal(p->pidfd, 0) : -ENOSYS;
   if (status == 0 || status == -ESRCH) return status == -ESRCH;
+  if (p->witness) {
+    p->witness->listen(p->witness);
+    return p->has_ended;
+  }
   return waitid(P_PID, (id_t)p->pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0;
 }
 
@@ -718,11 +808,25 @@ uint64_t process_peak_memory(void) {
 
 /* Closes what the handle holds here and empties it. */
 static void release(struct process *p) {
+  if (p->witness) p->witness->forget(p->witness, p);
   if (!process_fds_are_gone(p->owner)) {
     process_close_fd(&p->pidfd);
     process_close_fd(&p->lifeline);
   }
   process_init(p);
+}
+
+/* The witness is gone, and cannot say any more: a process that it started leaves by itself then. */
+static int is_over(const struct process *p) {
+  struct pollfd sign = {p->pidfd >= 0 ? p->pidfd : p->lifeline, POLLIN, 0};
+  return os_poll(&sign, 1, 0) > 0;
+}
+
+/* As look, for what is not a child of this process. */
+static int ask_witness(const struct process *p, struct process_end *end) {
+  if (p->witness->fd >= 0) p->witness->listen(p->witness);
+  if (p->has_ended) *end = p->end;
+  return p->has_ended || (p->witness->fd < 0 && is_over(p));
 }
 
 /* One look. Returns 1: ended (end filled), 0: running. Never for any child but this one. */
@@ -731,6 +835,7 @@ static int look(const struct process *p, struct process_end *end) {
   int status;
   pid_t pid;
   memset(end, 0, sizeof *end);
+  if (p->witness) return ask_witness(p, end);
   if (is_reaped(p)) return 1; /* wait4 might then take a new child of the host that bears the number */
   do pid = wait4(p->pid, &status, WNOHANG, &usage);
   while (pid < 0 && errno == EINTR);
@@ -751,11 +856,12 @@ static int look(const struct process *p, struct process_end *end) {
  * process is a zombie), or too late (a copy that the task forked still holds it): looks in between make up for both.
  */
 static int wait_for_end(const struct process *p, int64_t left_ns) {
-  struct pollfd sign = {p->pidfd >= 0 ? p->pidfd : p->lifeline, POLLIN, 0};
+  struct pollfd sign = {process_watch_fd(p), POLLIN, 0};
+  int is_exact = p->pidfd >= 0 && p->witness == NULL;
   int64_t slice_ns = left_ns < 0 || left_ns > SLICE_NS ? SLICE_NS : left_ns;
-  int ready = os_poll(&sign, 1, p->pidfd >= 0 ? left_ns : slice_ns);
+  int ready = os_poll(&sign, 1, is_exact ? left_ns : slice_ns);
   if (ready < 0 && ready != -EINTR) return ready;
-  if (ready > 0 && p->pidfd < 0) pause_ns(left_ns >= 0 && left_ns < LOOK_AGAIN_NS ? left_ns : LOOK_AGAIN_NS);
+  if (ready > 0 && !is_exact) pause_ns(left_ns >= 0 && left_ns < LOOK_AGAIN_NS ? left_ns : LOOK_AGAIN_NS);
   return 0;
 }
 

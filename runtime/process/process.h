@@ -14,14 +14,6 @@
 #include <stdint.h>
 #include <sys/types.h>
 
-struct process {
-  pid_t pid;    /* 0: none was started, or it has been reaped */
-  pid_t owner;  /* the process that forked it */
-  int pidfd;    /* -1: the kernel has none */
-  int lifeline; /* the host's end; readable (end of file) when the child is gone; -1: closed */
-  _Atomic uint32_t *command; /* as in struct process_child */
-};
-
 /* How a process ended. */
 struct process_end {
   int is_known;        /* 0: somebody else reaped it (status unknown), it is gone all the same */
@@ -31,11 +23,33 @@ struct process_end {
   uint64_t max_rss_bytes;
 };
 
+struct process;
+
+/* Who knows how a process ended that is not this one's child: see process/server. */
+struct process_witness {
+  int fd;                                                     /* readable when it has something to say; -1: it is gone */
+  void (*listen)(struct process_witness *w);                  /* take what it has said: sets has_ended and end of processes */
+  void (*forget)(struct process_witness *w, struct process *p);
+};
+
+struct process {
+  pid_t pid;    /* 0: none was started, or it has been reaped */
+  pid_t owner;  /* the process that forked it, or had it started by a witness */
+  int pidfd;    /* -1: the kernel has none */
+  int lifeline; /* the host's end; readable (end of file) when the child is gone; -1: closed */
+  _Atomic uint32_t *command; /* as in struct process_child */
+  struct process_witness *witness; /* NULL: it is a child of the owner */
+  int has_ended;           /* with a witness: it is gone, */
+  struct process_end end;  /* and so */
+};
+
 struct process_child {
   const int *keep;                    /* descriptors of pools (see process_register_fd) that this child needs */
   size_t n_keep;
   _Atomic uint32_t *command;          /* in shared memory: what the host asks of the child when it sends SIGTERM */
   const int *output;                  /* two descriptors (of keep) that become the child's 1 and 2; NULL: it has the host's */
+  int has_lifeline, lifeline;         /* the child's end is this one, made by the host, which is not the process that forks */
+  pid_t host;                         /* and that is the host; 0: the process that forks */
 };
 
 /* What *command holds from the fork until the child's end follows the host's, or until the host asks something of it. */
@@ -76,6 +90,35 @@ int process_fds_are_gone(pid_t owner);
  * The child must never return from the function that called this: it ends by process_exit.
  */
 int process_fork(struct process *p, const struct process_child *child);
+
+/*
+ * process_become -- the calling program, which process_spawn started, becomes such a child itself: as process_fork in the child.
+ * The child's lifeline must be given. Ends the process when that cannot be done.
+ */
+void process_become(const struct process_child *child);
+
+/*
+ * process_spawn -- execute a program (searched in PATH if its name has no slash) with these arguments, the last of them NULL. Its standard
+ * input is the other end of p->lifeline, a socket; output and errors are this process's. Signals are as at the start of a program, but that
+ * SIGINT, SIGTERM and SIGHUP stay ignored if they are. Nothing of this process is copied: other threads do not matter.
+ * 1, or -errno (*p unchanged, nothing leaked).
+ */
+int process_spawn(struct process *p, const char *path, const char *const *arguments);
+
+/*
+ * process_adopt -- *p is a process that a witness started for the calling one. pidfd (-1: none; registered) and lifeline (the host's end)
+ * are *p's from now on.
+ */
+void process_adopt(struct process *p, pid_t pid, int pidfd, int lifeline, _Atomic uint32_t *command, struct process_witness *witness);
+
+/*
+ * process_watch_fd -- readable when the process may have ended: for a poll set.
+ * process_is_noted -- its witness has said that it has: nothing need become readable any more.
+ */
+int process_watch_fd(const struct process *p);
+static inline int process_is_noted(const struct process *p) {
+  return p->has_ended;
+}
 
 /* process_lifeline -- in a child: its end of the lifeline, readable when the host is gone; for every poll set. -1 elsewhere. */
 int process_lifeline(void);
