@@ -44,7 +44,7 @@ HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp)
 TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test soak check bench portable asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
+.PHONY: all demo test soak check bench portable abi asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
 .SECONDARY:
 
 all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a ## build the command, the library and the module
@@ -142,6 +142,9 @@ bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other
 portable: ## every test with the paths for systems without pidfd, eventfd, memfd and prctl
 	@CPPFLAGS="-DLUAPOOL_NO_PIDFD -DLUAPOOL_NO_EVENTFD -DLUAPOOL_NO_MEMFD -DLUAPOOL_NO_PRCTL -DLUAPOOL_NO_FUTEX" \
 	  $(MAKE) --no-print-directory BUILD=$(BUILD)/portable run-tests
+
+abi: ## the Lua tests for musl, 32 bits and big-endian (LUA_SOURCE names a folder with Lua's sources)
+	@for name in musl m32 s390x; do sh scripts/test-abi $$name $(TESTS) || exit 1; done
 
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 	@ASAN_OPTIONS=$$ASAN_OPTIONS:verify_asan_link_order=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=4 \

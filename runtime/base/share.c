@@ -10,9 +10,22 @@
 #include <unistd.h>
 
 #ifdef __linux__
-#include <linux/futex.h>
 #include <sys/prctl.h>
 #include <sys/syscall.h>
+#if __has_include(<linux/futex.h>)
+#include <linux/futex.h>
+#else /* (musl comes without the kernel's headers; these numbers are for ever) */
+#define FUTEX_WAIT 0
+#define FUTEX_WAKE 1
+#endif
+/* A 32-bit system with 64 bits of time speaks another struct timespec than its first futex call. */
+#ifndef SYS_futex_time64
+#define SYS_futex_time64 SYS_futex
+#endif
+#ifndef SYS_futex
+#define SYS_futex SYS_futex_time64
+#endif
+#define FUTEX_CALL (sizeof(time_t) > sizeof(long) ? SYS_futex_time64 : SYS_futex)
 #else
 #ifndef LUAPOOL_NO_FUTEX
 #define LUAPOOL_NO_FUTEX
@@ -42,13 +55,13 @@ void share_wake(_Atomic uint32_t *word, int count) {
 /* Not FUTEX_PRIVATE_FLAG: the word is known by its file, not by its address. */
 static int wait_on_word(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns) {
   struct timespec limit = {(time_t)(timeout_ns / 1000000000), (long)(timeout_ns % 1000000000)};
-  if (syscall(SYS_futex, word, FUTEX_WAIT, seen, &limit, NULL, 0) == 0 || errno == EAGAIN) return 0;
+  if (syscall(FUTEX_CALL, word, FUTEX_WAIT, seen, &limit, NULL, 0) == 0 || errno == EAGAIN) return 0;
   return -errno;
 }
 
 void share_wake(_Atomic uint32_t *word, int count) {
   int saved = errno;
-  (void)syscall(SYS_futex, word, FUTEX_WAKE, count, NULL, NULL, 0);
+  (void)syscall(FUTEX_CALL, word, FUTEX_WAKE, count, NULL, NULL, 0);
   errno = saved;
 }
 

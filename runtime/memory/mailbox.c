@@ -152,7 +152,7 @@ static int fit(struct segment *s, uint64_t units, uint64_t *capacity) {
 }
 
 /* With the lock. 0; -EAGAIN: no room yet; or a failure. */
-static int put_locked(struct segment *s, const void *data, size_t length, int note, uint64_t *number) {
+static int put_locked(struct segment *s, const void *data, uint64_t length, int note, uint64_t *number) {
   struct mailbox_shared *m;
   uint64_t head, capacity, units = units_of(length), start = length | (note ? NOTE : 0);
   struct mark tail, at;
