@@ -347,7 +347,7 @@ function TestJournal:test_nothing_is_overwritten()
   write_log { 1, 2 }
   local before = read_file()
   lu.assertEquals(refused(nil), 'the log DIR/run.jsonl has 2 items of this job: go on with resume = true (or "failed", to try the 0 '
-    .. 'failed ones again), or remove it')
+    .. 'failed ones again; the command: --resume), or remove it')
   lu.assertStrMatches(refused(nil, { n = 5 }),
     "the log DIR/run.jsonl belongs to another job, map of .*test_journal.lua:%d+ over 100 items %(function %x+%): choose another name, or "
     .. "remove it")

@@ -183,6 +183,7 @@ function TestFiles:test_what_cannot_be_written_is_told_before_work_starts()
     lu.assertEquals(result, { exit = 2, out = "", err = message })
     lu.assertStrContains(run("--" .. option, "/", "-e", "print(1)").err, "Is a directory")
   end
+  lu.assertStrContains(run("--log", "/dev/full", "-e", "print(1)").err, 'cannot write "/dev/full": it is not a regular file')
   local result = run("-e", "print(1)", { LUAPOOL_TRACE = "/no/such/folder/x" })
   lu.assertStrContains(result.err, "the environment variable LUAPOOL_TRACE: cannot write")
 end

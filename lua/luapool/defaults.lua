@@ -108,7 +108,7 @@ local FILES = { "log", "trace", "report" }
 function defaults.check()
   local found = defaults.get()
   for _, name in ipairs(FILES) do
-    local problem = found[name] and core.cannot_write(found[name])
+    local problem = found[name] and core.cannot_write(found[name], name == "log")
     if found[name] and not problem and name ~= "log" then problem = part("record").use_default(name, found[name]) end
     if problem then
       local options = core.options() or {}

@@ -368,7 +368,8 @@ end
 local function refuse_to_start_anew(self, header, identity)
   local what = differences(header, identity)
   if what then refuse(self, "belongs to another job, %s: choose another name, or remove it", describe(header)) end
-  refuse(self, 'has %d items of this job: go on with resume = true (or "failed", to try the %d failed ones again), or remove it',
+  refuse(self, 'has %d items of this job: go on with resume = true (or "failed", to try the %d failed ones again; '
+    .. "the command: --resume), or remove it",
     self.n_done, self.n_failed)
 end
 

@@ -52,7 +52,8 @@ end
 ---   chunk, buffer  items in a claim, items ahead of the loop (imap); default "auto": a slow item is a chunk of its own
 ---   progress       true: a line on the terminal; or a function(done, total, eta)
 ---   into           a shared array that the results are written to (map)
----   log, resume    path of a file that results are kept in, and whether to go on from it: true, "failed" (these are tried again)
+---   log, resume    path of a file that results are kept in (false: none, whatever --log says), and whether to go on from it: true,
+---                  "failed" (these are tried again)
 ---@return table results, integer n, table? errors (with errors = "collect": by item)
 --- Raises the first failure (a pool.Error), an interrupt, or what an iterator raised; the pool stays usable. Blocks.
 function over_items.map(self, job, call)

@@ -179,17 +179,19 @@ int os_open_regular(const char *path, int *is_new) {
   return fd;
 }
 
-int os_check_writable(const char *path) {
-  int is_new = 1, fd = os_open(path, O_WRONLY | O_CREAT | O_EXCL | O_NONBLOCK);
+int os_check_writable(const char *path, int is_log) {
+  struct stat about;
+  int error = 0, is_new = 1, fd = os_open(path, O_WRONLY | O_CREAT | O_EXCL | O_NONBLOCK);
   if (fd == -EEXIST) {
     is_new = 0;
     fd = os_open(path, O_WRONLY | O_NONBLOCK);
   }
-  if (fd == -ENXIO) return 0; /* a FIFO that nobody reads yet */
+  if (fd == -ENXIO) return is_log ? -ENOTSUP : 0; /* a FIFO that nobody reads yet */
   if (fd < 0) return fd;
+  if (is_log) error = fstat(fd, &about) < 0 ? errno : S_ISREG(about.st_mode) ? 0 : ENOTSUP;
   os_close(&fd);
   if (is_new) unlink(path);
-  return 0;
+  return -error;
 }
 
 ssize_t os_read_at(int fd, void *data, size_t size, uint64_t offset) {

@@ -44,7 +44,8 @@ ssize_t os_read_text(const char *path, char *text, size_t size);
  * os_sync -- wait until content and size are on the medium. After a failure nothing is known about what was written since the last
  *   success: write it again before the next os_sync, whose success would otherwise prove nothing.
  * os_sync_directory -- the same for the name of a file that was made. Best effort where directories cannot be synced.
- * os_check_writable -- could the file be written? 0, or -errno. Nothing of it changes; what was not there is not there afterwards.
+ * os_check_writable -- could the file be written? 0, or -errno. Nothing of it changes; what was not there is not there afterwards. is_log: and
+ *   is it such a file (-ENOTSUP)?
  */
 int os_open_regular(const char *path, int *is_new);
 ssize_t os_read_at(int fd, void *data, size_t size, uint64_t offset);
@@ -54,7 +55,7 @@ int os_resize(int fd, uint64_t size);
 int os_lock(int fd);
 int os_sync(int fd);
 int os_sync_directory(const char *path_of_file);
-int os_check_writable(const char *path);
+int os_check_writable(const char *path, int is_log);
 
 /*
  * os_terminal_width -- columns of the terminal that fd is, now; 0: it is no terminal, or does not know.

@@ -56,11 +56,13 @@ static int core_set_quiet(lua_State *L) {
   return 0;
 }
 
-/* core.cannot_write(path) -> why it cannot be written, or nothing. What it holds stays; what was not there is not there afterwards. */
+/*
+ * core.cannot_write(path, is_log) -> why it cannot be written, or nothing. What it holds stays; what was not there is not there afterwards.
+ */
 static int core_cannot_write(lua_State *L) {
-  int status = os_check_writable(luaL_checkstring(L, 1));
+  int status = os_check_writable(luaL_checkstring(L, 1), lua_toboolean(L, 2));
   if (status == 0) return 0;
-  lua_pushstring(L, strerror(-status));
+  lua_pushstring(L, status == -ENOTSUP ? "it is not a regular file" : strerror(-status));
   return 1;
 }
 
