@@ -100,6 +100,16 @@ local function count(events, category)
   return n
 end
 
+-- A worker counts a claim when it has sent the results: wait until all have.
+local function settle(p)
+  lu.assertTrue(proc.wait_until(function()
+    for _, worker in ipairs(p:workers()) do
+      if worker.item then return false end
+    end
+    return true
+  end, 30))
+end
+
 local function run(script, options)
   write(path("script.lua"), script)
   local args = { options.program or LUAPOOL }
@@ -124,6 +134,7 @@ function TestTrace:test_it_adds_up()
     return i <= 1000 and i or nil
   end)
   for _ = 1, 50 do p:apply(math.max, 1, 2) end
+  settle(p)
   p:close()
   local stats, trace = p:stats(), load()
   lu.assertEquals(trace.groups, { "Pool sums" })
@@ -139,6 +150,7 @@ end
 function TestTrace:test_times_are_those_of_stats()
   local p = pool.new { workers = 2, trace = path() }
   p:map(function() ways.spin(0.02) end, 20)
+  settle(p)
   p:close()
   local trace = load()
   for _, worker in ipairs(p:stats().workers) do
@@ -147,7 +159,7 @@ function TestTrace:test_times_are_those_of_stats()
       if event.cat == "work" then busy = busy + event.dur / 1e6 end
       if event.cat == "mixed" then busy = busy + (event.args.busy_us or 0) / 1e6 end
     end
-    lu.assertAlmostEquals(busy, worker.busy, 1e-4)
+    lu.assertAlmostEquals(busy, worker.busy, 1e-4) -- written in nanoseconds
   end
 end
 
@@ -263,6 +275,7 @@ function TestTrace:test_several_pools_in_one_file()
   b:map(tostring, 500)
   for i = 1, 30 do pool.map(tostring, i, { workers = 2, trace = trace_file }) end
   a:map(tostring, 1000)
+  settle(a)
   a:close()
   b:close()
   local trace = load()

@@ -13,10 +13,25 @@ local page = {}
 
 local COLUMNS <const>, PARTS <const>, ROWS <const> = 240, 24, 48
 local TEXT <const>, MARKS <const>, POOLS <const> = 300, 60, 40
+local LETTER <const>, GAP <const>, TIMELINE_WIDTH <const>, PLOT_WIDTH <const> = 7, 6, 205, 290 -- pixels, on a phone
 
 -- ---- text ----
 
 local ESCAPES = { ["&"] = "&amp;", ["<"] = "&lt;", [">"] = "&gt;", ['"'] = "&quot;", ["'"] = "&#39;" }
+
+-- What is no character of UTF-8 in a run of bytes above 127 becomes question marks.
+local function mend(run)
+  if utf8 and utf8.len(run) then return run end
+  local pieces, at = {}, 1
+  while at <= #run do
+    local length = run:byte(at) >= 0xf0 and 4 or run:byte(at) >= 0xe0 and 3 or 2
+    local piece = run:sub(at, at + length - 1)
+    local is_one = utf8 and #piece == length and utf8.len(piece) == 1
+    pieces[#pieces + 1] = is_one and piece or "?"
+    at = at + (is_one and length or 1)
+  end
+  return table.concat(pieces)
+end
 
 -- Bytes that are no text become question marks; what is longer than `most` is cut between characters.
 local function clean(text, most)
@@ -26,9 +41,7 @@ local function clean(text, most)
     while cut > 0 and text:byte(cut + 1) >= 0x80 and text:byte(cut + 1) < 0xc0 do cut = cut - 1 end
     text = text:sub(1, cut) .. " ..."
   end
-  text = text:gsub("[\0-\8\11-\31\127]", "?")
-  if text:find("[\128-\255]") and not (utf8 and utf8.len(text)) then text = text:gsub("[\128-\255]", "?") end
-  return text
+  return (text:gsub("[\0-\8\11-\31\127]", "?"):gsub("[\128-\255]+", mend))
 end
 
 local function escape(text, most)
@@ -102,25 +115,43 @@ summary{cursor:pointer;color:var(--soft)}
 
 -- ---- axes ----
 
--- { { position from 0 to 1, text }, ... }: from 0 to `length` seconds in round steps, at most six.
+-- A round number of seconds: "2 s", not "2.00 s"; of long ones minutes or hours.
+local function tick_text(value, unit)
+  if value == 0 then return "0" end
+  if unit == 3600 then return ("%g h"):format(value / unit) end
+  if unit == 60 then return ("%g min"):format(value / unit) end
+  return (seconds(value):gsub("(%.%d-)0+ ", function(digits) return (digits ~= "." and digits or "") .. " " end))
+end
+
+-- { { position from 0 to 1, text }, ... }: from 0 to `length` seconds in round steps, at most five: there is room for them on a phone.
 local function time_ticks(length)
-  local step = 10 ^ math.floor(math.log(length, 10))
-  for _, divisor in ipairs { 1, 2, 5, 10, 20, 50 } do
-    if length / (step / divisor) > 5 then break end
-    step = (10 ^ math.floor(math.log(length, 10))) / divisor
+  local unit = length > 7200 and 3600 or length > 120 and 60 or 1
+  local ten = 10 ^ math.floor(math.log(length / unit, 10)) * unit
+  local step, ticks = 5 * ten, {}
+  for _, factor in ipairs { 2, 1, 0.5 } do
+    if length / (factor * ten) <= 4 then step = factor * ten end
   end
-  local ticks = {}
-  for i = 0, math.floor(length / step + 1e-9) do
-    ticks[#ticks + 1] = { i * step / length, i == 0 and "0" or seconds(i * step) }
-  end
+  for i = 0, math.floor(length / step + 1e-9) do ticks[#ticks + 1] = { i * step / length, tick_text(i * step, unit) } end
   return ticks
 end
 
-local function add_axis(out, ticks)
+-- Labels stand below their places, the first and the last within the chart. Those for which there is no room on a phone are left out.
+--   width  of the chart there, in pixels
+local function add_axis(out, ticks, width)
+  local taken = -1
   add(out, '<div class="axis">')
   for _, tick in ipairs(ticks) do
-    local class = tick[1] < 0.04 and ' class="first"' or tick[1] > 0.93 and ' class="last"' or ""
-    add(out, '<span%s style="left:%s%%">%s</span>', class, short(tick[1] * 100), escape(tick[2]))
+    local at, room = tick[1], (#tick[2] * LETTER + GAP) / width
+    local class, from = "", at - room / 2
+    if from < 0 then
+      class, from = ' class="first"', at
+    elseif from + room > 1 then
+      class, from = ' class="last"', at - room
+    end
+    if from >= taken and from + room <= 1.1 then
+      taken = from + room
+      add(out, '<span%s style="left:%s%%">%s</span>', class, short(at * 100), escape(tick[2]))
+    end
   end
   add(out, "</div>")
 end
@@ -246,7 +277,7 @@ local function add_marks(out, window, marks)
     local at = (mark.at - window.from) / window.length
     if at >= 0 and at <= 1 and n < 200 and (n < 100 or BAD[mark.kind]) then
       n = n + 1
-      add(out, '<i%s style="left:%s%%" title="%s: %s"></i>', BAD[mark.kind] and ' class="bad"' or "", short(at * 100),
+      add(out, '<i%s style="left:calc((100%% - 3px)*%.4f)" title="%s: %s"></i>', BAD[mark.kind] and ' class="bad"' or "", at,
         seconds(math.max(mark.at - window.from, 0)), escape(mark_text(mark)))
     end
   end
@@ -270,7 +301,7 @@ local function add_timeline(out, record)
   end
   if #record.marks > 0 then add_marks(out, window, record.marks) end
   add(out, '<div class="row"><span></span>')
-  add_axis(out, time_ticks(window.length))
+  add_axis(out, time_ticks(window.length), TIMELINE_WIDTH)
   add(out, "</div>")
   if #record.tracks - 1 > shown then
     add(out, '<p class="soft">%s of %d workers are shown.</p>', "The first " .. shown, #record.tracks - 1)
@@ -312,7 +343,7 @@ local function decade_ticks(low, length)
     for exponent = -9, 7 do
       local value = factor * 10.0 ^ exponent
       if value >= from * 0.999 and value <= to * 1.001 then
-        ticks[#ticks + 1] = { (math.log(value, 2) - low) / length, seconds(value) }
+        ticks[#ticks + 1] = { (math.log(value, 2) - low) / length, tick_text(value) }
       end
     end
   end
@@ -342,7 +373,7 @@ local function add_plot(out, record, lines)
     add(out, '<line class="line" x1="%s" x2="%s" y1="0" y2="100"><title>%s: %s</title></line>', x, x, line[1], seconds(line[2]))
   end
   add(out, "</svg>")
-  add_axis(out, decade_ticks(low, n / per_octave))
+  add_axis(out, decade_ticks(low, n / per_octave), PLOT_WIDTH)
 end
 
 local function add_times(out, record)

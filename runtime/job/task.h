@@ -75,6 +75,7 @@ struct task_context {
   int is_large;
   uint64_t until_look;   /* items until their times are looked at (see memory/events); without a record never */
   struct events_sampler sampler;
+  uint32_t slow_stamp;   /* of the slowest items, when those of the claim were given their texts */
   uint32_t n_cycles;     /* of the collector, since an event said so, at cycle_ns */
   int64_t cycle_ns;
   struct codec_reader block;
