@@ -186,6 +186,14 @@ function TestReduce:test_the_same_bits_for_any_number_of_workers()
   for _, workers in ipairs { "0", "2", "4" } do lu.assertEquals(output("-j", workers, "reduce", "a + b", { stdin = floats }), one) end
 end
 
+function TestReduce:test_an_error_does_not_wait_for_more_input()
+  local p <close> = proc.spawn { args = { LUAPOOL, "-j2", "reduce", "a + b" }, stdin = "pipe", deadline = 120 }
+  p:write("x\ny\n")
+  local status, _, err = p:finish(60) -- its input is still open
+  lu.assertEquals(status.exit, 1)
+  lu.assertStrContains(err, "attempt to add a 'string' with a 'string'")
+end
+
 function TestReduce:test_an_error_ends_it_and_names_the_line()
   local r = run("reduce", "a + b", { stdin = sequence(100) .. "x\n" .. sequence(100) })
   lu.assertEquals({ r.exit, r.out }, { 1, "" })
@@ -293,6 +301,23 @@ function TestBadInput:test_a_worker_that_dies_costs_one_line()
   lu.assertTrue(r.out == (sequence(5000):gsub("\n700\n", "\n")))
   lu.assertStrContains(r.err, "luapool: stdin:700: the worker left with exit status 3")
   lu.assertEquals(select(2, r.err:gsub("\n", "\n")), 1)
+end
+
+function TestBadInput:test_what_a_command_cannot_be_started_with()
+  local r = run("map", "--cmd", "echo {}", { stdin = ("x"):rep(300000) .. "\nshort\n" })
+  lu.assertEquals({ r.exit, r.out }, { 1, "short\n" })
+  lu.assertStrContains(r.err, "Argument list too long")
+  lu.assertTrue(#r.err < 1000)
+  r = run("map", "--shell", "/no/such/shell", "--cmd", "echo", ":::", "a")
+  lu.assertEquals({ r.exit, r.out }, { 1, "" })
+  lu.assertStrContains(r.err, "cannot start /no/such/shell: No such file or directory")
+end
+
+function TestBadInput:test_a_full_disk_is_said_of_a_joblog()
+  if not io.open("/dev/full", "w") then return lu.skip("no /dev/full here") end
+  local r = run("map", "--joblog", "/dev/full", "_", { stdin = "a\n" })
+  lu.assertEquals({ r.exit, r.out }, { 2, "" })
+  lu.assertStrContains(r.err, "--joblog: cannot write /dev/full: No space left on device")
 end
 
 TestStream = {}

@@ -25,6 +25,13 @@ local function say(self, message, ...)
   io.stderr:write(self.program, ": ", message:format(...), "\n")
 end
 
+-- A command as it can stand in a message.
+local MOST_TEXT <const> = 400
+
+local function shortened(text)
+  return #text > MOST_TEXT and text:sub(1, MOST_TEXT) .. "..." or text
+end
+
 local function complain_about_input(self, message)
   self.n_problems = self.n_problems + 1
   say(self, "%s", message)
@@ -253,9 +260,10 @@ local function finish_command(self, block, job)
   local is_good = job.status == 0 and job.signal == 0
   if not is_good then
     self.counts.fail = self.counts.fail + 1
-    if job.is_late then say(self, "this job was ended: it took too long: %s", job.command) end
+    if job.is_late then say(self, "this job was ended: it took too long: %s", shortened(job.command)) end
     if self.halt and not self.halt.is_never and not self.has_halted then
-      say(self, "this job failed (%s): %s", job.signal ~= 0 and "signal " .. job.signal or "exit status " .. job.status, job.command)
+      local how = job.signal ~= 0 and "signal " .. job.signal or "exit status " .. job.status
+      say(self, "this job failed (%s): %s", how, shortened(job.command))
     end
   end
   note_job(self, job)
@@ -271,7 +279,7 @@ local function fail_command(self, block, err)
   if err.kind == "error" and type(value) == "table" and value.command then return finish_command(self, block, value) end
   local command = part("oneliner_command").expand(self.parts, block.item[3] or { plain(block) }, block.number, err.worker or 1)
   local status, signal = codes_of(err)
-  if not is_timeout(err) then say(self, "this job failed: %s: %s", err.message, command) end
+  if not is_timeout(err) then say(self, "this job failed: %s: %s", err.message, shortened(command)) end
   local seconds = err.seconds or 0
   return finish_command(self, block, { command = command, status = status, signal = signal, seconds = seconds,
     began = core.wall_clock() - seconds, is_late = is_timeout(err) })
@@ -421,8 +429,8 @@ local function reduce_job(self, pool, write)
   job.is_by_line, job.is_ordered, job.separator = true, true, self.input.separator
   job.call.log, job.call.wrapped = nil, true
   job.fn = fold_function(self.fn, core.lines(part("oneliner_value").text, job.separator, "\n"), not read.text)
-  function job.supply()
-    local block = self.input:items(block_size(position))
+  function job.supply(waits)
+    local block = self.input:items(block_size(position), waits)
     if block then position = position + block.n end
     return block
   end
@@ -470,6 +478,8 @@ local function prepare(self, word, arguments)
 end
 
 local function run(self)
+  io.stdout:flush()
+  io.stdout:setvbuf("no") -- what is written is long, and flushed: in one piece
   if self.read.dry_run then
     print_commands(self)
   elseif self.read.word == "reduce" then

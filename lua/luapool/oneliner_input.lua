@@ -54,8 +54,8 @@ end
 --- The next block of about so many bytes (0: one line); false: there is no whole line yet (only if not `waits`); nil: no more.
 function Input:block(bytes, waits) return next_block(self, self.reader.block, bytes, waits) end
 
---- The next block of exactly n lines, unless the input (a file of it) ends. Waits.
-function Input:items(n) return next_block(self, self.reader.items, n) end
+--- The next block of exactly n lines, unless the input (a file of it) ends; false, nil: as block's.
+function Input:items(n, waits) return next_block(self, self.reader.items, n, waits) end
 
 --- A block that is a part of another.
 function Input.part_of(block, text, number, n)

@@ -27,13 +27,14 @@ enum mood { MOOD_SEE, MOOD_WAIT, MOOD_ASK };
 
 struct reader {
   int fd;          /* -1: none */
-  int owns_fd;
+  pid_t owner;     /* the process that opened fd; 0: it is not ours to close */
   int is_at_end;   /* nothing can be read any more */
   enum mood mood;  /* what lreader_would_wait says: what it sees, 1, 0 */
   int separator;
   struct bytes bytes;
   size_t start;    /* of what was not given out yet */
   size_t scanned;  /* so many bytes from there on hold no separator */
+  int is_short;    /* there are items, but not as many as were asked for */
 };
 
 static struct reader *check_reader(lua_State *L) {
@@ -68,7 +69,7 @@ static int is_ready(const struct reader *r) {
 int lreader_would_wait(void *reader) {
   struct reader *r = reader;
   if (r->mood != MOOD_SEE) return r->mood == MOOD_WAIT;
-  return !r->is_at_end && r->fd >= 0 && !has_item(r) && !is_ready(r);
+  return !r->is_at_end && r->fd >= 0 && (r->is_short || !has_item(r)) && !is_ready(r);
 }
 
 /* A background job that reads the terminal must be stopped by the read, not wait beside it. */
@@ -109,6 +110,7 @@ static ssize_t read_some(struct reader *r, size_t wanted) {
   if (unread(r) > size) size = unread(r) < READ_MOST ? unread(r) : READ_MOST; /* a long item: larger steps */
   if (make_room(r, size) < 0) return -ENOMEM;
   got = os_read(r->fd, r->bytes.data + r->bytes.length, size);
+  r->is_short = 0;
   if (got > 0) r->bytes.length += (size_t)got;
   if (got == 0) r->is_at_end = 1;
   return got;
@@ -203,16 +205,24 @@ static int reader_block(lua_State *L) {
   return 1;
 }
 
-/* reader:items(n) -> text, n | nil at the end | nil, message: exactly n items, fewer at the end only. Waits; raises interrupts. */
+/*
+ * reader:items(n, waits) -> text, n | nil at the end | nil, message
+ * Exactly n items, fewer at the end only; if it does not wait, "" and 0 as long as there are fewer. Raises interrupts.
+ */
 static int reader_items(lua_State *L) {
   struct reader *r = check_reader(L);
   size_t n = (size_t)luaL_checkinteger(L, 2), cut;
+  int waits = lua_toboolean(L, 3);
   for (;;) {
     size_t missing = n;
     ssize_t got;
     cut = cut_by_count(r, &missing);
     if (missing == 0) return give(L, r, cut);
     if (r->is_at_end || r->fd < 0) break;
+    if (!waits && !is_ready(r)) {
+      r->is_short = 1;
+      return give(L, r, 0);
+    }
     wait_for_input(L, r);
     got = read_some(r, READ_LEAST);
     if (got < 0 && got != -EAGAIN) return fail(L, (int)got);
@@ -225,9 +235,9 @@ static int reader_items(lua_State *L) {
 /* ---- life ---- */
 
 static void close_input(struct reader *r) {
-  if (r->owns_fd && r->fd >= 0) process_close_fd(&r->fd);
+  if (r->owner && r->fd >= 0 && !process_fds_are_gone(r->owner)) process_close_fd(&r->fd);
   r->fd = -1;
-  r->owns_fd = 0;
+  r->owner = 0;
 }
 
 static int reader_close(lua_State *L) {
@@ -241,7 +251,7 @@ static void rewind_reader(struct reader *r) {
   close_input(r);
   bytes_clear(&r->bytes);
   r->start = r->scanned = 0;
-  r->is_at_end = 0;
+  r->is_at_end = r->is_short = 0;
 }
 
 /* reader:open([path]) -> true | nil, message: the next input; no path: standard input. What was left of the one before is dropped. */
@@ -261,12 +271,12 @@ static int reader_open(lua_State *L) {
     r->fd = -1;
     return fail(L, status);
   }
-  r->owns_fd = 1;
   status = process_register_fd(r->fd); /* workers need no copy of it */
   if (status < 0) {
     os_close(&r->fd);
     return fail(L, status);
   }
+  r->owner = getpid();
   lua_pushboolean(L, 1);
   return 1;
 }

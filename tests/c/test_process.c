@@ -990,6 +990,44 @@ static void test_kill_tree_leaves_nobody(void **state) {
   expect_tree_to_die(run_a_shell_that_never_stops_starting, 1);
 }
 
+/* A program of ours that is no struct process. Returns how it ended. */
+static int end_a_program(const char *command, int64_t grace_ns, int64_t *took_ns) {
+  int status, ready[2];
+  char mark;
+  pid_t pid;
+  assert_int_equal(pipe(ready), 0);
+  pid = fork();
+  if (pid == 0) {
+    dup2(ready[1], 7);
+    close(ready[0]);
+    execl("/bin/sh", "sh", "-c", command, (char *)NULL);
+    _exit(127);
+  }
+  close(ready[1]);
+  assert_int_equal(read(ready[0], &mark, 1), 1);
+  *took_ns = os_now_ns();
+  process_end_child(pid, grace_ns);
+  *took_ns = os_now_ns() - *took_ns;
+  assert_int_equal(waitpid(pid, &status, 0), pid);
+  while (read(ready[0], &mark, 1) > 0) continue; /* the end of file: nobody has the other end */
+  close(ready[0]);
+  return status;
+}
+
+static void test_end_child(void **state) {
+  int64_t took_ns;
+  int status;
+  (void)state;
+  status = end_a_program("sleep 60 & echo >&7; sleep 60; true", LONG_NS, &took_ns);
+  assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGTERM);
+  assert_true(took_ns < LONG_NS); /* it left when it was told to */
+  status = end_a_program("trap 'exit 3' TERM; echo >&7; while :; do sleep 0.01; done", LONG_NS, &took_ns);
+  assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 3);
+  status = end_a_program("trap '' TERM; sleep 60 & echo >&7; while :; do sleep 0.01; done", 50 * MS, &took_ns);
+  assert_true(WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL);
+  assert_int_equal(wait_for_orphans(1000 * MS), 0);
+}
+
 static void test_kill_tree_catches_forking_threads(void **state) {
   (void)state;
   expect_tree_to_die(fork_from_many_threads, 0);
@@ -1309,6 +1347,7 @@ int main(void) {
     CASE(test_reused_number_is_not_our_child),
     CASE(test_copies_of_a_handle_are_harmless),
     CASE(test_kill_tree_leaves_nobody),
+    CASE(test_end_child),
     CASE(test_kill_tree_catches_forking_threads),
     CASE(test_threads_fork_without_sharing_descriptors),
     CASE(test_plain_fork_finds_the_lock_open),
