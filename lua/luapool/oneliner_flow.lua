@@ -11,7 +11,7 @@ local GOAL <const> = 0.004 -- seconds that a block should take
 local SHORT <const> = 0.0005 -- seconds; what took less has measured the clock
 local GROWTH <const> = 8 -- a block is so many times as large as one whose time is known, at most
 local MOST_BYTES <const> = 1 << 17 -- larger ones do not fit into the caches
-local HELD_BYTES <const> = 32 << 20 -- of blocks that are not out yet; then no more are read until the first is
+local HELD_BYTES <const> = 32 << 20 -- of blocks that run and of results that are not out; then no more are read until the first is
 local HELD_BLOCKS <const> = 1 << 16
 local RUNNING <const> = 4 -- blocks for each worker: what is learnt of one should be of use for the next
 
@@ -27,12 +27,19 @@ Flow.__index = Flow
 
 -- ---- the list ----
 
+-- So many bytes are in memory for a node from now on.
+local function hold(self, node, bytes)
+  self.held = self.held + (node.size and 0 or 1)
+  self.held_bytes = self.held_bytes + bytes - (node.size or 0)
+  node.size = bytes
+end
+
 local function append(self, block)
   local node = { block = block }
   if not self.is_ordered then return node end
   if self.last then self.last.next = node else self.first = node end
   self.last = node
-  self.held_bytes, self.held = self.held_bytes + #block.text, self.held + 1
+  hold(self, node, #block.text)
   return node
 end
 
@@ -43,7 +50,7 @@ local function insert(self, node, blocks)
     if self.is_ordered then
       new.next, node.next = node.next, new
       if self.last == node then self.last = new end
-      self.held_bytes, self.held = self.held_bytes + #block.text, self.held + 1
+      hold(self, new, #block.text)
     end
     self.again[#self.again + 1] = new
     node = new
@@ -55,7 +62,7 @@ local function flush(self)
   local node, pieces = self.first, {}
   while node and node.out ~= nil do
     if node.out then pieces[#pieces + 1] = node.out end
-    self.held_bytes, self.held = self.held_bytes - #node.block.text, self.held - 1
+    self.held_bytes, self.held = self.held_bytes - node.size, self.held - 1
     node = node.next
   end
   self.first = node
@@ -63,10 +70,16 @@ local function flush(self)
   if #pieces > 0 then self.write(pieces) end
 end
 
+local function size_of(out)
+  if type(out) == "string" then return #out end
+  return type(out) == "table" and type(out[2]) == "string" and #out[1] + #out[2] or 0
+end
+
 -- What became of a node. Without an order there is no list: it goes out at once.
 local function put(self, node, out)
   if self.is_ordered then
-    node.out = out or false
+    node.out, node.block = out or false, nil
+    hold(self, node, size_of(out))
   elseif out then
     self.write { out }
   end
