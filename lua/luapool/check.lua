@@ -366,6 +366,21 @@ function check.option(option, value)
   return nil, result.expected
 end
 
+--- The names of the options that a function knows, sorted: for help and completion.
+---@param name string
+---@param is_module boolean of the module: one-shot verbs take the pool's, too
+---@return string[]
+function check.option_names(name, is_module)
+  local names, sets = {}, { CALL, ONCE }
+  if name == "new" then
+    sets = { CALL, POOL }
+  elseif is_module then
+    sets = { CALL, POOL, ONCE }
+  end
+  for option in known(name, table.unpack(sets)):gmatch("%S+") do names[#names + 1] = option end
+  return names
+end
+
 -- What the command's options, or the environment, say where the user did not.
 local function add_defaults(pool, call)
   local defaults = part "defaults"

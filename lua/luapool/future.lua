@@ -14,6 +14,7 @@ local Future = { __name = "luapool.future" }
 ---@class luapool.FutureMethods
 local methods = {}
 Future.__index = methods
+future.Future = Future -- for help
 
 local function check_self(self, name)
   if getmetatable(self) ~= Future then
