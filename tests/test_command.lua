@@ -271,11 +271,12 @@ function TestModules:test_not_without_a_script()
   lu.assertStrContains(self:run({ "-" }, from_stdin).out, "false\tmodule 'mod' not found")
 end
 
--- The prompt at a terminal, as a person uses it.
+-- The prompt at a terminal, with plain lines. (More of it, and with editors: test_repl.lua.)
 TestPrompt = {}
 
 local function prompt(...)
-  local p = proc.spawn { args = { LUAPOOL, ... }, pty = true, env = { LUA_INIT = false } }
+  local env = { LUA_INIT = false, LUAPOOL_READLINELIB = "", HOME = false, XDG_STATE_HOME = false, NO_COLOR = "1" } -- no history
+  local p = proc.spawn { args = { LUAPOOL, ... }, pty = true, env = env }
   local found, _, at = p:read_until("> ", 10)
   lu.assertNotNil(found)
   return p, at
@@ -294,7 +295,7 @@ function TestPrompt:test_values_and_statements()
   at = exchange(p, at, "1 + 1\n", "\n2\r?\n> ")
   at = exchange(p, at, "function f()\n", ">> ")
   at = exchange(p, at, "return 'r' end\n", "> ")
-  at = exchange(p, at, "f()\n", "\nr\r?\n> ")
+  at = exchange(p, at, "f()\n", '\n"r"\r?\n> ')
   exchange(p, at, "error 'oops'\n", "stdin:1: oops\r?\nstack traceback:")
   p:close_stdin()
   lu.assertEquals(p:finish(5).exit, 0)

@@ -101,6 +101,11 @@ end
 --- More was given since (behind a word of the command): read it all again.
 function defaults.renew() given = nil end
 
+--- For the prompt: from now on. The value is one that get could have returned; pools that are there already keep theirs.
+function defaults.set(name, value)
+  defaults.get()[name] = value
+end
+
 local FILES = { "log", "trace", "report" }
 
 --- For the command, before it begins: get, and can the files be written?

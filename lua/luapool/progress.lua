@@ -313,7 +313,7 @@ end
 local function columns_to_use(world)
   local width = world.width()
   if width <= 0 then width = math.tointeger(tonumber(world.environment("COLUMNS"))) or 80 end
-  return math.max(width - 1, 0) -- what stands in the last column may begin a line of its own
+  return math.max(width - 3, 0) -- what stands in the last column may begin a line of its own; and an echoed ^C has room
 end
 
 local function draw_line(self)

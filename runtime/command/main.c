@@ -19,6 +19,7 @@
 #include "command/modules.h"
 #include "command/options.h"
 #include "command/prompt.h"
+#include "command/repl.h"
 #include "command/state.h"
 #include "command/words.h"
 #include "job/delivery.h"
@@ -173,15 +174,21 @@ static int run_script(lua_State *L, char **argv) {
   return call_report(L, status);
 }
 
+/* Where nobody types, the prompt is lua's own. */
+static void run_prompt(lua_State *L) {
+  if (isatty(STDIN_FILENO)) repl_run(L);
+  else prompt_run(L);
+}
+
 static void run_without_script(lua_State *L, struct program *program) {
   const struct options *options = &program->options;
   if (options->is_interactive) {
-    prompt_run(L);
+    run_prompt(L);
   } else if (options->script < program->argc || options->has_code || options->shows_version) {
     return;
   } else if (isatty(STDIN_FILENO)) {
     options_print_version();
-    prompt_run(L);
+    run_prompt(L);
   } else {
     call_chunk(L, call_load_file(L, NULL)); /* lua's exit status does not tell how this ended */
   }

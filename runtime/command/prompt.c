@@ -1,5 +1,5 @@
 /*
- * command/prompt -- the plain prompt, as lua's without readline.
+ * command/prompt -- the prompt where stdin is no terminal: exactly lua's, without readline. (On a terminal: command/repl.)
  *
  * Room: command (may print).  The Lua stack holds the statement at index 1 while it is read.
  */
@@ -9,14 +9,10 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "command/call.h"
+#include "command/plain_line.h"
 #include "job/delivery.h"
-#include "job/input.h"
-#include "process/interrupt.h"
-
-enum line { LINE_READ, LINE_END, LINE_DROPPED }; /* dropped: Ctrl-C */
 
 /* Lua's mark at the end of the message about a statement that has not ended yet. */
 static const char end_mark[] = "<eof>";
@@ -27,45 +23,13 @@ static const char *push_prompt(lua_State *L, int is_first) {
   return luaL_tolstring(L, -1, NULL);
 }
 
-/* Ctrl-C at the prompt is no error of any code: it is taken here. What ends the program is raised. */
-static int take_interrupt(lua_State *L) {
-  if (!interrupt_pending()) return 0;
-  if (interrupt_pending() != SIGINT) delivery_checkpoint(L);
-  input_after_interrupt();
-  return interrupt_take() != 0;
-}
-
-/* A terminal has shown what was typed; otherwise we do, as a lua with readline does, so that a transcript can be read. */
-static void echo(const char *line) {
-  if (isatty(STDIN_FILENO)) return;
-  puts(line);
-  fflush(stdout);
-}
-
-/* Push one line without its newline, whatever its length. */
+/* Push one line. */
 static enum line push_line(lua_State *L, int is_first) {
-  luaL_Buffer line;
-  int top = lua_gettop(L), is_empty = 1;
-  fputs(push_prompt(L, is_first), stdout);
-  fflush(stdout);
-  lua_settop(L, top);
-  luaL_buffinit(L, &line);
-  for (;;) {
-    char *piece = luaL_prepbuffer(&line);
-    if (!fgets(piece, (int)LUAL_BUFFERSIZE, stdin)) break;
-    size_t length = strlen(piece);
-    is_empty = 0;
-    if (length > 0 && piece[length - 1] == '\n') {
-      luaL_addsize(&line, length - 1);
-      break;
-    }
-    luaL_addsize(&line, length);
-  }
-  luaL_pushresult(&line);
-  if (take_interrupt(L)) return LINE_DROPPED;
-  if (is_empty) return LINE_END;
-  echo(lua_tostring(L, -1));
-  return LINE_READ;
+  int base = lua_gettop(L);
+  enum line line = plain_line_read(L, push_prompt(L, is_first));
+  lua_replace(L, base + 1);
+  lua_settop(L, base + 1);
+  return line;
 }
 
 /* For those used to Lua 5.2: "=value" means "return value". */
