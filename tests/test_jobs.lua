@@ -337,6 +337,18 @@ function TestStats.test_counts_are_exact()
   lu.assertTrue(stats.host.decode > 0 and stats.host.wait >= 0)
 end
 
+-- The collector of a worker rests until as much again was allocated as was inherited. Large strings are no reason to wait so long.
+function TestStats.test_garbage_of_large_strings_does_not_pile_up()
+  if (os.getenv("BUILD") or ""):find("an$") then lu.skip "sanitizers keep freed memory" end
+  local inherited = {}
+  for i = 1, 128 do inherited[i] = string.char(i):rep(1 << 20) end
+  local p <close> = pool.new(1)
+  p:map(function(x) return #string.rep("x", (1 << 20) + x) end, 300)
+  local peak = p:stats().workers[1].peak
+  lu.assertEquals(#inherited, 128)
+  lu.assertTrue(peak < 200 << 20, peak)
+end
+
 function TestStats.test_they_stay_when_the_pool_is_closed()
   local p = pool.new(2)
   p:map(math.abs, 100)

@@ -22,7 +22,9 @@ enum {
   HEADER_BYTES = 64,
   N_SIZES = 32,
   CARVED_BYTES = 1024, /* so much of a chunk is made into blocks at a time: pages that nobody needs are not touched */
-  MAX_WARM = 32        /* empty chunks that keep their pages */
+  MAX_WARM = 32,       /* empty chunks that keep their pages */
+  MAX_SPARE = 16,      /* large blocks that nobody uses, but that keep their pages, */
+  SPARE_BYTES = 16 << 20 /* and how large they all are together at most */
 };
 
 /* Blocks of one size. */
@@ -49,10 +51,20 @@ struct region {
   struct region *next, *previous;
 };
 
+/* A large block that waits for its next user. */
+struct spare {
+  unsigned char *start;
+  size_t bytes;
+};
+
 struct allocator {
   struct chunk *open[N_SIZES]; /* chunks with room, by size; a list ends with `nothing` */
   struct region *roomy, *crowded; /* with unused chunks, and without */
   size_t n_used, n_warm; /* chunks */
+  struct spare spare[MAX_SPARE]; /* oldest first */
+  unsigned n_spare;
+  size_t spare_bytes;
+  uint64_t large_bytes; /* that were ever taken */
 };
 
 /* What a list of chunks ends with: it has no block, so that taking one needs to look at one thing only. Never written. */
@@ -109,7 +121,12 @@ static void remove_region(struct region **list, struct region *region) {
 }
 
 static void *map_huge(size_t size) {
-  void *start = map_aligned(size);
+  void *start;
+  if (size < HUGE_BYTES) {
+    start = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    return start == MAP_FAILED ? NULL : start;
+  }
+  start = map_aligned(size);
 #ifdef MADV_HUGEPAGE
   if (start) madvise(start, size, MADV_HUGEPAGE);
 #endif
@@ -292,25 +309,67 @@ static int is_small(size_t size) {
   return size <= ALLOCATOR_SMALL_BYTES;
 }
 
+/* ---- large blocks: a fresh one costs a page fault for every 4 KiB, about as much as filling it ---- */
+
+static struct spare remove_spare(struct allocator *a, unsigned i) {
+  struct spare spare = a->spare[i];
+  a->n_spare--;
+  a->spare_bytes -= spare.bytes;
+  memmove(&a->spare[i], &a->spare[i + 1], (a->n_spare - i) * sizeof spare);
+  return spare;
+}
+
+/* The latest that is large enough, and not by far. */
+static void *take_spare(struct allocator *a, size_t bytes) {
+  for (unsigned i = a->n_spare; i > 0; i--) {
+    struct spare spare = a->spare[i - 1];
+    if (spare.bytes < bytes || spare.bytes - bytes > bytes / 4) continue;
+    (void)remove_spare(a, i - 1);
+    if (spare.bytes > bytes) munmap(spare.start + bytes, spare.bytes - bytes);
+    return spare.start;
+  }
+  return NULL;
+}
+
+static void *take_large(struct allocator *a, size_t bytes) {
+  void *spare = take_spare(a, bytes);
+  a->large_bytes += bytes;
+  return spare ? spare : map_huge(bytes);
+}
+
+static void put_large(struct allocator *a, void *block, size_t bytes) {
+  if (!HAS_CHUNKS || bytes > SPARE_BYTES / 2) {
+    munmap(block, bytes);
+    return;
+  }
+  while (a->n_spare == MAX_SPARE || a->spare_bytes + bytes > SPARE_BYTES) {
+    struct spare oldest = remove_spare(a, 0);
+    munmap(oldest.start, oldest.bytes);
+  }
+  a->spare[a->n_spare++] = (struct spare){block, bytes};
+  a->spare_bytes += bytes;
+}
+
 static void *take_any(struct allocator *a, size_t size) {
   if (is_small(size)) return take(a, size);
-  return is_large(size) ? map_huge(in_pages(size)) : malloc(size);
+  return is_large(size) ? take_large(a, in_pages(size)) : malloc(size);
 }
 
 static void put_any(struct allocator *a, void *block, size_t size) {
   if (is_small(size)) put(a, block);
-  else if (is_large(size)) munmap(block, in_pages(size));
+  else if (is_large(size)) put_large(a, block, in_pages(size));
   else free(block);
 }
 
 /* Large to large: in place if the pages do, else the page tables move. */
-static void *resize_large(void *block, size_t old_size, size_t new_size) {
+static void *resize_large(struct allocator *a, void *block, size_t old_size, size_t new_size) {
   size_t old_bytes = in_pages(old_size), new_bytes = in_pages(new_size);
   void *moved;
   if (new_bytes <= old_bytes) {
     if (new_bytes < old_bytes) munmap((unsigned char *)block + new_bytes, old_bytes - new_bytes);
     return block;
   }
+  a->large_bytes += new_bytes;
   moved = map_huge(new_bytes);
   if (moved == NULL) return NULL;
 #ifdef MREMAP_FIXED
@@ -327,7 +386,7 @@ static void *resize(struct allocator *a, void *block, size_t old_size, size_t ne
     if (!HAS_CHUNKS) return realloc(block, new_size);
     if (class_of(old_size) == class_of(new_size)) return block;
   } else if (is_large(old_size) && is_large(new_size)) {
-    return resize_large(block, old_size, new_size);
+    return resize_large(a, block, old_size, new_size);
   } else if (!is_small(old_size) && !is_small(new_size) && !is_large(old_size) && !is_large(new_size)) {
     return realloc(block, new_size);
   }
@@ -369,7 +428,15 @@ void allocator_close(struct allocator *allocator) {
   if (!allocator) return;
   free_regions(allocator->roomy);
   free_regions(allocator->crowded);
+  while (allocator->n_spare > 0) {
+    struct spare spare = remove_spare(allocator, 0);
+    munmap(spare.start, spare.bytes);
+  }
   free(allocator);
+}
+
+uint64_t allocator_large_bytes(const struct allocator *allocator) {
+  return allocator->large_bytes;
 }
 
 size_t allocator_held(const struct allocator *allocator) {

@@ -16,6 +16,7 @@
 #define LUAPOOL_BASE_ALLOCATOR_H
 
 #include <stddef.h>
+#include <stdint.h>
 
 enum { ALLOCATOR_LARGE_BYTES = 1 << 20, ALLOCATOR_SMALL_BYTES = 512 };
 
@@ -30,6 +31,9 @@ void allocator_close(struct allocator *allocator);
 
 /* allocator_lua -- a lua_Alloc; the context is a struct allocator. Returns NULL when there is no memory. */
 void *allocator_lua(void *context, void *block, size_t old_size, size_t new_size);
+
+/* allocator_large_bytes -- how many bytes of large blocks were ever taken: what makes much garbage of few objects. */
+uint64_t allocator_large_bytes(const struct allocator *allocator);
 
 /* allocator_held -- bytes in chunks that blocks may lie in (not those that were given back). */
 size_t allocator_held(const struct allocator *allocator);

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/allocator.h"
 #include "base/fault.h"
 #include "job/array.h"
 #include "job/boot.h"
@@ -18,6 +19,8 @@
 
 /* The task thread's stack: these stay, what a claim needs stands above. */
 enum { HANDLER = 1, SEEDER = 2, FN = 3, TOP = 3 };
+
+enum { LARGE_GARBAGE_BYTES = 12 << 20 };
 
 enum { ITEM_TEXT_BYTES = 60, SAMPLE = 64, LARGE_NS = 5000, LEAST_CYCLE_NS = 1000 * 1000, NAMED_NS = 1000 * 1000, MOST_READ_AGAIN = 10000 };
 
@@ -92,6 +95,23 @@ static void *budget_allocate(void *context, void *block, size_t old_size, size_t
  */
 static void postpone_collection(lua_State *L) {
   lua_gc(L, LUA_GCSTEP, -lua_gc(L, LUA_GCCOUNT));
+}
+
+/*
+ * A few large strings are as much memory as all that was inherited, and the collector rests until then. But they are quickly found, and
+ * their pages better used again while they are warm than mapped anew: a young collection (which copies nothing of what was inherited)
+ * now and then. It must be sooner than the allocator's spare blocks are too few.
+ */
+static void collect_large(struct task_context *t) {
+  uint64_t taken = t->allocator ? allocator_large_bytes(t->allocator) : 0;
+  if (taken - t->large_seen < LARGE_GARBAGE_BYTES) return;
+  t->large_seen = taken;
+  if (lua_gc(t->L, LUA_GCISRUNNING)) lua_gc(t->L, LUA_GCSTEP, 0);
+}
+
+static const struct allocator *find_allocator(lua_State *L) {
+  void *context;
+  return lua_getallocf(L, &context) == allocator_lua ? context : NULL;
 }
 
 /* The budget is laid over the allocator when the first claim asks for one; without a limit it stays, with one that nobody reaches. */
@@ -441,6 +461,8 @@ int task_start(void *context, struct worker *w) {
   t->owned[0] = t->owned[1] = t->into_reference = LUA_NOREF;
   delivery_in_child();
   postpone_collection(t->L);
+  t->allocator = find_allocator(t->L);
+  t->large_seen = t->allocator ? allocator_large_bytes(t->allocator) : 0;
   lua_checkstack(t->L, LUA_MINSTACK);
   lua_pushcfunction(t->L, prepare);
   lua_pushlightuserdata(t->L, t);
@@ -859,5 +881,6 @@ void task_run(void *context, struct worker *w) {
   worker_close_frame(w);
   if (t->next < end) worker_send(w, WORKER_DROPPED, t->next, (uint32_t)(end - t->next > UINT32_MAX ? UINT32_MAX : end - t->next), NULL, 0);
   lua_settop(t->thread, TOP);
+  collect_large(t);
   (void)settle_interrupts();
 }

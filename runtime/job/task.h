@@ -65,6 +65,8 @@ struct task_context {
   struct worker *worker;
   struct bytes record;
   struct task_budget budget;
+  const struct allocator *allocator; /* the state's, if it is one of ours */
+  uint64_t large_seen;   /* of its large bytes, when garbage of such blocks was collected last */
   uint64_t loaded_job;   /* number of the job whose function is at FN; 0: none */
   struct source source;  /* of that job */
   int into_reference;    /* of that job */

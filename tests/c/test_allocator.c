@@ -2,6 +2,7 @@
 #include "unit.h"
 
 #include <stdalign.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
@@ -114,6 +115,43 @@ static void test_a_chunk_serves_another_size(void **state) {
   allocator_close(a);
 }
 
+static size_t resident_bytes(void) {
+  FILE *f = fopen("/proc/self/statm", "r");
+  unsigned long size = 0, resident = 0;
+  assert_non_null(f);
+  assert_int_equal(fscanf(f, "%lu %lu", &size, &resident), 2);
+  fclose(f);
+  return resident * (size_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Large blocks that follow each other share their pages; what is left of many is little. */
+static void test_large_blocks_are_used_again(void **state) {
+  enum { LARGE = 3 << 20, MANY = 40 };
+  struct allocator *a = allocator_open();
+  void *blocks[MANY], *first, *smaller;
+  size_t before;
+  (void)state;
+  if (getenv("POOLTEST_SLOWNESS")) skip(); /* sanitizer builds keep nothing, so that mistakes are seen */
+  first = allocator_lua(a, NULL, 0, LARGE);
+  memset(first, 1, LARGE);
+  allocator_lua(a, first, LARGE, 0);
+  smaller = allocator_lua(a, NULL, 0, LARGE - (LARGE >> 3));
+  assert_ptr_equal(smaller, first);
+  allocator_lua(a, smaller, LARGE - (LARGE >> 3), 0);
+  assert_ptr_not_equal(smaller = allocator_lua(a, NULL, 0, ALLOCATOR_LARGE_BYTES), first); /* not for one much smaller */
+  allocator_lua(a, smaller, ALLOCATOR_LARGE_BYTES, 0);
+  before = resident_bytes();
+  for (int i = 0; i < MANY; i++) memset(blocks[i] = allocator_lua(a, NULL, 0, LARGE), i, LARGE);
+  for (int i = 0; i < MANY; i++) {
+    assert_int_equal(*(unsigned char *)blocks[i], i);
+    allocator_lua(a, blocks[i], LARGE, 0);
+  }
+  assert_true(resident_bytes() < before + (24 << 20));
+  assert_int_equal(allocator_large_bytes(a) >> 20, (3 + 2 + 1 + 3 * MANY));
+  allocator_close(a);
+  assert_true(resident_bytes() < before + (8 << 20));
+}
+
 /* In a child the memory is its own. */
 static void test_a_fork_copies_it(void **state) {
   struct allocator *a = allocator_open();
@@ -180,6 +218,7 @@ int main(void) {
     cmocka_unit_test(test_every_small_size_is_all_ones_own),
     cmocka_unit_test(test_what_is_given_back_goes),
     cmocka_unit_test(test_a_chunk_serves_another_size),
+    cmocka_unit_test(test_large_blocks_are_used_again),
     cmocka_unit_test_setup_teardown(test_a_fork_copies_it, note_the_house, find_it_clean),
     cmocka_unit_test(test_no_memory),
   };
