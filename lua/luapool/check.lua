@@ -182,7 +182,7 @@ local function memory(value, option, name)
 end
 
 local function workers(value, option, name)
-  if value == "auto" then return check.default_workers() end
+  if value == "auto" then return part("defaults").get().workers end -- nil: as if nothing had been said
   local n = type(value) == "number" and math.tointeger(value)
   if not n or n < 0 or n > MAX_WORKERS then
     bad_option(option, name, ('integer from 0 to %d or "auto"'):format(MAX_WORKERS), value)
@@ -457,7 +457,7 @@ function check.pool_options(options, number, name, is_once)
   read(options, name, sets)
   add_defaults(pool, call)
   if is_once then add_log(call, name) end
-  pool.workers = pool.workers or core.cpus()
+  if not pool.workers then pool.workers, pool.auto_workers = core.cpus(), true end
   pool.timeout = call.timeout
   return pool, check.finish_call(call)
 end

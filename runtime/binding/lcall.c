@@ -480,6 +480,12 @@ static int call_outcome(lua_State *L) {
   return 4;
 }
 
+/* call:number() -> what the lines that its tasks print are marked with */
+static int call_number(lua_State *L) {
+  lua_pushinteger(L, (lua_Integer)lcall_check(L)->number);
+  return 1;
+}
+
 /* call:progress() -> settled, total or nil, failed */
 static int call_progress(lua_State *L) {
   const struct call *c = lcall_check(L);
@@ -558,7 +564,7 @@ static int call_next(lua_State *L) {
 void lcall_open_library(lua_State *L) {
   static const luaL_Reg methods[] = {
     {"status", call_status}, {"outcome", call_outcome}, {"progress", call_progress}, {"cancel", call_cancel}, {"stop", call_stop},
-    {"notify", call_notify}, {"next", call_next}, {NULL, NULL}};
+    {"notify", call_notify}, {"next", call_next}, {"number", call_number}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", call_gc}, {NULL, NULL}};
   luaL_newmetatable(L, LCALL_TYPE);
   luaL_setfuncs(L, meta, 0);

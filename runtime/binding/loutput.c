@@ -35,6 +35,7 @@ struct loutput_call {
 /* A line for the function: this, then its text. */
 struct line_record {
   uint64_t item; /* OUTPUT_NO_ITEM: none, or not known */
+  uint64_t call;
   size_t length;
   uint32_t worker;
   int stream;
@@ -127,6 +128,7 @@ static void keep_lines(struct loutput *o, const struct pool_event *event, const 
   const unsigned char *end = data + length, *next;
   struct line_record record;
   memset(&record, 0, sizeof record);
+  record.call = event->call;
   record.item = event->is_known && event->count ? event->first : OUTPUT_NO_ITEM;
   record.worker = event->worker;
   record.stream = event->stream;
@@ -152,6 +154,8 @@ static void push_line(struct loutput *o, lua_State *L) {
   if (record.item != OUTPUT_NO_ITEM) {
     lua_pushinteger(L, (lua_Integer)record.item + 1);
     lua_setfield(L, -2, "item");
+    lua_pushinteger(L, (lua_Integer)record.call); /* for luapool/node: whose item it is */
+    lua_setfield(L, -2, "call");
   }
   o->lines_at += sizeof record + record.length;
 }

@@ -282,6 +282,7 @@ static int core_open(lua_State *L) {
   lp = lua_newuserdatauv(L, sizeof *lp, LPOOL_VALUES);
   memset(lp, 0, sizeof *lp);
   lp->owner = getpid();
+  lp->wake_fd = -1;
   lp->L = main_thread(L);
   lp->tasks.on_start = lp->tasks.on_exit = lp->codec_reference = lp->sender_reference = LUA_NOREF;
   lp->record_reference = LUA_NOREF;
@@ -505,6 +506,13 @@ static int handle_resize(lua_State *L) {
   return 1;
 }
 
+/* handle:wake(fd): the host's waits also end when fd is readable (instead of at interrupts: for programs that have none); -1: no more. */
+static int handle_wake(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "wake");
+  lp->wake_fd = (int)luaL_checkinteger(L, 2);
+  return 0;
+}
+
 /* handle:pending() -> how many calls are not over */
 static int handle_pending(lua_State *L) {
   const struct lpool *lp = lpool_check(L, "pending");
@@ -557,7 +565,7 @@ void lpool_open_library(lua_State *L) {
     {"turn", lpool_turn}, {"hook", lpool_set_hook}, {"ready", lpool_ready}, {"told", lpool_told}, {"cancel", lpool_cancel_all},
     {"close", handle_close}, {"terminate", handle_terminate}, {"resize", handle_resize}, {"stats", handle_stats}, {"end_record", handle_end_record},
     {"workers", handle_workers}, {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending},
-    {"active", handle_active}, {"line", handle_line}, {NULL, NULL}};
+    {"active", handle_active}, {"wake", handle_wake}, {"submit_all", lpool_submit_all}, {"line", handle_line}, {NULL, NULL}};
   static const luaL_Reg meta[] = {{"__gc", handle_gc}, {NULL, NULL}};
   lcall_open_library(L);
   luaL_newmetatable(L, LPOOL_TYPE);

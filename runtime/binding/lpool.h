@@ -35,6 +35,7 @@ struct lpool {
   uint32_t n_workers, capacity; /* now; how many resize may make of them */
   int64_t grace_ns;
   int is_terminated;   /* while somebody waits in it: that call ends with an error, and no worker is forked any more */
+  int wake_fd;         /* what also wakes the host; -1: nothing */
   int is_one_shot;     /* made for one call: its collection needs no warning */
   enum pool_start_method start; /* how workers are started */
   int may_have_threads; /* POOL_FORK: also while the process has other threads */
@@ -80,6 +81,7 @@ int lpool_begin(lua_State *L);
 int lpool_apply(lua_State *L);
 int lpool_submit(lua_State *L);
 int lpool_broadcast(lua_State *L);
+int lpool_submit_all(lua_State *L);
 int lpool_turn(lua_State *L);
 int lpool_set_hook(lua_State *L);
 int lpool_ready(lua_State *L);

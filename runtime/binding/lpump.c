@@ -255,7 +255,7 @@ void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns) {
   if (interrupt_pending()) return;
   if (lp->lazy && !lp->is_fed) return; /* room was made for more items since (by a callback's wait, or when a call settled) */
   pool_set_patience(lp->pool, is_patient(lp));
-  status = pool_wait(lp->pool, interrupt_fd(), until_ns);
+  status = pool_wait(lp->pool, lp->wake_fd >= 0 ? lp->wake_fd : interrupt_fd(), until_ns);
   pool_set_patience(lp->pool, 0);
   ended = os_now_ns();
   lp->wait_ns += ended - began;

@@ -208,6 +208,18 @@ static int submit_body(lua_State *L) {
   return 1;
 }
 
+/* As submit_body, for every worker. */
+static int submit_all_body(lua_State *L) {
+  struct body *body = lua_touserdata(L, 8);
+  int last = lua_gettop(L);
+  struct call *c = begin(L, body->lp, 2, CALL_BROADCAST);
+  body->call = c;
+  lpump_start_all(L, body->lp);
+  lcall_name(L, c);
+  lfill_post_arguments(L, c, 9, last);
+  return 1;
+}
+
 static void begin_protected(lua_State *L, struct lpool *lp, lua_CFunction function, int n) {
   struct body body = {lp, NULL, n};
   int i, status;
@@ -245,6 +257,16 @@ int lpool_submit(lua_State *L) {
   refuse_reentry(L, lp, "submit");
   n = order_arguments(L);
   begin_protected(L, lp, submit_body, n);
+  return 1;
+}
+
+/* handle:submit_all(options, fn, ...) -> call: a broadcast that is begun. call:outcome() gives results by worker. */
+int lpool_submit_all(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "submit_all");
+  int n;
+  refuse_reentry(L, lp, "submit_all");
+  n = order_arguments(L);
+  begin_protected(L, lp, submit_all_body, n);
   return 1;
 }
 

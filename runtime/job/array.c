@@ -201,6 +201,7 @@ static int save_array(lua_State *L, int index, int flags, struct bytes *out, cha
   struct sent_array head;
   int status;
   if (a == NULL) return snprintf(text, capacity, "an array that was finalized"), -EINVAL;
+  if (flags & CODEC_ELSEWHERE) return snprintf(text, capacity, "an array is memory of one machine, and tasks may run on others"), -EINVAL;
   head = (struct sent_array){.first = a->first, .length = a->length, .type = (uint8_t)a->type};
   head.is_value = (flags & CODEC_BY_VALUE) || ((flags & CODEC_COPIES_OWN) && shared_is_own(&a->shared));
   status = bytes_append(out, &head, sizeof head);

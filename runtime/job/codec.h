@@ -32,6 +32,7 @@ enum codec_flags {
   CODEC_WITH_GLOBALS = 1, /* functions take along the globals that their code names (host to worker); else only upvalues */
   CODEC_COPIES_OWN = 2,   /* the reader may live longer than this process: a worker's own native userdata cross by value */
   CODEC_BY_VALUE = 8,     /* all native userdata cross by value: the bytes are kept, in a file */
+  CODEC_ELSEWHERE = 16,   /* the reader is on another machine: native userdata are refused */
   CODEC_KEEPS_NONE = 4    /* native userdata are not kept for codec_take_natives: the reader has, or had, what is named */
 };
 

@@ -215,6 +215,8 @@ static int save_address(lua_State *L, int index, int flags, struct bytes *out, c
   const struct shared *s = lua_touserdata(L, index);
   if (s->segment == NULL) {
     snprintf(text, capacity, "shared memory that was finalized");
+  } else if (flags & CODEC_ELSEWHERE) {
+    snprintf(text, capacity, "it is memory of one machine, and tasks may run on others");
   } else if (flags & CODEC_BY_VALUE) {
     snprintf(text, capacity, "what processes share has no value that could be kept");
   } else if ((flags & CODEC_COPIES_OWN) && shared_is_own(s)) {
