@@ -10,6 +10,8 @@ PREFIX    ?= /usr/local
 LUA_PC    := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,$(shell pkg-config --exists '$(p) >= 5.4 $(p) < 5.5' 2>/dev/null && echo $(p))))
 LUA       := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,$(shell command -v $(p) 2>/dev/null)))
 TESTS     ?=
+MPI       ?=
+MPICC     ?= mpicc
 # What is worth the time under valgrind, and what has threads.
 VALGRIND_TESTS ?= -c
 TSAN_TESTS     ?= -c
@@ -33,7 +35,7 @@ COMPILE    = $(QUIET) mkdir -p $(@D); $(CC) $(CPPFLAGS) $(CFLAGS)
 # The floors, lowest first; a floor calls only floors before it (checked by `make check`).
 FLOORS    := base memory process pool job binding
 LIBRARY   := $(sort $(wildcard $(FLOORS:%=runtime/%/*.c)))
-COMMAND   := $(sort $(wildcard runtime/command/*.c))
+COMMAND   := $(sort $(wildcard runtime/cluster/*.c runtime/command/*.c))
 LUA_FILES := $(sort $(wildcard lua/luapool/*.lua))
 C_TESTS   := $(sort $(wildcard tests/c/test_*.c))
 LIB_OBJ   := $(LIBRARY:%.c=$(BUILD)/%.o) $(BUILD)/embedded.o
@@ -47,7 +49,7 @@ TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(
 .PHONY: all demo test soak check bench portable abi asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
 .SECONDARY:
 
-all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a ## build the command, the library and the module
+all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(if $(MPI),$(BUILD)/luapool-mpi.so) ## build the command, the library and the module
 
 $(BUILD)/%.o: %.c
 	$(COMPILE) -MMD -MP -c -o $@ $<
@@ -74,7 +76,12 @@ $(BUILD)/lua/luapool.so: $(LIB_OBJ)
 	@mkdir -p $(@D)
 	$(QUIET) $(CC) $(LDFLAGS) -shared -o $@ $^
 
-objects: $(LIB_OBJ) $(CMD_OBJ)
+objects: $(LIB_OBJ) $(CMD_OBJ) $(if $(MPI),$(BUILD)/luapool-mpi.so)
+
+# The engine for many machines. The command opens it when it is wanted; nothing else knows MPI.
+$(BUILD)/luapool-mpi.so: runtime/mpi/mpi.c runtime/cluster/engine.h
+	@command -v $(MPICC) >/dev/null 2>&1 || { echo "make MPI=1: no $(MPICC) here: sh scripts/install-dependencies mpi"; exit 1; }
+	$(QUIET) mkdir -p $(@D); $(MPICC) -D_GNU_SOURCE -Iruntime -std=c11 -O2 -g -fPIC -fvisibility=hidden $(WARNINGS) $(STRICT) -shared -o $@ $<
 
 # ---- the same with named fault points, for tests alone -----------------------------------------
 $(FAULTY)/%.o: %.c
@@ -110,7 +117,10 @@ $(BUILD)/tests/hosts/%: tests/hosts/%.c $(BUILD)/libluapool.a
 
 test-programs: $(TEST_BIN)
 
-run-tests: all faults test-programs
+# The engine for many machines is tested where it can be built.
+TEST_MPI  := $(if $(shell command -v $(MPICC) 2>/dev/null),$(BUILD)/luapool-mpi.so)
+
+run-tests: all faults test-programs $(TEST_MPI)
 	@BUILD=$(BUILD) CC="$(CC)" $(LUA) tests/run.lua $(TESTS)
 
 # Make reads its settings again once everything is installed.
@@ -163,7 +173,7 @@ valgrind: ## the unit tests and the heart of the suite under valgrind
 	  CPPFLAGS=-DLUAPOOL_MALLOC $(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
 
 # ---- the rest ------------------------------------------------------------------------------------
-INSTALLED := bin/luapool lib/lua/5.4/luapool.so lib/libluapool.a
+INSTALLED := bin/luapool lib/lua/5.4/luapool.so lib/libluapool.a lib/luapool/luapool-mpi.so
 MANUAL := share/man/man1/luapool.1
 BASH_COMPLETION := share/bash-completion/completions/luapool
 ZSH_COMPLETION := share/zsh/site-functions/_luapool
@@ -176,6 +186,7 @@ install: all ## copy the command, the module, the library, the manual and comple
 	install -D -m 644 scripts/completion/luapool.bash $(DESTDIR)$(PREFIX)/$(BASH_COMPLETION)
 	install -D -m 644 scripts/completion/_luapool $(DESTDIR)$(PREFIX)/$(ZSH_COMPLETION)
 	install -D -m 644 scripts/completion/luapool.fish $(DESTDIR)$(PREFIX)/$(FISH_COMPLETION)
+	$(if $(MPI),install -D -m 755 $(BUILD)/luapool-mpi.so $(DESTDIR)$(PREFIX)/lib/luapool/luapool-mpi.so)
 
 uninstall: ## remove what install copied
 	rm -f $(INSTALLED:%=$(DESTDIR)$(PREFIX)/%) $(addprefix $(DESTDIR)$(PREFIX)/,$(MANUAL) $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION))

@@ -7,7 +7,7 @@
 -- ROOT (environment): another house to check, for the tests of this file.
 local root = os.getenv("ROOT") or "."
 local build = arg[1] or os.getenv("BUILD") or "build"
-local FLOORS = { "base", "memory", "process", "pool", "job", "binding", "command" }
+local FLOORS = { "base", "memory", "process", "pool", "job", "binding", "cluster", "mpi", "command" }
 local FIRST_WITH_LUA = "job"
 local TALKATIVE = {}
 for name in ("printf vprintf puts putchar fprintf vfprintf fputs fputc perror exit quick_exit abort __assert_fail"):gmatch("%S+") do

@@ -45,7 +45,7 @@ function TestSpelling:test_version_says_what_it_is_and_can()
   local version = run("--version")
   lu.assertEquals({ version.exit, version.err }, { 0, "" })
   lu.assertStrMatches(version.out, "luapool %d+%.%d+%.%d+ %(Lua 5%.4%.%d+%)\nLua 5%.4%.%d+  Copyright[^\n]*\n"
-    .. "start methods: [^\n]*fork[^\n]*\nengines built in: [^\n]+\n")
+    .. "start methods: [^\n]*fork[^\n]*\nengines built in: [^\n]+\nengines [^\n]*mpi[^\n]+\n")
 end
 
 function TestSpelling:test_every_spelling()

@@ -1,6 +1,6 @@
 -- luapool/errors -- what a failed call raises: the metatable pool.Error. Room: lua. Owns nothing.
 -- The tables themselves are made in C (binding/lcall.c) and in luapool/inline: kind, message, value, traceback, index, item, worker, pid,
--- signal, exitcode, max_rss, each where it is known.
+-- signal, exitcode, max_rss, host (of another machine), each where it is known.
 local core = ...
 
 local Error = core.Error
@@ -12,6 +12,7 @@ local function place(e)
   if e.index then words[#words + 1] = e.item and ("item %d (%s)"):format(e.index, e.item) or ("item %d"):format(e.index) end
   if e.worker and e.worker > 0 then words[#words + 1] = ("worker %d"):format(e.worker) end
   if e.pid then words[#words + 1] = ("pid %d"):format(e.pid) end
+  if e.host then words[#words + 1] = "on " .. e.host end
   return table.concat(words, ", ")
 end
 

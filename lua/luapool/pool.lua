@@ -273,8 +273,8 @@ local function make(options, call_options)
   local self = { options = options, call_options = call_options, is_closed = false, futures = {}, problems = {} }
   local is_worker, depth = core.is_worker()
   if options.workers > 0 and (not is_worker or (options.nested and depth < DEEPEST)) then
-    if not is_worker then part("record").begin(self) end
-    self.handle = core.open(options)
+    if not is_worker and not core.wire() then part("record").begin(self) end
+    self.handle = (core.wire() and part("cluster").is_on() and part("remote_pool") or core).open(options)
     self.nested_in = is_worker and core.pid() or nil
   end
   return setmetatable(self, Pool)

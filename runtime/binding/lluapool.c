@@ -2,7 +2,8 @@
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
  * Room: binding (may include binding/lerror.h, binding/lhelper.h, binding/lpool.h, binding/llong.h, binding/lshared.h, binding/lstep.h,
- * binding/ltrace.h, binding/embedded.h, binding/lreader.h, binding/llines.h and binding/lprogram.h).
+ * binding/ltrace.h, binding/embedded.h, binding/lreader.h, binding/llines.h, binding/lprogram.h and
+ * binding/lwire.h).
  * Owns: the registry fields luapool.module, luapool.part,
  * luapool.Error, luapool.options, and the run scope of pool.catch_interrupts.
  */
@@ -25,6 +26,7 @@
 #include "binding/lshared.h"
 #include "binding/lstep.h"
 #include "binding/ltrace.h"
+#include "binding/lwire.h"
 #include "job/codec.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
@@ -234,6 +236,7 @@ static void push_core(lua_State *L) {
   lreader_open_library(L);
   llines_open_library(L);
   lprogram_open_library(L);
+  lwire_open(L);
   luaL_newmetatable(L, "luapool.Error");
   lua_setfield(L, -2, "Error");
   lua_pushliteral(L, LUAPOOL_VERSION);

@@ -15,11 +15,14 @@
 
 #include "binding/lhelper.h"
 #include "binding/lluapool.h"
+#include "binding/lwire.h"
 #include "command/call.h"
+#include "command/launch.h"
 #include "command/modules.h"
 #include "command/options.h"
 #include "command/prompt.h"
 #include "command/repl.h"
+#include "command/ranks.h"
 #include "command/state.h"
 #include "command/words.h"
 #include "job/delivery.h"
@@ -37,6 +40,8 @@ struct program {
   int argc;
   char **argv;
   struct options options;
+  enum rank_role role; /* in a job on many machines */
+  int wire;    /* its socket */
   int is_done; /* ran to its end without an error */
   int status;  /* that the process ends with; EXIT_SUCCESS: unless is_done says otherwise */
 };
@@ -116,6 +121,7 @@ static int prepare(lua_State *L) {
   luapool_on_problem(L, note_problem);
   luapool_set_command(L);
   luapool_set_helper(L, OWN_PROGRAM);
+  if (program->wire >= 0) lwire_attach(L, program->wire, program->role == RANK_POOL);
   set_arg(L, program);
   open_folder(L, program);
   set_defaults(L, program);
@@ -205,6 +211,11 @@ static int run(lua_State *L) {
   struct program *program = lua_touserdata(L, 1);
   const struct options *options = &program->options;
   lua_settop(L, 0);
+  if (program->role != RANK_NONE && ranks_run(L, program->role) != LUA_OK) return 0;
+  if (program->role == RANK_POOL) {
+    program->is_done = 1;
+    return 0;
+  }
   if (!options->ignores_environment && run_init(L) != LUA_OK) return 0;
   if (run_options(L, program) != LUA_OK) return 0;
   if (run_command_word(L, program)) {
@@ -245,12 +256,19 @@ int main(int argc, char **argv) {
   int status = luapool_worker_main(argc, argv, NULL); /* executed to start workers for another process? Before anything is opened */
   if (status >= 0) return status;
   if (argc > 0 && argv[0][0]) call_set_program(argv[0]);
-  interrupt_catch(); /* without it the program is one that signals kill: no reason not to run */
   options_parse(&program.options, argc, argv, call_program());
   if (program.options.exit_status >= 0) {
     options_free(&program.options);
     return program.options.exit_status;
   }
+  program.role = ranks_begin(&program.wire);
+  if (program.role == RANK_NONE && launch_is_wanted(&program.options)) {
+    status = launch_run(&program.options, argc, argv);
+    options_free(&program.options);
+    return status;
+  }
+  if (program.role != RANK_POOL) interrupt_catch(); /* without it the program is one that signals kill: no reason not to run */
+  if (program.role == RANK_SCRIPT) ranks_catch_signals();
   if (program.options.shows_version) options_print_version();
   L = state_open();
   if (!L) {

@@ -6,6 +6,7 @@
  * is judged by the whole word, as lua judges it.
  */
 #include "command/options.h"
+#include "command/ranks.h"
 
 #include <getopt.h>
 #include <lua.h>
@@ -50,11 +51,14 @@ static const struct option long_options[] = {
   {"resume", optional_argument, NULL, FIRST_LONG},
   {"trace", required_argument, NULL, FIRST_LONG},
   {"report", required_argument, NULL, FIRST_LONG},
+  {"mpi", optional_argument, NULL, FIRST_LONG},
+  {"hosts", required_argument, NULL, 'H'},
+  {"mpirun", required_argument, NULL, FIRST_LONG},
   {"help", no_argument, NULL, HELP},
   {"version", no_argument, NULL, VERSION},
   {NULL, 0, NULL, 0}};
 
-static const char letters[] = "+:e:l:ivEWj:t:m:q";
+static const char letters[] = "+:e:l:ivEWj:t:m:qH:";
 
 static const char our_lines[] =
   "\n"
@@ -87,6 +91,11 @@ static const char our_lines[] =
   "      --trace FILE             a timeline for Perfetto or chrome://tracing                 [LUAPOOL_TRACE]\n"
   "      --report FILE            a page of HTML: where the time went                         [LUAPOOL_REPORT]\n"
   "\n"
+  "Many machines (over MPI; see the README):\n"
+  "      --mpi[=N]                run the script on all nodes of the Slurm job, or of -H, or on N pretended ones here\n"
+  "  -H, --hosts HOST,...         the machines, over ssh\n"
+  "      --mpirun COMMAND         how to start them, if not as 'mpirun' does by default\n"
+  "\n"
   "      --help                   show this text\n"
   "      --version                show what this program is and can do\n"
   "\n"
@@ -114,9 +123,16 @@ void options_print_version(void) {
   fflush(stdout);
 }
 
+static void print_engine(void) {
+  const char *path;
+  if (ranks_engine(&path)) printf("engines found: mpi (%s)\n", path);
+  else printf("engines not found: mpi (build it with 'make MPI=1')\n");
+}
+
 static void print_all_about_it(void) {
   options_print_version();
   printf("start methods: fork, server, spawn\nengines built in: local (processes on this machine)\n");
+  print_engine();
   fflush(stdout);
 }
 
@@ -206,7 +222,7 @@ static void take(struct options *options, const char *program, const char *word,
     options->exit_status = EXIT_SUCCESS;
   } else if (letter >= FIRST_LONG) {
     note(options, 0, long_options[long_index].name, optarg);
-  } else if (!strchr("jtmq", letter)) {
+  } else if (!strchr("jtmqH", letter)) {
     take_luas(options, program, word, letter);
   } else if (word[1] == '-' || (word[1] == letter && (optarg || word[2] == '\0'))) {
     note(options, 0, long_name_of(letter), optarg);

@@ -1,0 +1,298 @@
+-- luapool/cluster -- the script's side of many machines: which nodes there are, what comes from them, who is lost. Room: lua.
+-- Owns: per state the wire to the relay (binding/lwire.c), the nodes, and the calls that are not over (luapool/remote).
+-- A node does for us what a worker does for a pool: it gets the function once per call and batches of items, runs them in a local pool of
+-- its own, and sends back what came of them. What is lost with a node is given to another.
+--
+-- Messages (a letter, the numbers of call and batch, values):
+--   to a node     P pool, options   F call, pool, function, options   B call, batch, items   A call, batch, arguments   C call: cancel
+--                 E call: forget it   X pool: close it   Q request, question, pool   M request, answer to M
+--   from a node   H hello   R call, batch, results   K call: cancelled   U call: it cannot be run   O call, batch, what a task printed
+--                 D pool: closed   Q request, answer   M request, a module's name
+local core = ...
+
+local cluster = {}
+
+local wire, is_node = core.wire()
+
+local JOIN_SECONDS <const> = 120 -- for all nodes to say hello
+local BATCHES_AHEAD <const> = 2  -- in flight for each node, and twice its workers in items: measured, hides the way there and back
+
+---@class luapool.Node
+---@field rank integer
+---@field host string?
+---@field cpus integer workers of a pool that does not say
+---@field state "starting"|"up"|"lost"
+---@field batches table<integer, table> in flight, by number
+---@field n_batches integer
+---@field n_items integer
+local nodes = {}     -- by rank
+local n_nodes        -- once the relay has told
+local calls = {}     -- by number: not over
+local handles = {}   -- by number of the pool: open
+local answers = {}   -- by number of the request
+local last = { call = 0, batch = 0, pool = 0, request = 0 }
+
+cluster.nodes_by_rank, cluster.calls, cluster.handles, cluster.last = nodes, calls, handles, last
+
+--- Do this script's pools work on many nodes?
+function cluster.is_on()
+  return wire ~= nil and not is_node and not core.is_worker()
+end
+
+local function new_node(rank)
+  local node = { rank = rank, state = "starting", batches = {}, n_batches = 0, n_items = 0, n_done = 0, opened = {}, cpus = 1 }
+  nodes[rank] = node
+  return node
+end
+
+--- An iterator over the nodes that can work.
+function cluster.living()
+  local rank = -1
+  return function()
+    repeat
+      rank = rank + 1
+      local node = nodes[rank]
+      if node and node.state == "up" then return node end
+    until rank >= (n_nodes or 0)
+  end
+end
+
+local function name_of(node) return node.host and ("%s (node %d)"):format(node.host, node.rank) or ("node %d"):format(node.rank) end
+cluster.name_of = name_of
+
+--- How many workers a pool has on that node.
+function cluster.workers_of(node, options)
+  return options.auto_workers and node.cpus or options.workers
+end
+
+--- Can this node take more?
+function cluster.has_room(node, options)
+  return node.n_batches < BATCHES_AHEAD or node.n_items < 2 * cluster.workers_of(node, options)
+end
+
+function cluster.error(kind, message, fields)
+  local e = setmetatable({ kind = kind, message = message }, core.Error)
+  for key, value in pairs(fields or {}) do e[key] = value end
+  return e
+end
+
+-- ---- sending ----
+
+--- A message of values; raises, with `what` in front, if one cannot be sent.
+function cluster.pack(letter, call, batch, fn, root, ...)
+  return wire:pack(letter, call, batch, fn, root, ...)
+end
+
+function cluster.put(node, message) wire:put(node.rank, message) end
+
+function cluster.say(node, letter, call, batch, ...)
+  wire:put(node.rank, assert(wire:pack(letter, call, batch or 0, nil, "argument", ...)))
+end
+
+--- A batch is on its way to the node.
+function cluster.track(node, batch)
+  last.batch = last.batch + 1
+  batch.number, batch.node = last.batch, node
+  node.batches[batch.number] = batch
+  node.n_batches, node.n_items = node.n_batches + 1, node.n_items + batch.n
+  return batch
+end
+
+--- Nothing more comes of the batch.
+function cluster.untrack(batch)
+  local node = batch.node
+  if not node or node.batches[batch.number] ~= batch then return end
+  node.batches[batch.number] = nil
+  node.n_batches, node.n_items = node.n_batches - 1, node.n_items - batch.n
+end
+
+-- ---- modules ----
+
+local function folder_of_script()
+  local script = arg and arg[0]
+  return script and (script:match("^(.*)/[^/]*$") or ".")
+end
+
+-- What a node that has no such file is told: "S" path \0 source, or "N" and where we looked.
+local function find_module(name)
+  if type(package) ~= "table" or type(package.path) ~= "string" then return "Nno package.path at node 0" end
+  local path, folder = package.path, folder_of_script()
+  if folder then path = ("%s;%s/?.lua;%s/?/init.lua"):format(path, folder, folder) end
+  local file_name, tried = package.searchpath(name, path)
+  local file = file_name and io.open(file_name, "rb")
+  if not file then return "N" .. (tried or ("cannot read %s"):format(file_name)) end
+  local source = file:read("a")
+  file:close()
+  return ("S%s\0%s"):format(file_name, source or "")
+end
+
+-- ---- receiving ----
+
+local function take_hello(node, bytes)
+  local ok, hello = wire:read(bytes)
+  local here = core.version .. ", Lua " .. core.build()
+  if not ok or type(hello) ~= "table" or hello.build ~= core.build() or hello.version ~= core.version then
+    local there = ok and type(hello) == "table" and ("%s, Lua %s"):format(hello.version, hello.build) or "another version"
+    error(("node %d (%s) runs luapool %s; here it is %s: install the same on every node")
+      :format(node.rank, ok and type(hello) == "table" and hello.host or "?", there, here), 0)
+  end
+  node.host, node.cpus, node.pid, node.state = hello.host, hello.cpus, hello.pid, "up"
+end
+
+-- The node is gone, with all that was under way there.
+local function lose(node, why)
+  if node.state == "lost" then return end
+  node.state, node.why = "lost", why
+  local batches = node.batches
+  node.batches, node.n_batches, node.n_items = {}, 0, 0
+  local numbers = {}
+  for number in pairs(batches) do numbers[#numbers + 1] = number end
+  table.sort(numbers)
+  for _, number in ipairs(numbers) do batches[number].call:lost(batches[number], node) end
+  for _, call in pairs(calls) do call:node_lost(node) end
+  for _, answer in pairs(answers) do answer.wanted[node.rank] = nil end
+  for _, handle in pairs(handles) do handle.closing[node.rank] = nil end
+end
+
+local receivers = {
+  H = function(node, _, _, bytes) take_hello(node, bytes) end,
+  R = function(node, _, number, bytes)
+    local batch = node.batches[number]
+    if batch then batch.call:results(batch, node, bytes) end
+  end,
+  K = function(node, number)
+    local call = calls[number]
+    for _, batch in pairs(node.batches) do
+      if batch.call.number == number then cluster.untrack(batch) end
+    end
+    if call then call:cancelled_by(node) end
+  end,
+  U = function(node, number, _, bytes)
+    local call = calls[number]
+    local ok, e = wire:read(bytes)
+    if call then call:refused(node, ok and e or { kind = "error", message = e }) end
+  end,
+  O = function(node, number, _, bytes)
+    local ok, handle_number, text, info = wire:read(bytes)
+    local handle = ok and handles[handle_number]
+    if handle then handle:print(calls[number], node, text, info) end
+  end,
+  D = function(node, number)
+    local handle = handles[number]
+    if handle then handle.closing[node.rank] = nil end
+  end,
+  Q = function(node, number, _, bytes)
+    local answer = answers[number]
+    local ok, value = wire:read(bytes)
+    if not answer then return end
+    answer.values[node.rank] = ok and value or nil
+    answer.wanted[node.rank] = nil
+  end,
+  M = function(node, number, _, bytes)
+    wire:put(node.rank, wire:pack_raw("M", number, 0, find_module(bytes)))
+  end,
+}
+
+local function dispatch(rank, what, a, b)
+  local node = nodes[rank] or new_node(rank)
+  if what == "ready" then
+    n_nodes = a
+    for k = 0, n_nodes - 1 do
+      if not nodes[k] then new_node(k) end
+    end
+  elseif what == "lost" then
+    lose(node, a)
+  elseif what == "load" then
+    node.load = a
+  elseif node.state ~= "lost" then
+    receivers[what](node, a, b, wire:take())
+  end
+end
+
+local function drain()
+  local count = 0
+  while true do
+    local rank, what, a, b = wire:receive()
+    if not rank then return count end
+    dispatch(rank, what, a, b)
+    count = count + 1
+  end
+end
+
+--- Take what comes; wait at most `seconds` (nil: as long as it takes) for something. Raises interrupts.
+function cluster.pump(seconds)
+  if drain() > 0 then seconds = 0 end
+  local is_there = wire:wait(seconds)
+  drain()
+  if is_there then return end
+  for rank = 0, (n_nodes or 0) - 1 do
+    if nodes[rank] then lose(nodes[rank], "the manager has ended") end
+  end
+  error(cluster.error("crash", "the manager of the nodes has ended"), 0)
+end
+
+--- Ask all living nodes; waits for the answers.
+---@return table values by rank
+function cluster.ask(what, pool)
+  last.request = last.request + 1
+  local number, answer = last.request, { values = {}, wanted = {} }
+  answers[number] = answer
+  local _ <close> = setmetatable({}, { __close = function() answers[number] = nil end })
+  for node in cluster.living() do
+    if not pool or node.opened[pool] then
+      answer.wanted[node.rank] = true
+      cluster.say(node, "Q", number, 0, what, pool or 0)
+    end
+  end
+  while next(answer.wanted) ~= nil do cluster.pump() end
+  return answer.values
+end
+
+-- ---- for the command and the user ----
+
+--- For the command, before the script: wait until every node has said hello. Raises what is wrong with one, in a line.
+function cluster.join()
+  local until_time = core.now() + JOIN_SECONDS
+  local function is_complete()
+    if not n_nodes then return false end
+    for rank = 0, n_nodes - 1 do
+      if nodes[rank].state == "starting" then return false end
+    end
+    return true
+  end
+  while not is_complete() do
+    local left = until_time - core.now()
+    if left <= 0 then error(("not all nodes have started within %d s"):format(JOIN_SECONDS), 0) end
+    cluster.pump(left)
+  end
+end
+
+local function host_name()
+  local file = io and io.open("/proc/sys/kernel/hostname")
+  if not file then return "localhost" end
+  local name = file:read("l")
+  file:close()
+  return name
+end
+
+--- pool.nodes: the machines that work for this script. Without MPI it is this one.
+---@return table[] { rank =, host =, pid =, workers =, load =, items =, state = "up" | "lost", why = }
+function cluster.list()
+  if not cluster.is_on() then
+    return { { rank = 0, host = host_name(), pid = core.pid(), workers = core.cpus(), state = "up", items = 0 } }
+  end
+  cluster.pump(0)
+  local list = {}
+  for rank = 0, n_nodes - 1 do
+    local node = nodes[rank]
+    list[rank + 1] = {
+      rank = rank, host = node.host, pid = node.pid, workers = node.cpus, load = node.load, items = node.n_done, state = node.state,
+      why = node.why,
+    }
+  end
+  return list
+end
+
+cluster.wire = wire
+
+return cluster

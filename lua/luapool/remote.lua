@@ -1,0 +1,557 @@
+-- luapool/remote -- one call whose items run on other nodes: what luapool.call (binding/lcall.c) is for local ones. Room: lua.
+-- Owns: per call its source, what is under way, and what came back, until it is over.
+-- Items go out in batches, as many as a node can work on for a moment; results come in any order.
+local core, part = ...
+
+local cluster = part "cluster"
+
+local remote = {}
+
+local getupvalue = debug and debug.getupvalue
+
+local TARGET <const> = 0.05        -- seconds that a batch should take a node
+local GROWTH <const> = 4           -- a batch is at most so many times as large as the one before
+local MOST_ITEMS <const> = 1 << 20
+local MOST_BYTES <const> = 4 << 20 -- of results of a batch, judging by those so far
+local PULL_SECONDS <const> = 0.002 -- an iterator is asked for so long before results are looked at again
+local MOST_AHEAD <const> = 1 << 16 -- items that a stream is ahead of its loop
+local TRIES <const> = 3            -- nodes that a batch may be lost with
+
+---@class luapool.RemoteCall
+local Call = {}
+Call.__index = Call
+
+local BATCHED = { table = true, ordered = true, unordered = true }
+
+--- What a call's options are to a node.
+local function node_options(call)
+  local o = call.options
+  return {
+    chunk = o.chunk, timeout = o.timeout, memory = o.memory, retries = o.retries, crash_retries = o.crash_retries,
+    on_crash = o.on_crash ~= "skip" and o.on_crash or nil, wrapped = o.wrapped, discard = o.discard, seconds = o.seconds,
+  }
+end
+
+-- The function whose upvalues both sides know.
+local function named_function(fn, options)
+  if not options.wrapped or not getupvalue then return fn end
+  local _, inner = getupvalue(fn, 1)
+  return type(inner) == "function" and inner or nil
+end
+remote.named_function = named_function
+
+--- A new call of `handle`; nothing is sent yet.
+---@param mode "table"|"ordered"|"unordered"|"apply"|"broadcast"
+function remote.new(handle, mode, fn, kind, a, b, n, options)
+  cluster.last.call = cluster.last.call + 1
+  local call = setmetatable({
+    number = cluster.last.call, handle = handle, mode = mode, fn = fn, options = options, kind = kind, a = a, b = b, total = n,
+    phase = "open", issued = 0, settled = 0, n_errors = 0, n_tries = {}, requeued = {}, sent = {}, waiting = {}, size = 0,
+    frames = {}, head = 1, tail = 0, delivered = 0, in_hand = 0, began = core.now(), is_stream = mode == "ordered" or mode == "unordered",
+  }, Call)
+  call.named = named_function(fn, options)
+  call.deadline = options.deadline and call.began + options.deadline
+  local message, problem = cluster.pack("F", call.number, handle.number, nil, "function", fn, node_options(call), mode)
+  if not message then error("cannot send the function to other machines: " .. problem, 0) end
+  call.message = message
+  cluster.calls[call.number] = call
+  return call
+end
+
+-- ---- sending ----
+
+-- The node gets the pool and the function before the first batch.
+local function introduce(call, node)
+  if call.sent[node.rank] then return end
+  call.handle:open_at(node)
+  cluster.put(node, call.message)
+  call.sent[node.rank] = true
+end
+
+local function dispatch(call, node, batch, message)
+  introduce(call, node)
+  cluster.put(node, message)
+  node.last_size = batch.n
+  call.in_flight = (call.in_flight or 0) + 1
+end
+
+-- How many items a batch for this node should have.
+local function next_size(call, node)
+  local chunk, workers = call.options.chunk or 0, cluster.workers_of(node, call.handle.options)
+  local size = workers
+  if call.per_item then
+    size = math.min(workers * TARGET / math.max(call.per_item, 1e-9), math.max(call.size, workers) * GROWTH)
+  end
+  if call.per_bytes and call.per_bytes > 0 then size = math.min(size, MOST_BYTES / call.per_bytes) end
+  if call.total then size = math.min(size, (call.total - call.issued) / (3 * call.handle:n_living())) end
+  size = math.max(1, math.min(size // 1 | 0, MOST_ITEMS))
+  call.size = math.max(call.size, size)
+  if chunk > 0 then size = (size + chunk - 1) // chunk * chunk end
+  return size
+end
+
+-- How far a stream may go beyond its loop: as many items as keep the nodes busy for a moment, or as the user says.
+local function room_ahead(call)
+  if not call.is_stream then return MOST_ITEMS end
+  local buffer = call.options.buffer or 0
+  if buffer <= 0 then
+    local workers = call.handle:total_workers()
+    buffer = call.per_item and math.min(MOST_AHEAD, workers * 4 * TARGET / math.max(call.per_item, 1e-9)) // 1 | 0 or 0
+    buffer = math.max(buffer, 4 * workers)
+  end
+  return buffer - (call.issued - call.delivered + call.in_hand)
+end
+
+-- Up to `size` items of the iterator: items, count; is_over when there are no more.
+local function pull(call, size)
+  local items, count, until_time = {}, 0, core.now() + PULL_SECONDS
+  call.is_filling = true
+  local _ <close> = setmetatable({}, { __close = function() call.is_filling = false end })
+  repeat
+    local ok, item = pcall(call.a)
+    if not ok then
+      if core.is_interrupt(item) then error(item, 0) end
+      call.source_problem, call.has_problem, call.total = item, true, call.issued + count
+      break
+    end
+    if item == nil then
+      call.total = call.issued + count
+      break
+    end
+    count = count + 1
+    items[count] = item
+  until count >= size or core.now() > until_time
+  call.is_slow = count < size and not call.total
+  return items, count
+end
+
+-- The next batch for this node: { first, n, items or nil }; nothing: there is none now.
+local function take_batch(call, node)
+  local again = table.remove(call.requeued)
+  if again then return again end
+  if call.is_draining or (call.total and call.issued >= call.total) then return nil end
+  local size = math.min(next_size(call, node), room_ahead(call))
+  if size < 1 then return nil end
+  local batch = { call = call, first = call.issued + 1, n = size, tries = 0 }
+  if call.kind == "iterator" then
+    batch.items, batch.n = pull(call, size)
+    if batch.n == 0 or call.phase ~= "open" then return nil end
+  else
+    batch.n = math.min(size, call.total - call.issued)
+  end
+  call.issued = call.issued + batch.n
+  return batch
+end
+
+local function items_of(call, batch)
+  if batch.items then return batch.items end
+  if call.kind == "array" then return call.a:to_table(batch.first, batch.first + batch.n - 1) end
+  return table.move(call.a, batch.first, batch.first + batch.n - 1, 1, {})
+end
+
+local function pack_batch(call, batch)
+  if batch.arguments then
+    return cluster.pack("A", call.number, batch.number, call.named, "argument", batch.arguments)
+  elseif call.kind == "range" then
+    return cluster.pack("B", call.number, batch.number, call.named, "item", batch.first, batch.n, call.a, call.b)
+  end
+  return cluster.pack("B", call.number, batch.number, call.named, "item", batch.first, batch.n, items_of(call, batch))
+end
+
+-- Some item cannot be sent: alone, it is that item's failure.
+local function refuse(call, batch, problem)
+  cluster.untrack(batch)
+  if batch.arguments or batch.n == 1 then
+    local item = not batch.arguments and core.item_text((items_of(call, batch))[1]) or nil
+    call:fail_item(batch.first, cluster.error("serialize", problem, { item = item }))
+    return call:judge()
+  end
+  for k = batch.n, 1, -1 do
+    local one = { call = call, first = batch.first + k - 1, n = 1, tries = batch.tries }
+    if batch.items then one.items = { batch.items[k] } end
+    table.insert(call.requeued, one)
+  end
+end
+
+local function send(call, node, batch)
+  cluster.track(node, batch)
+  local message, problem = pack_batch(call, batch)
+  if not message then return refuse(call, batch, problem) end
+  dispatch(call, node, batch, message)
+end
+
+-- A batch for each node that has room; true if any was sent.
+local function feed_once(call)
+  local is_any = false
+  for node in cluster.living() do
+    if call.phase ~= "open" then return false end
+    if cluster.has_room(node, call.handle.options) then
+      local batch = take_batch(call, node)
+      if batch then
+        send(call, node, batch)
+        is_any = true
+      end
+    end
+  end
+  return is_any and not call.is_slow
+end
+
+--- Send what there is room for. Runs the source's iterator; raises interrupts that come out of it.
+function Call:feed()
+  if self.phase ~= "open" or self.is_filling or not BATCHED[self.mode] then
+    if self.phase == "open" and #self.requeued > 0 then feed_once(self) end
+    return
+  end
+  if next(cluster.nodes_by_rank) and self.handle:n_living() == 0 then return self:all_lost() end
+  while feed_once(self) do end
+  if self.phase == "open" then self:judge() end
+end
+
+--- One task with arguments, on the node that has least to do.
+function Call:post(arguments)
+  self.total, self.issued = 1, 1
+  local best
+  for node in cluster.living() do
+    local load = node.n_items / cluster.workers_of(node, self.handle.options)
+    if not best or load < best.load then best = { node = node, load = load } end
+  end
+  if not best then return self:all_lost() end
+  send(self, best.node, { call = self, first = 1, n = 1, tries = 0, arguments = arguments })
+end
+
+--- The same task for every worker of every node.
+function Call:post_all(arguments)
+  self.total, self.issued = 0, 0
+  for node in cluster.living() do
+    local n = cluster.workers_of(node, self.handle.options)
+    local batch = { call = self, first = self.total + 1, n = n, tries = TRIES, arguments = arguments }
+    self.total, self.issued = self.total + n, self.issued + n
+    send(self, node, batch)
+  end
+  if self.total == 0 then self:all_lost() end
+end
+
+-- ---- what comes back ----
+
+function Call:hold(frame)
+  if self.mode == "ordered" then
+    self.frames[frame.first] = frame
+  else
+    self.tail = self.tail + 1
+    self.frames[self.tail] = frame
+  end
+end
+
+local function item_text(call, index)
+  if call.kind == "range" then return core.item_text(call.a + (index - 1) * call.b) end
+  if call.kind == "table" or call.kind == "array" then return core.item_text(call.a[index]) end
+end
+
+--- The last word on an item.
+function Call:fail_item(index, e)
+  self.settled = self.settled + 1
+  if self.mode ~= "apply" then e.index = index end
+  if self.mode ~= "apply" and self.mode ~= "broadcast" then e.item = item_text(self, index) or e.item end
+  if e.kind == "crash" and self.options.on_crash == "skip" and not self.options.collect then
+    if self.is_stream then self:hold { first = index, n = 1, values = {} } end
+    return
+  end
+  self.n_errors = self.n_errors + 1
+  if self.is_stream then return self:hold { first = index, n = 1, err = e } end
+  self.errors = self.errors or {}
+  self.errors[index] = e
+  self.failed_at = math.min(self.failed_at or index, index)
+end
+
+local function keep_values(call, first, n, values, worker)
+  if call.mode == "apply" then
+    call.value = values
+  elseif call.is_stream then
+    local frame = values
+    if worker then frame.worker = worker end
+    call:hold { first = first, n = n, values = frame }
+  elseif call.options.into then
+    local into = call.options.into
+    for k = 1, n do into[first + k - 1] = values[k] end
+  elseif not call.options.discard then
+    call.value = call.value or {}
+    table.move(values, 1, n, first, call.value)
+  end
+  call.settled = call.settled + n
+end
+
+-- Results between failures, as frames of their own.
+local function keep_runs(call, batch, offset, n, values, errors, node, worker)
+  local each = call.options.seconds and 2 or 1
+  local from = 1
+  for k = 1, n + 1 do
+    local e = errors[k]
+    if e or k > n then
+      if k > from then
+        local run = table.move(values, (from - 1) * each + 1, (k - 1) * each, 1, {})
+        keep_values(call, batch.first + offset + from - 1, k - from, run, worker)
+      end
+      if e then
+        setmetatable(e, core.Error)
+        e.host, e.node = node.host, node.rank
+        call:fail_item(batch.first + offset + k - 1, e)
+      end
+      from = k + 1
+    end
+  end
+end
+
+-- What a batch says about those to come.
+local function learn(call, batch, node, elapsed, bytes)
+  local per_item = elapsed * cluster.workers_of(node, call.handle.options) / batch.n
+  call.per_item = call.per_item and (call.per_item * 0.5 + per_item * 0.5) or per_item
+  call.per_bytes = math.max(bytes / batch.n, (call.per_bytes or 0) * 0.5)
+end
+
+--- A message of results: all of a batch, or (with seconds) some.
+function Call:results(batch, node, bytes)
+  if self.phase ~= "open" then
+    local ok, is_last = cluster.wire:read(bytes, self.named)
+    if ok and is_last then cluster.untrack(batch) end
+    return
+  end
+  local ok, is_last, offset, n, values, errors, elapsed, worker = cluster.wire:read(bytes, self.named)
+  if not ok then
+    cluster.untrack(batch)
+    for k = 0, batch.n - 1 do self:fail_item(batch.first + k, cluster.error("serialize", is_last, { host = node.host })) end
+    return self:judge()
+  end
+  if is_last then
+    cluster.untrack(batch)
+    node.n_done = node.n_done + batch.n
+    learn(self, batch, node, elapsed, #bytes)
+  end
+  if n > 0 then
+    local into = self.options.into
+    local done, problem = true, nil
+    if errors or into then
+      done, problem = pcall(keep_runs, self, batch, offset, n, values or {}, errors or {}, node, worker)
+    else
+      keep_values(self, batch.first + offset, n, values or {}, worker)
+    end
+    if not done then return self:fail(problem) end
+  end
+  self.handle:flush_order(self)
+  self:judge()
+end
+
+-- ---- losses ----
+
+local function split(call, batch)
+  local parts, from = math.min(batch.n, 8), 1
+  for i = 1, parts do
+    local to = batch.n * i // parts
+    local piece = { call = call, first = batch.first + from - 1, n = to - from + 1, tries = batch.tries, arguments = batch.arguments }
+    if batch.items then piece.items = table.move(batch.items, from, to, 1, {}) end
+    table.insert(call.requeued, piece)
+    from = to + 1
+  end
+end
+
+--- The node that had the batch is lost.
+function Call:lost(batch, node)
+  if self.phase ~= "open" then return end
+  batch.tries = batch.tries + 1
+  self.handle.n_lost = self.handle.n_lost + 1
+  if batch.tries >= TRIES then
+    for k = 0, batch.n - 1 do
+      self:fail_item(batch.first + k, cluster.error("crash", ("%s was lost, which ran it: %s"):format(cluster.name_of(node), node.why),
+        { host = node.host }))
+    end
+    return self:judge()
+  end
+  split(self, batch)
+end
+
+function Call:node_lost(node)
+  self.sent[node.rank] = nil
+  if self.waiting[node.rank] then self:cancelled_by(node) end
+  if self.phase == "open" and self.handle:n_living() == 0 then self:all_lost() end
+end
+
+function Call:all_lost()
+  local words = {}
+  for rank = 0, #cluster.nodes_by_rank do
+    local node = cluster.nodes_by_rank[rank]
+    if node then words[#words + 1] = ("%s: %s"):format(cluster.name_of(node), node.why or "?") end
+  end
+  self:fail(cluster.error("crash", "all nodes are lost: " .. table.concat(words, "; ")))
+end
+
+--- A node cannot run the call at all (its workers do not start, say).
+function Call:refused(node, e)
+  if getmetatable(e) == nil then setmetatable(e, core.Error) end
+  e.host = node.host
+  self:fail(e)
+end
+
+-- ---- how it ends ----
+
+local function reaches(count, limit, share, total)
+  if limit and limit > 0 and count >= limit then return true end
+  return share and share > 0 and total and count > 0 and count >= share * total
+end
+
+local function is_halted(call)
+  local o = call.options
+  return reaches(call.n_errors, o.halt_failed, o.halt_failed_share, call.total)
+    or reaches(call.settled - call.n_errors, o.halt_done, o.halt_done_share, call.total)
+end
+
+local function has_batches(call)
+  for node in cluster.living() do
+    for _, batch in pairs(node.batches) do
+      if batch.call == call then return true end
+    end
+  end
+  return false
+end
+
+--- Is it over by now?
+function Call:judge()
+  if self.phase ~= "open" then return end
+  local o = self.options
+  if self.deadline and core.now() >= self.deadline then
+    self:fail(cluster.error("timeout", ("the call took longer than %.14g s (deadline)"):format(o.deadline)))
+  elseif self.is_draining or is_halted(self) then
+    self.is_draining = true
+    if not o.halt_soon or not has_batches(self) then self:conclude((o.collect or self.n_errors == 0) and "done" or "error") end
+  elseif self.has_problem and not self.is_stream then
+    self:fail(self.source_problem)
+  elseif self.failed_at and not (o.collect or o.halt_failed or o.halt_failed_share) then
+    self:conclude("error")
+  elseif self.total and self.settled >= self.total then
+    self:conclude(self.n_errors > 0 and not o.collect and not self.is_stream and "error" or "done")
+  end
+end
+
+--- `problem` ends the call as a whole.
+function Call:fail(problem)
+  if self.phase ~= "open" then return end
+  self.problem = problem
+  self:conclude("error")
+end
+
+local function release(call)
+  call.phase = "over"
+  cluster.calls[call.number] = nil
+  for rank in pairs(call.sent) do
+    local node = cluster.nodes_by_rank[rank]
+    if node.state == "up" then cluster.say(node, "E", call.number) end
+  end
+  call.sent, call.requeued, call.message = {}, {}, nil
+end
+
+--- It is decided how it ends; what is still under way is cancelled.
+function Call:conclude(outcome)
+  if self.phase ~= "open" then return end
+  self.phase, self.outcome_word = "ending", outcome
+  self.handle.n_concluded = self.handle.n_concluded + 1
+  if self.wants_callback then
+    self.wants_callback = false
+    table.insert(self.handle.queue, self)
+  end
+  for node in cluster.living() do
+    for _, batch in pairs(node.batches) do
+      if batch.call == self and not self.waiting[node.rank] then
+        self.waiting[node.rank] = true
+        cluster.say(node, "C", self.number)
+      end
+    end
+  end
+  if next(self.waiting) == nil then release(self) end
+end
+
+function Call:cancelled_by(node)
+  self.waiting[node.rank] = nil
+  if self.phase == "ending" and next(self.waiting) == nil then release(self) end
+end
+
+-- ---- what the rest of luapool sees: as of luapool.call ----
+
+function Call:status()
+  if self.phase == "open" then return self.settled > 0 and "running" or self.in_flight and "running" or "pending" end
+  return self.outcome_word
+end
+
+function Call:outcome()
+  return self.value, self.total or self.issued, self.errors, self.problem
+end
+
+function Call:progress() return self.settled, self.total, self.n_errors end
+
+function Call:cancel()
+  if self.phase ~= "open" then return false end
+  self:conclude("cancelled")
+  return true
+end
+
+--- Cancel, and wait until nobody works for it any more. An interrupt that comes meanwhile cuts the wait short, and is raised then.
+function Call:stop()
+  if self.phase == "open" then self:conclude("cancelled") end
+  local until_time = core.now() + self.handle.grace + 10
+  while self.phase == "ending" and core.now() < until_time do cluster.pump(1) end
+  if self.phase == "ending" then release(self) end
+end
+
+function Call:notify()
+  self.wants_callback = true
+end
+
+local function pop_frame(call)
+  local frame
+  if call.mode == "ordered" then
+    local at = call.delivered + 1
+    if call.phase ~= "open" and call.outcome_word ~= "cancelled" then
+      while at <= call.issued and not call.frames[at] do at = at + 1 end -- it was halted: items that were not run have no frame
+    end
+    frame = call.frames[at]
+    if not frame then return nil end
+    call.frames[at] = nil
+    call.delivered = at - 1
+  else
+    frame = call.frames[call.head]
+    if not frame then return nil end
+    call.frames[call.head] = nil
+    call.head = call.head + 1
+  end
+  call.delivered = call.delivered + frame.n
+  call.in_hand = frame.n
+  return frame
+end
+
+--- As call:next of binding/lcall.c: values, first, n | nil, index, 1, error | nothing at the end | false: the time is over.
+function Call:next(seconds)
+  local until_time = seconds and core.now() + seconds
+  self.in_hand = 0
+  while self.outcome_word ~= "cancelled" do
+    local frame = pop_frame(self)
+    if frame then
+      if not self.frames[self.mode == "ordered" and self.delivered + 1 or self.head] then self:feed() end
+      if frame.err then return nil, frame.first, 1, frame.err end
+      return frame.values, frame.first, frame.n
+    end
+    if self.phase ~= "open" then break end
+    self.handle:work()
+    frame = self.frames[self.mode == "ordered" and self.delivered + 1 or self.head]
+    if not frame and self.phase == "open" then
+      local left = until_time and until_time - core.now()
+      if left and left <= 0 then return false end
+      self.handle:sleep(left)
+    end
+  end
+  if self.problem ~= nil then error(self.problem, 0) end
+  if self.outcome_word == "cancelled" then self.handle:raise_ended() end
+  if self.has_problem and not self.has_raised then
+    self.has_raised = true
+    error(self.source_problem, 0)
+  end
+  return nil
+end
+
+return remote

@@ -1,0 +1,274 @@
+/*
+ * command/ranks -- see ranks.h.
+ *
+ * Order matters: everything that will run Lua is forked before the engine is loaded, so that none of it has ever been a process of MPI.
+ */
+#include "command/ranks.h"
+
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+#ifdef __linux__
+#include <sys/prctl.h>
+#endif
+
+#include "base/os.h"
+#include "binding/lluapool.h"
+#include "cluster/relay.h"
+#include "command/call.h"
+
+extern char **environ;
+
+static int own_share; /* how many processes of the job share this machine; known while the environment tells */
+
+#define LOST_AFTER 30.0 /* seconds */
+
+enum { STOP_SECONDS = 5, PATH_BYTES = 4096 };
+
+/* ---- who are we? ---- */
+
+static int number_of(const char *name) {
+  const char *text = getenv(name);
+  char *end;
+  long n;
+  if (text == NULL || *text == '\0') return -1;
+  n = strtol(text, &end, 10);
+  return *end || n < 0 || n > 65535 ? -1 : (int)n;
+}
+
+/* What launchers tell their processes: Open MPI, MPICH (and Intel MPI), Slurm with PMIx. */
+static int find_rank(int *rank, int *size) {
+  static const char *const names[][2] = {
+    {"OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"}, {"PMI_RANK", "PMI_SIZE"}, {"PMIX_RANK", "SLURM_STEP_NUM_TASKS"},
+    {"PMIX_RANK", "SLURM_NTASKS"}};
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+    *rank = number_of(names[i][0]);
+    *size = number_of(names[i][1]);
+    if (*rank >= 0 && *size > *rank) return 1;
+  }
+  return 0;
+}
+
+/* Programs that the script or a task runs are no ranks. */
+static void forget_launcher(void) {
+  static const char *const prefixes[] = {"OMPI_", "PMIX_", "PMI_", "LUAPOOL_LAUNCHER="};
+  char name[256];
+  for (char **entry = environ; entry && *entry;) {
+    size_t i, length = strcspn(*entry, "=");
+    for (i = 0; i < sizeof prefixes / sizeof *prefixes && strncmp(*entry, prefixes[i], strlen(prefixes[i])) != 0; i++) continue;
+    if (i == sizeof prefixes / sizeof *prefixes || length >= sizeof name) {
+      entry++;
+      continue;
+    }
+    memcpy(name, *entry, length);
+    name[length] = '\0';
+    if (strncmp(name, "OMPI_ALLOW_RUN", 14) == 0 || unsetenv(name) != 0) entry++;
+  }
+}
+
+/* ---- the children ---- */
+
+static void ignore_signals(void) {
+  static const int signals[] = {SIGINT, SIGTERM, SIGHUP, SIGUSR1, SIGUSR2};
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) (void)signal(signals[i], SIG_IGN);
+}
+
+static void read_nothing(void) {
+  int fd = open("/dev/null", O_RDONLY);
+  if (fd < 0) return;
+  (void)dup2(fd, STDIN_FILENO);
+  if (fd != STDIN_FILENO) (void)close(fd);
+}
+
+/* Returns the child's pid, or 0 in the child. `*fd`: this side's end. */
+static pid_t fork_with_socket(int *fd, int death_signal) {
+  int fds[2], status = os_socket_pair(fds);
+  pid_t parent = getpid(), pid;
+  if (status < 0) {
+    fprintf(stderr, "%s: no socket: %s\n", call_program(), strerror(-status));
+    _exit(EXIT_FAILURE);
+  }
+  pid = fork();
+  if (pid < 0) {
+    perror("luapool: fork");
+    _exit(EXIT_FAILURE);
+  }
+  os_close(&fds[pid == 0 ? 0 : 1]);
+  *fd = fds[pid == 0 ? 1 : 0];
+  if (pid > 0) return pid;
+#ifdef __linux__
+  (void)prctl(PR_SET_PDEATHSIG, death_signal);
+#else
+  (void)death_signal;
+#endif
+  if (getppid() != parent) _exit(EXIT_FAILURE);
+  forget_launcher();
+  return 0;
+}
+
+/* Nothing but the signals themselves: kill is async-signal-safe, getpid too. */
+static void on_relayed(int signo) {
+  (void)kill(getpid(), signo == SIGUSR1 ? SIGINT : SIGTERM);
+}
+
+void ranks_catch_signals(void) {
+  struct sigaction action = {0};
+  action.sa_handler = on_relayed;
+  action.sa_flags = SA_RESTART;
+  sigemptyset(&action.sa_mask);
+  (void)sigaction(SIGUSR1, &action, NULL);
+  (void)sigaction(SIGUSR2, &action, NULL);
+}
+
+/* ---- the engine ---- */
+
+/* The directory of the program, with its last slash. */
+static int own_folder(char *path, size_t size) {
+  ssize_t n = readlink("/proc/self/exe", path, size - 1);
+  char *slash;
+  if (n <= 0) return 0;
+  path[n] = '\0';
+  slash = strrchr(path, '/');
+  if (slash == NULL) return 0;
+  slash[1] = '\0';
+  return 1;
+}
+
+int ranks_engine(const char **path) {
+  static char found[PATH_BYTES + 64];
+  static const char *const places[] = {"luapool-mpi.so", "../lib/luapool/luapool-mpi.so"};
+  char folder[PATH_BYTES];
+  const char *wish = getenv("LUAPOOL_ENGINE");
+  *path = found;
+  snprintf(found, sizeof found, "luapool-mpi.so");
+  if (wish && *wish) {
+    snprintf(found, sizeof found, "%s", wish);
+    return access(found, R_OK) == 0;
+  }
+  if (!own_folder(folder, sizeof folder)) return 0;
+  for (size_t i = sizeof places / sizeof *places; i-- > 0;) {
+    snprintf(found, sizeof found, "%s%s", folder, places[i]);
+    if (access(found, R_OK) == 0) return 1;
+  }
+  return 0;
+}
+
+static const struct engine *load_engine(int rank) {
+  const struct engine *engine;
+  const char *path;
+  void *library;
+  int is_there = ranks_engine(&path);
+  library = is_there ? dlopen(path, RTLD_NOW | RTLD_GLOBAL) : NULL; /* GLOBAL: components of some MPIs want its symbols */
+  engine = library ? dlsym(library, ENGINE_SYMBOL) : NULL;
+  if (engine && engine->abi == ENGINE_ABI) return engine;
+  if (rank != 0) return NULL;
+  if (!is_there) {
+    fprintf(stderr, "%s: " RANKS_NO_ENGINE "\n", call_program(), path);
+  } else if (!library) {
+    fprintf(stderr, "%s: cannot load %s: %s\n", call_program(), path, dlerror());
+  } else {
+    fprintf(stderr, "%s: %s was built for another version of luapool\n", call_program(), path);
+  }
+  return NULL;
+}
+
+static int64_t lost_after(void) {
+  const char *text = getenv("LUAPOOL_LOST_AFTER");
+  double seconds = text ? strtod(text, NULL) : LOST_AFTER;
+  if (!(seconds >= 0.5 && seconds <= 86400)) seconds = LOST_AFTER;
+  return (int64_t)(seconds * 1e9);
+}
+
+/* ---- the relay ---- */
+
+static volatile sig_atomic_t exit_status;
+
+static void on_stuck(int signo) {
+  (void)signo;
+  _exit((int)exit_status);
+}
+
+/* The launcher learns the status from a line on stderr: mpirun forgets it when it is to survive losses. */
+static int tell_status(int rank, int status) {
+  const char *token = getenv("LUAPOOL_LAUNCHER");
+  char line[128];
+  int n;
+  if (rank != 0 || token == NULL) return status;
+  n = snprintf(line, sizeof line, "\036luapool %.32s %d\n", token, status);
+  return os_write(STDERR_FILENO, line, (size_t)n) == 0 ? EXIT_SUCCESS : status;
+}
+
+static const struct engine *start_engine(struct relay_options *options, int rank, int size) {
+  char text[256] = "";
+  const struct engine *engine = load_engine(rank);
+  if (engine == NULL) return NULL;
+  if (engine->start(&options->rank, &options->size, text, sizeof text) < 0) {
+    fprintf(stderr, "%s: %s: %s\n", call_program(), engine->name, text);
+    return NULL;
+  }
+  if (options->size == size && options->rank == rank) return engine;
+  if (rank == 0) {
+    fprintf(stderr, "%s: the launcher started %d processes, but %s counts %d: the launcher is of another MPI than the one that "
+            "luapool-mpi.so was built with\n", call_program(), size, engine->name, options->size);
+  }
+  engine->stop(1); /* each is alone */
+  return NULL;
+}
+
+static _Noreturn void relay_process(struct relay_options *options, int rank, int size) {
+  int status, is_clean;
+  ignore_signals();
+  read_nothing();
+  options->parent = getppid();
+  options->lost_after_ns = lost_after();
+  options->engine = start_engine(options, rank, size);
+  if (options->engine == NULL) { /* the children read the end of their sockets */
+    os_close(&options->pool_fd);
+    os_close(&options->script_fd);
+    _exit(tell_status(rank, EXIT_FAILURE));
+  }
+  is_clean = relay_run(options, &status);
+  exit_status = tell_status(rank, status);
+  (void)signal(SIGALRM, on_stuck); /* whoever was lost in this moment must not keep us */
+  (void)alarm(STOP_SECONDS);
+  options->engine->stop(is_clean);
+  _exit((int)exit_status);
+}
+
+enum rank_role ranks_begin(int *fd) {
+  struct relay_options options = {.script_fd = -1};
+  int rank, size;
+  *fd = -1;
+  if (!find_rank(&rank, &size)) return RANK_NONE;
+  own_share = number_of("OMPI_COMM_WORLD_LOCAL_SIZE");
+  if (own_share < 0) own_share = number_of("MPI_LOCALNRANKS");
+  options.pool = fork_with_socket(&options.pool_fd, SIGKILL);
+  if (options.pool == 0) {
+    *fd = options.pool_fd;
+    ignore_signals();
+    read_nothing();
+    return RANK_POOL;
+  }
+  if (rank == 0) {
+    options.script = fork_with_socket(&options.script_fd, SIGTERM);
+    if (options.script == 0) {
+      os_close(&options.pool_fd);
+      *fd = options.script_fd;
+      return RANK_SCRIPT;
+    }
+  }
+  relay_process(&options, rank, size);
+}
+
+int ranks_run(lua_State *L, enum rank_role role) {
+  luapool_push_part(L, role == RANK_POOL ? "node" : "cluster");
+  lua_getfield(L, -1, role == RANK_POOL ? "serve" : "join");
+  lua_remove(L, -2);
+  lua_pushinteger(L, own_share > 0 ? own_share : 1);
+  return call_report(L, call_function(L, 1, 0));
+}
