@@ -174,6 +174,24 @@ for name, case in pairs(CASES) do
   end
 end
 
+-- Any words in any order.
+function TestSideBySide:test_random_command_lines()
+  if not HAS_LUA then lu.skip("no " .. LUA .. " to compare with") end
+  local path = script("print('script', ..., #arg, arg[-1], arg[-2])")
+  local words = { "-e", "-eprint(1)", "-i", "-v", "-W", "-E", "-l", "-lmath", "g=math", "-lg=math", "-", "--", "-x", "-vv", "-We", "",
+    "print(#arg, arg[0], arg[-1], ...)", "warn'x'", path, "-iv", "-E-", "---", "-ee", "- ", "-e -", "-lno", "error 'x'" }
+  math.randomseed(54)
+  for _ = 1, 250 do
+    local args = {}
+    for i = 1, math.random(0, 5) do args[i] = words[math.random(#words)] end
+    local line = table.concat(args, "|")
+    local ours, theirs = run(LUAPOOL, args, { stdin = "print('stdin', ...)\n" }), run(LUA, args, { stdin = "print('stdin', ...)\n" })
+    ours.err = ours.err:gsub("\n\tno file '" .. path:match("^(.*)/") .. "/no[^\n]*", "") -- (beside the script)
+    lu.assertEquals(without_ours(ours), without_ours(theirs), line)
+  end
+  os.remove(path)
+end
+
 TestDropIn = {}
 
 function TestDropIn:test_pool_is_the_module()
