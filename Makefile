@@ -12,6 +12,8 @@ LUA       := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,$(shell command -v
 TESTS     ?=
 MPI       ?=
 MPICC     ?= mpicc
+# So many test files run at the same time.
+JOBS      ?= 2
 # What is worth the time under valgrind, and what has threads.
 VALGRIND_TESTS ?= -c
 TSAN_TESTS     ?= -c
@@ -121,7 +123,7 @@ test-programs: $(TEST_BIN)
 TEST_MPI  := $(if $(shell command -v $(MPICC) 2>/dev/null),$(BUILD)/luapool-mpi.so)
 
 run-tests: all faults test-programs $(TEST_MPI)
-	@BUILD=$(BUILD) CC="$(CC)" $(LUA) tests/run.lua $(TESTS)
+	@BUILD=$(BUILD) CC="$(CC)" JOBS=$(JOBS) $(LUA) tests/run.lua $(TESTS)
 
 # Make reads its settings again once everything is installed.
 demo: ## install what is missing, build, run the main job on real input
@@ -151,7 +153,7 @@ bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other
 # Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.
 portable: ## every test with the paths for systems without pidfd, eventfd, memfd and prctl
 	@CPPFLAGS="-DLUAPOOL_NO_PIDFD -DLUAPOOL_NO_EVENTFD -DLUAPOOL_NO_MEMFD -DLUAPOOL_NO_PRCTL -DLUAPOOL_NO_FUTEX" \
-	  $(MAKE) --no-print-directory BUILD=$(BUILD)/portable run-tests
+	  $(MAKE) --no-print-directory BUILD=$(BUILD)/portable JOBS=1 run-tests
 
 abi: ## the Lua tests for musl, 32 bits and big-endian (LUA_SOURCE names a folder with Lua's sources)
 	@for name in musl m32 s390x; do sh scripts/test-abi $$name $(TESTS) || exit 1; done

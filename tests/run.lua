@@ -4,7 +4,7 @@
 --   -p        only tests whose name (TestClass.test_name) matches the Lua pattern
 -- Environment: BUILD (the build directory, default "build"), LUA (the interpreter that runs the tests; default: the program
 -- under test if it is built), WRAPPER (words before it), FILE_SECONDS (deadline of one file), POOLTEST_SLOWNESS (stretches
--- that and the tests' own time limits).
+-- that and the tests' own time limits), JOBS (files that run at the same time, default 1).
 -- Some files run once more for each other way to start workers (LUAPOOL_START): see AGAIN.
 -- Each file runs in a process of its own, so that a crash or a hang costs that file alone, and is followed by the leak guard: no
 -- process may be left (found by its mark), and no new name in /dev/shm.
@@ -15,6 +15,11 @@ local proc = require "proc"
 local here = proc.directory()
 if build:sub(1, 1) ~= "/" then build = here .. "/" .. build end
 local FILE_SECONDS = tonumber(os.getenv("FILE_SECONDS") or 120)
+local JOBS = math.max(1, math.tointeger(tonumber(os.getenv("JOBS") or 1)) or 1)
+local GLANCE = 0.02 -- seconds for each running file in its turn
+
+-- What leaves names in /dev/shm for a while is not run beside others, whose guard would see them.
+local ALONE = { ["tests/test_mpi.lua"] = true }
 
 -- The promises of pools hold for all workers, not only for copies of the program.
 local AGAIN = { server = { "pool", "crash", "functions", "stream", "future" }, spawn = { "pool", "functions" } }
@@ -50,8 +55,11 @@ local function wrapped(...)
   return table.move({ ... }, 1, select("#", ...), #words + 1, words)
 end
 
+local failed_in = {} -- by file
+
 local function fail(file, test, reason)
   totals.failed = totals.failed + 1
+  failed_in[file] = (failed_in[file] or 0) + 1
   failures[#failures + 1] = ("%s: %s\n    %s"):format(file, test, (reason:gsub("%s+$", ""):gsub("\n", "\n    ")))
 end
 
@@ -95,11 +103,19 @@ local function describe(status)
   return status.signal and "died of " .. status.signal or "exit status " .. status.exit
 end
 
--- Start a program, wait for it at most FILE_SECONDS, look what it left. Returns status (nil: it hung), stdout, stderr.
-local function run_process(file, arguments)
-  local names = shared_memory_names()
-  local process = proc.spawn { args = arguments, env = environment, deadline = FILE_SECONDS + 60 }
-  local status, stdout, stderr = process:wait(FILE_SECONDS)
+-- Start a program, let others have their turn until it has ended (at most FILE_SECONDS), look what it left. In a coroutine.
+-- Returns status (nil: it hung), stdout, stderr.
+local function run_process(file, arguments, start)
+  local names, env = shared_memory_names(), {}
+  for name, value in pairs(environment) do env[name] = value end
+  env.LUAPOOL_START = start or false
+  local process = proc.spawn { args = arguments, env = env, deadline = FILE_SECONDS + 60 }
+  local deadline = proc.now() + FILE_SECONDS * proc.slowness
+  local status, stdout, stderr
+  repeat
+    coroutine.yield()
+    status, stdout, stderr = process:wait(GLANCE / proc.slowness)
+  until status or proc.now() > deadline
   if not status then
     stdout, stderr = process.stdout, process.stderr
     process:kill("KILL")
@@ -139,7 +155,6 @@ end
 
 -- One file is over: note a death, a hang or emptiness as a failure of its own, and say the result in one line.
 local function conclude(file, started, status, running, is_complete, counts, stdout, stderr)
-  local failed_before = counts.failed_before
   if not is_complete then
     local what = status and describe(status) or ("killed: it hung for %.0f s"):format(FILE_SECONDS * proc.slowness)
     local where = running and "in " .. running or "outside of any test"
@@ -148,34 +163,24 @@ local function conclude(file, started, status, running, is_complete, counts, std
     fail(file, "(file)", "has no tests")
   end
   local seconds = proc.now() - started
-  print(("%-34s %4d passed %3d failed%s  %6.1f s"):format(file, counts.ok, totals.failed - failed_before,
+  print(("%-34s %4d passed %3d failed%s  %6.1f s"):format(file, counts.ok, failed_in[file] or 0,
     counts.skip > 0 and (" %d skipped"):format(counts.skip) or "", seconds))
   io.stdout:flush()
 end
 
 local function run_lua_file(file, pattern, start)
-  local report = ("%s/tests/%s.report"):format(build, file:match("([^/]+)%.lua$"))
+  local report = ("%s/tests/%s%s.report"):format(build, file:match("([^/]+)%.lua$"), start and "." .. start or "")
   os.remove(report)
-  local started, failed_before = proc.now(), totals.failed
+  local started = proc.now()
   local name = start and ("%s (%s)"):format(file, start) or file
-  environment.LUAPOOL_START = start or false
-  local status, stdout, stderr = run_process(name, wrapped(interpreter, "tests/run_file.lua", file, report, pattern))
-  environment.LUAPOOL_START = false
+  local status, stdout, stderr = run_process(name, wrapped(interpreter, "tests/run_file.lua", file, report, pattern), start)
   local lines = is_file(report) and io.lines(report) or function() end
   local counts, running, is_complete = read_report(name, lines)
-  counts.failed_before, counts.is_filtered = failed_before, pattern ~= nil
+  counts.is_filtered = pattern ~= nil
   if is_complete and (not status or status.exit ~= 0) then
     running, is_complete = "(leaving)", false
   end
   conclude(name, started, status, running, is_complete, counts, stdout, stderr)
-end
-
-local function run_again(file, pattern)
-  for _, start in ipairs { "server", "spawn" } do
-    for _, base in ipairs(AGAIN[start]) do
-      if file == ("tests/test_%s.lua"):format(base) then run_lua_file(file, pattern, start) end
-    end
-  end
 end
 
 -- cmocka's TAP output as report lines: "ok 3 - name", "not ok 4 - name", "not ok 5 # SKIP name", "# reason".
@@ -202,15 +207,45 @@ end
 
 local function run_c_file(file)
   local binary = ("%s/tests/%s"):format(build, file:match("([^/]+)%.c$"))
-  local started, failed_before = proc.now(), totals.failed
+  local started = proc.now()
   if not is_file(binary) then return fail(file, "(file)", binary .. " is not built") end
   local status, stdout, stderr = run_process(file, wrapped(binary))
   local counts = read_report(file, tap_lines(stdout .. "\n" .. stderr))
-  counts.failed_before = failed_before
   -- cmocka's exit status is the number of failed tests: one that does not match is a death.
   local is_complete = status ~= nil and status.exit ~= nil and (status.exit == 0) == (counts.fail == 0)
     and counts.ok + counts.fail + counts.skip == planned(stdout .. "\n" .. stderr)
   conclude(file, started, status, nil, is_complete, counts, stdout, stderr)
+end
+
+-- The runs of a file: functions for coroutines.
+local function add_runs(runs, file, pattern)
+  if file:match("%.c$") then
+    runs[#runs + 1] = function() run_c_file(file) end
+    return
+  end
+  runs[#runs + 1] = function() run_lua_file(file, pattern) end
+  for _, start in ipairs { "server", "spawn" } do
+    for _, base in ipairs(AGAIN[start]) do
+      if file == ("tests/test_%s.lua"):format(base) then
+        runs[#runs + 1] = function() run_lua_file(file, pattern, start) end
+      end
+    end
+  end
+end
+
+-- At most `jobs` of them at a time, begun in their order.
+local function run_all(runs, jobs)
+  local running, begun = {}, 0
+  repeat
+    while #running < jobs and begun < #runs do
+      begun = begun + 1
+      running[#running + 1] = coroutine.create(runs[begun])
+    end
+    for i = #running, 1, -1 do
+      assert(coroutine.resume(running[i]))
+      if coroutine.status(running[i]) == "dead" then table.remove(running, i) end
+    end
+  until #running == 0 and begun == #runs
 end
 
 -- Every test_*.lua of tests/ and test_*.c of tests/c, by name; no list is kept by hand.
@@ -254,16 +289,12 @@ local function main()
   end
   environment.CMOCKA_MESSAGE_OUTPUT = "TAP"
   print("tests run under " .. interpreter)
+  local runs, alone = {}, {}
   for _, file in ipairs(discover()) do
-    if is_wanted(file, names, all_of_c) then
-      if file:match("%.lua$") then
-        run_lua_file(file, pattern)
-        run_again(file, pattern)
-      else
-        run_c_file(file)
-      end
-    end
+    if is_wanted(file, names, all_of_c) then add_runs(ALONE[file] and alone or runs, file, pattern) end
   end
+  run_all(runs, JOBS)
+  run_all(alone, 1)
   if #failures > 0 then print("\nFailures:") end
   for number, text in ipairs(failures) do print(number .. ") " .. printable(text)) end
   local skipped = totals.skipped > 0 and (", %d skipped"):format(totals.skipped) or ""

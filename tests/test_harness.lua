@@ -150,7 +150,7 @@ local function run(files, environment)
     file:close()
   end
   environment = environment or {}
-  environment.BUILD, environment.LUA, environment.WRAPPER = BUILD, "lua5.4", false
+  environment.BUILD, environment.LUA, environment.WRAPPER, environment.JOBS = BUILD, "lua5.4", false, environment.JOBS or false
   local p <close> = proc.spawn { args = { "lua5.4", "tests/run.lua" }, cwd = house, env = environment }
   local status, out, err = p:finish(50)
   os.execute(("rm -r '%s'"):format(house))
@@ -202,6 +202,18 @@ function TestRunner:test_a_file_that_leaves_early_or_is_empty_or_broken()
   lu.assertEquals(last, "0 passed, 1 failed")
   lu.assertEquals((run { ["test_runner_empty.lua"] = "" }), "0 passed, 1 failed")
   lu.assertEquals((run { ["test_runner_broken.lua"] = "not Lua" }), "0 passed, 1 failed")
+end
+
+function TestRunner:test_files_that_run_at_the_same_time()
+  local meet = [[local proc = require "proc"
+    TestMeet = {}
+    function TestMeet.test_meets()
+      io.open("%s", "w"):close()
+      assert(proc.wait_until(function() return io.open("%s") end, 20))
+    end]]
+  local last = run({ ["test_runner_a.lua"] = meet:format("a", "b"), ["test_runner_b.lua"] = meet:format("b", "a"),
+    ["test_runner_good.lua"] = GOOD, ["test_runner_bad.lua"] = "TestBad = {} function TestBad.test_fails() error 'x' end" }, { JOBS = "2" })
+  lu.assertEquals(last, "4 passed, 1 failed")
 end
 
 function TestRunner:test_a_process_left_behind_is_a_failure()
