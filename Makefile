@@ -19,6 +19,7 @@ VALGRIND_TESTS ?= -c
 TSAN_TESTS     ?= -c
 # ---- no need to change anything below this line ------------------------------------------------
 
+VERSION   := $(shell sed -n 's/^.define LUAPOOL_VERSION "\(.*\)"/\1/p' runtime/luapool.h)
 WARNINGS  := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror=vla
 LUA_CFLAGS := $(if $(LUA_PC),$(shell pkg-config --cflags $(LUA_PC)))
 LUA_LIBDIR := $(if $(LUA_PC),$(shell pkg-config --variable=libdir $(LUA_PC)))
@@ -28,6 +29,7 @@ LUA_SHARED := $(if $(LUA_PC),$(shell pkg-config --libs $(LUA_PC)))
 LUA_LINK   = $(if $(LUA_STATIC),-Wl$(,)--whole-archive $(LUA_STATIC) -Wl$(,)--no-whole-archive,$(LUA_SHARED))
 CPPFLAGS  += -D_GNU_SOURCE -Iruntime -I$(BUILD) $(LUA_CFLAGS) $(if $(FAULTS),-DLUAPOOL_FAULTS)
 CFLAGS    += -std=c11 $(OPTIMIZE) -fPIC -fexceptions -fvisibility=hidden $(WARNINGS) $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+CXXFLAGS  += -std=c++11 -pedantic $(OPTIMIZE) -Wall -Wextra $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 LDFLAGS   += $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 NEEDS_LUA  = $(if $(LUA_PC),,$(error pkg-config finds no Lua 5.4 with headers: run scripts/install-dependencies))
 # One line for each file made; VERBOSE=1 shows the commands.
@@ -51,7 +53,7 @@ TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(
 .PHONY: all demo test soak check bench portable abi asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
 .SECONDARY:
 
-all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(if $(MPI),$(BUILD)/luapool-mpi.so) ## build the command, the library and the module
+all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(BUILD)/libluapool.so.0 $(BUILD)/luapool.pc $(if $(MPI),$(BUILD)/luapool-mpi.so) ## build the command, the library and the module
 
 $(BUILD)/%.o: %.c
 	$(COMPILE) -MMD -MP -c -o $@ $<
@@ -77,6 +79,19 @@ $(BUILD)/luapool: $(CMD_OBJ) $(LIB_OBJ)
 $(BUILD)/lua/luapool.so: $(LIB_OBJ)
 	@mkdir -p $(@D)
 	$(QUIET) $(CC) $(LDFLAGS) -shared -o $@ $^
+
+# Neither is the shared library, for programs with a Lua of their own.
+$(BUILD)/libluapool.so.0: $(LIB_OBJ)
+	$(QUIET) $(CC) $(LDFLAGS) -shared -Wl,-soname,libluapool.so.0 -o $@ $^ -lm -ldl -lpthread && ln -sf libluapool.so.0 $(BUILD)/libluapool.so
+
+$(BUILD)/luapool.pc: runtime/luapool.h Makefile
+	@mkdir -p $(@D)
+	@printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' 'Name: luapool' \
+	  'Description: pools of worker processes for programs that embed Lua 5.4' 'Version: $(VERSION)' \
+	  'Libs: -L$${libdir} -lluapool' 'Libs.private: -lm -ldl -lpthread' 'Cflags: -I$${includedir}' > $@
+
+# Where the helper is looked for, beside other places.
+$(BUILD)/runtime/binding/lhelper.o: CPPFLAGS += -DLUAPOOL_BINDIR='"$(PREFIX)/bin"' -DLUAPOOL_LIBEXECDIR='"$(PREFIX)/libexec/luapool"'
 
 objects: $(LIB_OBJ) $(CMD_OBJ) $(if $(MPI),$(BUILD)/luapool-mpi.so)
 
@@ -116,6 +131,9 @@ $(BUILD)/tests/test_%: tests/c/test_%.c $(FAULTY)/libluapool.a
 HOST_LINK = $(LDFLAGS) -Wl,-E -MMD -MP -MF $@.d -o $@ $< $(BUILD)/libluapool.a $(LUA_LINK) -lm -ldl -lpthread
 $(BUILD)/tests/hosts/%: tests/hosts/%.c $(BUILD)/libluapool.a
 	$(COMPILE) $(HOST_LINK)
+
+$(BUILD)/tests/hosts/%: tests/hosts/%.cpp $(BUILD)/libluapool.a
+	$(QUIET) mkdir -p $(@D); $(CXX) $(CPPFLAGS) $(CXXFLAGS) $(HOST_LINK)
 
 test-programs: $(TEST_BIN)
 
@@ -175,7 +193,8 @@ valgrind: ## the unit tests and the heart of the suite under valgrind
 	  CPPFLAGS=-DLUAPOOL_MALLOC $(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
 
 # ---- the rest ------------------------------------------------------------------------------------
-INSTALLED := bin/luapool lib/lua/5.4/luapool.so lib/libluapool.a lib/luapool/luapool-mpi.so
+INSTALLED := bin/luapool lib/lua/5.4/luapool.so lib/libluapool.a lib/luapool/luapool-mpi.so \
+  lib/libluapool.so.0 lib/libluapool.so lib/pkgconfig/luapool.pc include/luapool.h
 MANUAL := share/man/man1/luapool.1
 BASH_COMPLETION := share/bash-completion/completions/luapool
 ZSH_COMPLETION := share/zsh/site-functions/_luapool
@@ -184,6 +203,10 @@ install: all ## copy the command, the module, the library, the manual and comple
 	install -D -m 755 $(BUILD)/luapool $(DESTDIR)$(PREFIX)/bin/luapool
 	install -D -m 755 $(BUILD)/lua/luapool.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/luapool.so
 	install -D -m 644 $(BUILD)/libluapool.a $(DESTDIR)$(PREFIX)/lib/libluapool.a
+	install -D -m 644 $(BUILD)/libluapool.so.0 $(DESTDIR)$(PREFIX)/lib/libluapool.so.0
+	ln -sf libluapool.so.0 $(DESTDIR)$(PREFIX)/lib/libluapool.so
+	install -D -m 644 $(BUILD)/luapool.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/luapool.pc
+	install -D -m 644 runtime/luapool.h $(DESTDIR)$(PREFIX)/include/luapool.h
 	install -D -m 644 scripts/man/luapool.1 $(DESTDIR)$(PREFIX)/$(MANUAL)
 	install -D -m 644 scripts/completion/luapool.bash $(DESTDIR)$(PREFIX)/$(BASH_COMPLETION)
 	install -D -m 644 scripts/completion/_luapool $(DESTDIR)$(PREFIX)/$(ZSH_COMPLETION)

@@ -138,6 +138,59 @@ function methods:get(timeout)
   return results, n
 end
 
+--- get, for coroutines that a scheduler runs: `wait(self)` is called until it is over, and should come back when the pool's descriptor is
+--- readable (cqueues.poll), or just some time later (default: coroutine.yield inside a coroutine; else it blocks).
+---@param wait function?
+---@return any ... as get
+function methods:await(wait)
+  check_self(self, "await")
+  if wait ~= nil then wait = check.fn(wait, 1, "await") end
+  if not is_over(self) then check_here(self, "await") end
+  if not wait and coroutine and coroutine.isyieldable() then wait = coroutine.yield end
+  while wait and not is_over(self) do
+    turn(self, 0)
+    if not is_over(self) then wait(self) end
+  end
+  return methods.get(self)
+end
+
+-- What event loops ask of an object: cqueues (pollfd, events, timeout), luasocket and copas (getfd, dirty), luv and net.server (getfd).
+-- The descriptor is the pool's: whoever is woken asks f:status() whether it is this one.
+
+--- The pool's descriptor (see p:fd); nil if there is none, or it is over.
+---@return integer?
+function methods:pollfd()
+  check_self(self, "pollfd")
+  if is_over(self) or self.pool.handle:state() ~= "open" then return nil end
+  return (self.pool.handle:fd())
+end
+
+function methods:events()
+  check_self(self, "events")
+  return "r"
+end
+
+--- 0 if there is nothing to wait for.
+---@return number?
+function methods:timeout()
+  check_self(self, "timeout")
+  return is_over(self) and 0 or nil
+end
+
+--- -1 if there is none, as luasocket wants it.
+---@return integer
+function methods:getfd()
+  check_self(self, "getfd")
+  return methods.pollfd(self) or -1
+end
+
+--- Should whoever waits come at once?
+---@return boolean
+function methods:dirty()
+  check_self(self, "dirty")
+  return is_over(self) or self.pool.handle:state() ~= "open" or self.pool.handle:has_news()
+end
+
 --- Drop it, or interrupt it if it runs (it is killed if it does not stop within the pool's grace). Does not wait.
 ---@return boolean cancelled false: it was over already
 function methods:cancel()

@@ -164,15 +164,29 @@ end
 
 --- Do what can be done without waiting (or within `seconds`): results are read, callbacks run. For programs with a loop of their own.
 ---@param seconds number? how long to wait for something to happen; default 0
+---@param budget number? seconds: what is not done by then is left for the next step (it is looked at between two blocks of results)
 ---@return integer open calls that are not over yet
-function methods:step(seconds)
+function methods:step(seconds, budget)
   check_self(self, "step")
   check_usable(self, "step")
   check.duration(seconds, 1, "step")
+  check.duration(budget, 2, "step")
   if is_inline(self) then return 0 end
-  self.handle:turn(seconds or 0)
+  self.handle:turn(seconds or 0, budget)
   Pool.raise_problems(self)
   return self.handle:pending()
+end
+
+--- A descriptor for the event loop of somebody else: it becomes readable when p:step() has something to do. It is the pool's: do not
+--- close it. Where the system cannot tell everything by one descriptor (other than Linux), call p:step() ten times a second besides.
+---@return integer? fd nil for pools without workers
+function methods:fd()
+  check_self(self, "fd")
+  check_usable(self, "fd")
+  if is_inline(self) then return nil end
+  local fd, problem = self.handle:fd()
+  if not fd then error("cannot use 'fd': " .. problem, 2) end
+  return fd
 end
 
 --- Change the number of workers. Those that are too many leave when they have finished what they are at; new ones start when there is work

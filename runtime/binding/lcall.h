@@ -188,6 +188,8 @@ int ltake_has_frame(lua_State *L, const struct call *c);
 
 /* lpump_work -- everything that can be done now, for all calls of the pool. Raises interrupts, and what hooks raise. */
 void lpump_work(lua_State *L, struct lpool *lp);
+/* lpump_rest -- the host leaves the pool: whoever watches its descriptor (pool_fd) is told when to come back. */
+void lpump_rest(struct lpool *lp);
 /* lpump_sleep -- until something happens or until_ns (-1: for ever). */
 void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns);
 /* lpump_finish -- the call was concluded: wait (grace, then kill) until no worker is in it. Does not raise; also during an interrupt. */

@@ -191,10 +191,37 @@ void lerror_set_quiet(lua_State *L, int is_quiet) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, &quiet_key);
 }
 
+static char log_key;
+
+struct log {
+  void (*say)(void *context, const char *text);
+  void *context;
+};
+
+void lerror_set_log(lua_State *L, void (*say)(void *context, const char *text), void *context) {
+  struct log *log = lua_newuserdatauv(L, sizeof *log, 0);
+  log->say = say;
+  log->context = context;
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &log_key);
+}
+
+/* 1: somebody wanted to be told. Without allocating: it may be the collector who has something to say. */
+static int say_to_log(lua_State *L, const char *what, const char *detail) {
+  const struct log *log;
+  char text[512];
+  lua_rawgetp(L, LUA_REGISTRYINDEX, &log_key);
+  log = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  if (log == NULL) return 0;
+  snprintf(text, sizeof text, "%s%s", what, detail ? detail : "");
+  log->say(log->context, text);
+  return 1;
+}
+
 void lerror_warn(lua_State *L, const char *what, const char *detail) {
   int is_quiet = lua_rawgetp(L, LUA_REGISTRYINDEX, &quiet_key) == LUA_TBOOLEAN && lua_toboolean(L, -1);
   lua_pop(L, 1);
-  if (is_quiet) return;
+  if (is_quiet || say_to_log(L, what, detail)) return;
   lua_warning(L, "luapool: ", 1);
   lua_warning(L, what, 1);
   lua_warning(L, detail, 0);

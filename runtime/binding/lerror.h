@@ -38,6 +38,7 @@ void lerror_push_unready(struct codec *codec, lua_State *L, const struct pool_ev
  * lerror_warn -- lua_warning with "luapool: ", what and detail, unless the state was told to be quiet (lerror_set_quiet: the command's --quiet).
  */
 void lerror_warn(lua_State *L, const char *what, const char *detail);
+void lerror_set_log(lua_State *L, void (*log)(void *context, const char *text), void *context); /* warnings go there. May raise (memory) */
 void lerror_set_quiet(lua_State *L, int is_quiet);
 
 /* lerror_is_kind -- is the error table on top of that kind? */

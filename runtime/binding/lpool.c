@@ -562,7 +562,8 @@ static int handle_line(lua_State *L) {
 void lpool_open_library(lua_State *L) {
   static const luaL_Reg methods[] = {
     {"run", lpool_run}, {"apply", lpool_apply}, {"broadcast", lpool_broadcast}, {"begin", lpool_begin}, {"submit", lpool_submit},
-    {"turn", lpool_turn}, {"hook", lpool_set_hook}, {"ready", lpool_ready}, {"told", lpool_told}, {"cancel", lpool_cancel_all},
+    {"turn", lpool_turn}, {"fd", lpool_fd}, {"has_news", lpool_has_news},
+    {"hook", lpool_set_hook}, {"ready", lpool_ready}, {"told", lpool_told}, {"cancel", lpool_cancel_all},
     {"close", handle_close}, {"terminate", handle_terminate}, {"resize", handle_resize}, {"stats", handle_stats}, {"end_record", handle_end_record},
     {"workers", handle_workers}, {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending},
     {"active", handle_active}, {"wake", handle_wake}, {"submit_all", lpool_submit_all}, {"line", handle_line}, {NULL, NULL}};

@@ -57,6 +57,7 @@ struct lpool {
   uint64_t n_concluded; /* calls so far whose end is decided: who waits for one sees by it that there is news */
   uint32_t n_judged;   /* open calls that may end without an event: those with a deadline, and those that let their last items finish */
   struct call *taking; /* whose event is being read: no verb may be used from inside */
+  int64_t rest_at_ns;  /* a turn ends when this time is over, whatever else there is to do; 0: it does all */
   int must_settle;     /* a call is over: half lines of its items go out */
   int depth;           /* how many waits are under way: the pool is freed when the last one ends */
   /* the hook: Lua code that is to be run now and then while the host waits (callbacks of futures, progress) */
@@ -83,6 +84,8 @@ int lpool_submit(lua_State *L);
 int lpool_broadcast(lua_State *L);
 int lpool_submit_all(lua_State *L);
 int lpool_turn(lua_State *L);
+int lpool_fd(lua_State *L);
+int lpool_has_news(lua_State *L);
 int lpool_set_hook(lua_State *L);
 int lpool_ready(lua_State *L);
 int lpool_told(lua_State *L);

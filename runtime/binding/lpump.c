@@ -18,7 +18,8 @@
 enum {
   ATTENTION_NS = 500 * 1000,       /* while a call is being ended: look again this often */
   UNKILLABLE_NS = 1000 * 1000 * 1000, /* a killed worker that is not gone by then hangs in the kernel */
-  EVENTS_PER_LOOK = 64
+  EVENTS_PER_LOOK = 64,
+  ENDING_NS = 10 * 1000 * 1000     /* while calls end, somebody else's loop looks this often */
 };
 
 /* ---- interrupts ---- */
@@ -113,6 +114,7 @@ static int take_all(lua_State *L) {
   while (lp->pool && pool_next(lp->pool, &event) != POOL_NOTHING) {
     ltake_event(L, lp, &event);
     if (++turns % EVENTS_PER_LOOK == 0 && interrupt_pending()) return 0;
+    if (lp->rest_at_ns && os_now_ns() >= lp->rest_at_ns) return 0;
   }
   return 0;
 }
@@ -246,6 +248,11 @@ static int is_patient(const struct lpool *lp) {
   if (c == NULL || c->next != NULL || lp->ending != NULL || lp->tick_ns || loutput_kind(&lp->output) == OUTPUT_ITEMS) return 0;
   if (c->mode != CALL_TABLE || c->total == UINT64_MAX || c->wants_callback || c->has_seconds) return 0;
   return !(c->halt_failed || c->halt_done || c->halt_failed_share > 0 || c->halt_done_share > 0);
+}
+
+void lpump_rest(struct lpool *lp) {
+  int64_t until_ns = lp->ending ? os_now_ns() + ENDING_NS : -1;
+  if (lp->pool && lp->depth == 0) pool_rest(lp->pool, lp->open ? next_deadline(lp, until_ns) : until_ns);
 }
 
 void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns) {

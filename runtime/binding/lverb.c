@@ -75,6 +75,7 @@ static struct call *run_to_end(lua_State *L, struct lpool *lp, lua_CFunction fun
   lua_pushlightuserdata(L, &body);
   for (i = 8; i <= n; i++) lua_pushvalue(L, i);
   lp->depth++;
+  lp->rest_at_ns = 0;
   status = lua_pcall(L, n + 1, 1, 0);
   if (status != LUA_OK) (void)abort_body(L, &body);
   if (status == LUA_OK && body.call->phase == CALL_ENDING) lpump_finish(L, lp, body.call);
@@ -82,6 +83,7 @@ static struct call *run_to_end(lua_State *L, struct lpool *lp, lua_CFunction fun
   lpump_settle(L, lp);
   if (lp->pool) loutput_turn_protected(lp, L);
   lpool_settle(lp, L);
+  lpump_rest(lp);
   if (status != LUA_OK) lua_error(L);
   if (lua_getiuservalue(L, -1, CALL_PROBLEM) != LUA_TNIL) lua_error(L);
   lua_pop(L, 1);
@@ -229,6 +231,7 @@ static void begin_protected(lua_State *L, struct lpool *lp, lua_CFunction functi
   lua_pushlightuserdata(L, &body);
   for (i = 8; i <= n; i++) lua_pushvalue(L, i);
   status = lua_pcall(L, n + 1, 1, 0);
+  lpump_rest(lp);
   if (status == LUA_OK) return;
   (void)abort_body(L, &body);
   lua_error(L);
@@ -271,21 +274,48 @@ int lpool_submit_all(lua_State *L) {
 }
 
 /*
- * handle:turn([timeout]): do what can be done; wait at most `timeout` seconds (nil: as long as it takes; 0: not at all) for something to
- * happen. Raises interrupts and what the hook raises.
+ * handle:turn([timeout [, budget]]): do what can be done; wait at most `timeout` seconds (nil: as long as it takes; 0: not at all) for
+ * something to happen. With a budget (seconds) what is not done by then is left for the next turn. Raises interrupts, and what the hook
+ * raises.
  */
 int lpool_turn(lua_State *L) {
   struct lpool *lp = lpool_check(L, "turn");
-  lua_Number seconds = luaL_optnumber(L, 2, -1);
+  lua_Number seconds = luaL_optnumber(L, 2, -1), budget = luaL_optnumber(L, 3, 0);
   uint64_t before;
   refuse_reentry(L, lp, "turn");
   before = lp->n_concluded;
+  lp->rest_at_ns = budget > 0 && budget < MOST_SECONDS ? os_now_ns() + (int64_t)(budget * NS_PER_S) : 0;
+  pool_look(lp->pool);
   lpump_work(L, lp);
+  lp->rest_at_ns = 0;
+  lpump_rest(lp);
   if (lp->pool == NULL || lp->n_concluded != before || seconds == 0) return 0;
   if (lp->open == NULL && lp->ending == NULL) return 0; /* nothing can happen */
   lpump_sleep(L, lp, seconds < 0 || seconds > MOST_SECONDS ? -1 : os_now_ns() + (int64_t)(seconds * NS_PER_S));
   if (lp->pool) lpump_work(L, lp);
+  lpump_rest(lp);
   return 0;
+}
+
+/* handle:fd() -> a descriptor that becomes readable when handle:turn has something to do; nil, message */
+int lpool_fd(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "fd");
+  int fd = pool_fd(lp->pool);
+  if (fd >= 0) {
+    lpump_rest(lp);
+    lua_pushinteger(L, fd);
+    return 1;
+  }
+  lua_pushnil(L);
+  lua_pushstring(L, strerror(-fd));
+  return 2;
+}
+
+/* handle:has_news() -> boolean: has handle:turn something to do? Costs next to nothing. */
+int lpool_has_news(lua_State *L) {
+  struct lpool *lp = lpool_check(L, "has_news");
+  lua_pushboolean(L, pool_has_news(lp->pool) || lp->n_ready != lp->n_taken || lp->lazy != NULL);
+  return 1;
 }
 
 /* handle:hook(function or nil [, seconds]): called while the host waits, when a call that wanted it is over, and every so many seconds. */

@@ -79,7 +79,7 @@ struct helper {
   struct task_context tasks;
   lua_State *L;
   struct allocator *allocator;
-  int (*open)(lua_State *L);
+  luapool_worker_options options;
 };
 
 struct config {
@@ -142,7 +142,7 @@ static int furnish(lua_State *L) {
   luaL_requiref(L, "luapool", luaopen_luapool, 0);
   luapool_set_command(L); /* pools inside a task: nobody but us makes threads here */
   lua_settop(L, 2);
-  if (h->open && h->open(L) != 0) return luaL_error(L, "cannot furnish the state of a worker");
+  if (h->options.open_worker && h->options.open_worker(L) != 0) return luaL_error(L, "cannot furnish the state of a worker");
   lua_settop(L, 2);
   lua_gc(L, LUA_GCGEN, 0, 0);
   return 0;
@@ -182,12 +182,17 @@ static void warn_on(void *L, const char *text, int is_continued) {
 
 /* ---- what the host asks for ---- */
 
+static lua_State *new_state(struct helper *h) {
+  if (h->options.allocate) return lua_newstate(h->options.allocate, h->options.allocate_context);
+  h->allocator = allocator_open();
+  return h->allocator ? lua_newstate(allocator_lua, h->allocator) : NULL;
+}
+
 static int configure(void *context, const void *data, size_t length, char *text, size_t capacity) {
   struct helper *h = context;
   struct config config = {data, (const unsigned char *)data + length};
   int status;
-  h->allocator = allocator_open();
-  h->L = h->allocator ? lua_newstate(allocator_lua, h->allocator) : NULL;
+  h->L = new_state(h);
   if (h->L == NULL) {
     snprintf(text, capacity, "has no memory for a Lua state");
     return -ENOMEM;
@@ -208,13 +213,13 @@ static int prepare(void *context, const void *order, size_t length, const int *f
   return ((struct helper *)context)->L ? recruit_prepare(context, order, length, fds, n_fds, child) : -EPROTO;
 }
 
-int luapool_worker_main(int argc, char **argv, int (*open_worker)(lua_State *L)) {
+int luapool_worker_main(int argc, char **argv, const luapool_worker_options *options) {
   static struct helper helper; /* found again in every worker */
   struct server_work work = {&helper, configure, prepare, recruit_run, recruit_release};
   int status;
   if (argc < 2 || strcmp(argv[1], SERVER_ARGUMENT) != 0) return -1;
   memset(&helper, 0, sizeof helper);
-  helper.open = open_worker;
+  if (options) memcpy(&helper.options, options, options->size < sizeof helper.options ? options->size : sizeof helper.options);
   helper.tasks.on_start = helper.tasks.on_exit = LUA_NOREF;
   helper.recruit.tasks = (struct worker_tasks){&helper.tasks, task_start, task_run, task_finish};
   status = server_main(&work);

@@ -14,6 +14,7 @@
 #include "pool/links.h"
 #include "pool/output.h"
 #include "pool/pool.h"
+#include "base/watch.h"
 #include "pool/table.h"
 #include "pool/trace.h"
 #include "process/server.h"
@@ -125,6 +126,8 @@ struct pool {
   struct output output;
   struct crew *crew;
   struct pollfd *polls;
+  struct watch watch;         /* see pool_fd */
+  int is_watched;             /* somebody asked for pool_fd */
   /* the ledger's: */
   struct table entries;       /* the active ones, by sequence number */
   struct table calls;

@@ -21,6 +21,8 @@
 
 enum { DEFAULT_RING_BYTES = 8 << 20, SPIN_NS = 60 * 1000, SPIN_TURNS = 32, REAP_AFTER_KILL_MS = 1000, TICK_NS = 100 * 1000 * 1000 };
 
+enum { STALE_NS = 10 * 1000 * 1000 };
+
 enum { TRIES = 5 /* helpers that somebody kills in a row */ };
 
 /* ---- opening and closing ---- */
@@ -87,6 +89,7 @@ int pool_open(struct pool **out, const struct pool_options *options) {
   p->bell.read_fd = p->bell.write_fd = p->board_fd = p->events_fd = -1;
   arena_init(&p->arena);
   server_init(&p->server);
+  watch_init(&p->watch);
   status = open_board(p, ring);
   if (status == 0) status = allocate(p, options);
   if (status == 0) status = output_open(&p->output, options->output);
@@ -108,6 +111,12 @@ static void forget_bell(struct os_bell *bell) {
   os_bell_close(bell);
 }
 
+static void forget_watch(struct pool *p) {
+  if (p->watch.fd >= 0) process_forget_fd(p->watch.fd);
+  if (p->watch.timer >= 0) process_forget_fd(p->watch.timer);
+  watch_close(&p->watch);
+}
+
 static void free_pool(struct pool *p) {
   uint32_t i;
   pool_close_record(p);
@@ -123,6 +132,7 @@ static void free_pool(struct pool *p) {
   if (p->arena.fd >= 0) process_forget_fd(p->arena.fd);
   arena_close(&p->arena);
   board_close(p->board);
+  forget_watch(p);
   process_close_fd(&p->board_fd);
   process_close_fd(&p->events_fd);
   free(p->helper);
@@ -157,6 +167,7 @@ void pool_abandon(struct pool *p) {
   p->trace = NULL;
   server_abandon(&p->server);
   if (are_gone) p->bell.read_fd = p->bell.write_fd = p->arena.fd = p->board_fd = p->events_fd = -1;
+  if (are_gone) watch_init(&p->watch);
   free_pool(p);
 }
 
@@ -553,6 +564,58 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   if (status > 0) take_polls(p);
   if (status < 0 && status != -EINTR) p->must_look = 1; /* cannot sleep (ENOMEM): look instead, and try again */
   return status == -EINTR ? -EINTR : 0;
+}
+
+/* ---- somebody else's loop ---- */
+
+int pool_fd(struct pool *p) {
+  int status;
+  if (!p->is_watched) {
+    status = watch_open(&p->watch);
+    if (status == 0) status = process_register_fd(p->watch.fd);
+    if (status == 0) status = process_register_fd(p->watch.timer);
+    if (status < 0 && status != -ENOSYS) {
+      forget_watch(p);
+      return status;
+    }
+    p->is_watched = 1;
+    pool_rest(p, -1);
+  }
+  return p->watch.fd >= 0 ? p->watch.fd : p->bell.read_fd;
+}
+
+int pool_has_news(struct pool *p) {
+  return p->has_news || p->must_look || has_data(p);
+}
+
+int pool_is_stale(const struct pool *p) {
+  return !links_are_empty(&p->active) && os_now_ns() - p->looked_at_ns > STALE_NS;
+}
+
+void pool_rest(struct pool *p, int64_t until_ns) {
+  int64_t deadline;
+  size_t n;
+  if (!p->is_watched) return;
+  n = fill_polls(p, -1);
+  if (p->watch.fd >= 0 && watch_add(&p->watch, p->polls, n) < 0) p->has_dead = 1; /* out of memory: come and look */
+  deadline = pool_next_deadline(p);
+  if (deadline >= 0 && (until_ns < 0 || deadline < until_ns)) until_ns = deadline;
+  if (pool_has_limits(p) && (until_ns < 0 || os_now_ns() + TICK_NS < until_ns)) until_ns = os_now_ns() + TICK_NS;
+  if (p->watch.fd >= 0) watch_until(&p->watch, until_ns);
+  atomic_store(&p->board->host_sleep, BOARD_ASLEEP);
+  if (pool_has_news(p) || p->has_dead) os_bell_ring(&p->bell);
+}
+
+void pool_look(struct pool *p) {
+  int status;
+  if (!p->is_watched) return;
+  atomic_store(&p->board->host_sleep, BOARD_AWAKE);
+  if (pool_has_limits(p)) (void)pool_beat(p, TICK_NS);
+  status = os_poll(p->polls, fill_polls(p, -1), 0);
+  if (p->has_dead || status < 0) p->must_look = 1;
+  if (status <= 0) return;
+  if (p->polls[0].revents) os_bell_drain(&p->bell);
+  take_polls(p);
 }
 
 /* ---- ending ---- */

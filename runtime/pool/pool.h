@@ -215,6 +215,20 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns);
 void pool_set_patience(struct pool *p, int is_patient);
 
 /*
+ * For a loop of somebody else's.
+ * pool_fd -- a descriptor that becomes readable when pool_next may have something to say, or an item's time is over; -errno. It is the
+ * pool's. Where the system cannot make one of many (see base/watch), it tells of results alone, and the caller looks ten times a second.
+ * pool_rest -- the caller goes away: until it comes back (pool_look, pool_wait), and at until_ns (-1: never), the descriptor calls it.
+ * pool_look -- take note of what there is, without waiting. pool_has_news -- 1 if pool_next would show something now, or soon; a few
+ * loads, no system call. pool_is_stale -- 1 if there is work, and nobody has looked for a while after the dead and after time limits.
+ */
+int pool_is_stale(const struct pool *p);
+int pool_fd(struct pool *p);
+void pool_rest(struct pool *p, int64_t until_ns);
+void pool_look(struct pool *p);
+int pool_has_news(struct pool *p);
+
+/*
  * Ending. leave: finish what is claimed, on_exit, go. quit: interrupt what runs, go. kill: SIGKILL, with descendants. Each
  * returns at once; never blocks. Go on calling pool_next while they leave: one that has something to say may wait for room in its ring.
  */

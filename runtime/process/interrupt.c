@@ -205,6 +205,15 @@ void interrupt_request(int signo) {
   errno = saved;
 }
 
+void interrupt_post(void) {
+  int saved = errno;
+  int is_first = !atomic_load(&interrupt_flag) && !atomic_load(&state.ending);
+  atomic_store(&state.level, is_first ? 1 : 2);
+  set_pending(SIGINT);
+  arm_hooks();
+  errno = saved;
+}
+
 unsigned interrupt_received(void) {
   return atomic_load(&state.received);
 }

@@ -44,6 +44,12 @@ void interrupt_release(void);
  */
 void interrupt_request(int signo);
 
+/*
+ * interrupt_post -- as interrupt_request(SIGINT), for programs that handle their signals themselves: it never ends the process. The second
+ * while one is undelivered shortens all grace. Async-signal-safe, any thread.
+ */
+void interrupt_post(void);
+
 /* The flag. Read it with interrupt_pending; nobody else but interrupt.c writes it. */
 extern _Atomic int interrupt_flag;
 

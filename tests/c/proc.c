@@ -907,6 +907,13 @@ static int proc_sleep(lua_State *L) {
   return 0;
 }
 
+/* proc.readable(fd, seconds) -> boolean: does it become readable in time? */
+static int proc_readable(lua_State *L) {
+  struct pollfd one = {(int)luaL_checkinteger(L, 1), POLLIN, 0};
+  lua_pushboolean(L, poll(&one, 1, (int)(luaL_checknumber(L, 2) * 1000)) > 0);
+  return 1;
+}
+
 static int proc_now(lua_State *L) {
   lua_pushnumber(L, now());
   return 1;
@@ -1005,6 +1012,7 @@ static const luaL_Reg FUNCTIONS[] = {{"spawn", proc_spawn},
                                      {"kill", proc_kill},
                                      {"set_dumpable", proc_set_dumpable},
                                      {"sleep", proc_sleep},
+                                     {"readable", proc_readable},
                                      {"now", proc_now},
                                      {"pid", proc_pid},
                                      {"directory", proc_directory},

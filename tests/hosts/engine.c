@@ -1,0 +1,418 @@
+/* A program with Lua inside, in C: each word is one way to use luapool.h. For tests/test_embed.lua: `engine WORD [start method]`. */
+#include <fcntl.h>
+#include <lauxlib.h>
+#include <lualib.h>
+#include <poll.h>
+#include <pthread.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include "luapool.h"
+
+#define DEFAULTS {.size = sizeof(luapool_options)} /* a host in C++ or C90 clears it */
+
+static const char *start = "auto";
+
+static void fail(lua_State *L, const char *what) {
+  fprintf(stderr, "%s: %s\n", what, L ? luaL_tolstring(L, -1, NULL) : "");
+  exit(1);
+}
+
+static lua_State *new_state(void) {
+  lua_State *L = luaL_newstate();
+  luaL_openlibs(L);
+  return L;
+}
+
+static luapool *open_pool(lua_State *L, int workers) {
+  luapool_options options = DEFAULTS;
+  luapool *p;
+  options.workers = workers;
+  options.start = start;
+  options.grace = 0.5;
+  if (luapool_open(L, &options, &p) != LUAPOOL_OK) fail(L, "luapool_open");
+  return p;
+}
+
+static void load(lua_State *L, const char *code) {
+  if (luaL_loadstring(L, code) != LUA_OK) fail(L, "load");
+}
+
+/* The sum of what a map over 1 .. n gives. */
+static double sum_of(lua_State *L, luapool *p, const char *code, int n) {
+  double sum = 0;
+  load(L, code);
+  lua_pushinteger(L, n);
+  if (luapool_run(L, p, "map", 2, 1) != LUAPOOL_OK) fail(L, "luapool_run");
+  for (int i = 1; i <= n; i++) {
+    lua_rawgeti(L, -1, i);
+    sum += lua_tonumber(L, -1);
+    lua_pop(L, 1);
+  }
+  lua_pop(L, 1);
+  return sum;
+}
+
+/* ---- words ---- */
+
+static void word_run(void) {
+  lua_State *L = new_state();
+  luapool *p = open_pool(L, 2);
+  int top = lua_gettop(L), status;
+  printf("%s %d %d\n", luapool_version(), luapool_version_number() == LUAPOOL_VERSION_NUMBER, strcmp(luapool_version(), LUAPOOL_VERSION));
+  printf("%g\n", sum_of(L, p, "local x = ... return x * x", 100));
+  load(L, "error('task ' .. ..., 0)");
+  lua_pushinteger(L, 3);
+  status = luapool_run(L, p, "map", 2, LUA_MULTRET);
+  lua_getfield(L, -1, "message");
+  printf("%d %s %d\n", status == LUAPOOL_ERROR, lua_tostring(L, -1), lua_gettop(L) - top);
+  lua_settop(L, top);
+  load(L, "return ..., 2, 3");
+  lua_pushinteger(L, 1);
+  status = luapool_run(L, p, "apply", 2, LUA_MULTRET);
+  printf("%d %d\n", status, lua_gettop(L) - top);
+  lua_settop(L, top);
+  status = luapool_run(L, p, "nonsense", 0, 0);
+  printf("%d %s\n", status == LUAPOOL_ERROR, lua_tostring(L, -1));
+  lua_settop(L, top);
+  luapool_push(L, p);
+  lua_setglobal(L, "p");
+  if (luaL_dostring(L, "return p:reduce(function(a, b) return a + b end, 10, 0)") != LUA_OK) fail(L, "script");
+  printf("%g\n", lua_tonumber(L, -1));
+  lua_settop(L, top);
+  printf("%d\n", luapool_close(L, p, -1));
+  lua_close(L);
+}
+
+static void word_options(void) {
+  int status;
+  lua_State *L = new_state();
+  luapool_options options = DEFAULTS;
+  luapool *p;
+  options.start = "thread";
+  status = luapool_open(L, &options, &p);
+  printf("%d %d\n", status == LUAPOOL_ERROR, p == NULL);
+  printf("%s\n", lua_tostring(L, -1));
+  options.start = NULL;
+  lua_newtable(L);
+  lua_pushstring(L, "collect");
+  lua_setfield(L, -2, "errors");
+  options.more = lua_gettop(L);
+  options.workers = 1;
+  if (luapool_open(L, &options, &p) != LUAPOOL_OK) fail(L, "luapool_open");
+  load(L, "error 'x'");
+  lua_pushinteger(L, 2);
+  status = luapool_run(L, p, "map", 2, 3);
+  printf("%d %d\n", status, lua_istable(L, -1));
+  luapool_terminate(L, p, -1);
+  if (luapool_open(L, NULL, &p) != LUAPOOL_OK) fail(L, "luapool_open");
+  printf("%g\n", sum_of(L, p, "return ...", 3));
+  lua_close(L);
+}
+
+/* A loop around poll: no waiting anywhere else. */
+static void word_jobs(void) {
+  lua_State *L = new_state();
+  luapool *p = open_pool(L, 2);
+  luapool_job *jobs[3];
+  int done = 0, top = lua_gettop(L);
+  struct pollfd fd;
+  load(L, "local t = os.clock() while os.clock() < t + 0.1 do end return ..., 'yes'");
+  lua_pushinteger(L, 7);
+  if (luapool_submit(L, p, 2, &jobs[0]) != LUAPOOL_OK) fail(L, "luapool_submit");
+  load(L, "error 'failed'");
+  if (luapool_submit(L, p, 1, &jobs[1]) != LUAPOOL_OK) fail(L, "luapool_submit");
+  load(L, "return 2 * ...");
+  lua_pushinteger(L, 1000);
+  if (luapool_begin(L, p, 2, &jobs[2]) != LUAPOOL_OK) fail(L, "luapool_begin");
+  printf("%d %d\n", luapool_result(L, jobs[0], 0, 2) == LUAPOOL_PENDING, lua_gettop(L) - top);
+  fd.fd = luapool_fd(p);
+  fd.events = POLLIN;
+  while (done != 7) {
+    if (poll(&fd, 1, 20000) <= 0) fail(NULL, "nothing happens");
+    if (luapool_step(L, p, 1000) == LUAPOOL_ERROR) fail(L, "luapool_step");
+    for (int i = 0; i < 3; i++)
+      if (luapool_is_done(jobs[i])) done |= 1 << i;
+  }
+  printf("%d %d\n", luapool_step(L, p, 0), luapool_poll(p));
+  if (luapool_result(L, jobs[0], 0, 2) != LUAPOOL_OK) fail(L, "luapool_result");
+  printf("%d %s\n", (int)lua_tointeger(L, -2), lua_tostring(L, -1));
+  printf("%d\n", luapool_result(L, jobs[1], 0, 1) == LUAPOOL_ERROR);
+  printf("%s\n", luaL_tolstring(L, -1, NULL));
+  lua_settop(L, top);
+  if (luapool_result(L, jobs[2], -1, 2) != LUAPOOL_OK) fail(L, "luapool_result");
+  lua_rawgeti(L, -2, 1000);
+  printf("%d %d\n", (int)lua_tointeger(L, -1), (int)lua_tointeger(L, -2));
+  lua_settop(L, top);
+  for (int i = 0; i < 3; i++) luapool_forget(L, jobs[i]);
+  load(L, "while true do end");
+  if (luapool_submit(L, p, 1, &jobs[0]) != LUAPOOL_OK) fail(L, "luapool_submit");
+  printf("%d", luapool_cancel(L, jobs[0]));
+  printf(" %d\n", luapool_result(L, jobs[0], -1, 1) == LUAPOOL_ERROR);
+  lua_getfield(L, -1, "kind");
+  printf("%s %d\n", lua_tostring(L, -1), luapool_cancel(L, jobs[0]));
+  printf("%d\n", luapool_terminate(L, p, 0.2));
+  lua_close(L);
+}
+
+/* The state goes first; jobs run; the pool was never closed. */
+static void word_close(void) {
+  lua_State *L = new_state();
+  luapool *p = open_pool(L, 2), *q = open_pool(L, 1);
+  luapool_job *job;
+  load(L, "while true do end");
+  if (luapool_submit(L, p, 1, &job) != LUAPOOL_OK) fail(L, "luapool_submit");
+  (void)sum_of(L, q, "return ...", 10);
+  lua_close(L);
+  printf("%d\n", waitpid(-1, NULL, WNOHANG) < 0);
+}
+
+static void on_alarm(int signo) {
+  (void)signo;
+  luapool_interrupt();
+}
+
+static void word_interrupt(void) {
+  lua_State *L = new_state();
+  luapool *p = open_pool(L, 2);
+  for (int i = 0; i < 2; i++) {
+    int top = lua_gettop(L), status;
+    signal(SIGALRM, on_alarm);
+    alarm(1);
+    load(L, "while true do end");
+    lua_pushinteger(L, 4);
+    status = luapool_run(L, p, "map", 2, 0);
+    printf("%d %s\n", status == LUAPOOL_ERROR, luaL_tolstring(L, -1, NULL));
+    lua_settop(L, top);
+  }
+  printf("%g\n", sum_of(L, p, "return ...", 10));
+  printf("%d\n", luapool_close(L, p, -1));
+  lua_close(L);
+}
+
+static void log_text(void *context, const char *text) {
+  printf("%s: %s\n", (const char *)context, text);
+}
+
+static void word_log(void) {
+  lua_State *L = new_state();
+  luapool_options options = DEFAULTS;
+  luapool *p;
+  options.workers = 1;
+  options.start = start;
+  options.log = log_text;
+  options.log_context = (void *)(uintptr_t) "log";
+  if (luaL_dostring(L, "return { on_exit = function() error('on the way out', 0) end }")) fail(L, "options");
+  options.more = lua_gettop(L);
+  if (luapool_open(L, &options, &p) != LUAPOOL_OK) fail(L, "luapool_open");
+  (void)sum_of(L, p, "return ...", 3);
+  printf("%d\n", luapool_close(L, p, -1));
+  lua_close(L);
+}
+
+/* ---- a host that reaps whatever dies ---- */
+
+static volatile sig_atomic_t reaped;
+
+static void reap_all(int signo) {
+  (void)signo;
+  while (waitpid(-1, NULL, WNOHANG) > 0) reaped++;
+}
+
+static void word_reaper(void) {
+  lua_State *L;
+  struct sigaction action, after;
+  memset(&action, 0, sizeof action);
+  action.sa_handler = strcmp(start, "ignore") == 0 ? SIG_IGN : reap_all;
+  if (action.sa_handler == SIG_IGN) start = "server";
+  sigaction(SIGCHLD, &action, NULL);
+  L = new_state();
+  luapool *p = open_pool(L, 2);
+  for (int i = 0; i < 3; i++) {
+    load(L, "if ... == 3 then os.exit(5) end return ...");
+    lua_pushinteger(L, 20);
+    if (luapool_run(L, p, "map", 2, 0) != LUAPOOL_ERROR) fail(NULL, "no crash");
+    lua_getfield(L, -1, "kind");
+    printf("%s ", lua_tostring(L, -1));
+    lua_getfield(L, -2, "exitcode");
+    printf("%s\n", lua_isnil(L, -1) ? "?" : lua_tostring(L, -1));
+    lua_settop(L, 0);
+    printf("%g\n", sum_of(L, p, "return ...", 10));
+  }
+  printf("%d\n", luapool_close(L, p, -1));
+  sigaction(SIGCHLD, NULL, &after);
+  printf("%d\n", after.sa_handler == action.sa_handler);
+  lua_close(L);
+}
+
+/* ---- threads, and an allocator with a lock ---- */
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static volatile int is_over;
+
+static void *locked_allocate(void *context, void *block, size_t old_size, size_t new_size) {
+  void *result = NULL;
+  (void)context, (void)old_size;
+  pthread_mutex_lock(&lock);
+  if (new_size == 0) free(block);
+  else result = realloc(block, new_size);
+  pthread_mutex_unlock(&lock);
+  return result;
+}
+
+static void *allocate_much(void *unused) {
+  void *block = NULL;
+  while (!is_over) block = locked_allocate(NULL, block, 0, 16 + (size_t)rand() % 1000);
+  locked_allocate(NULL, block, 0, 0);
+  return unused;
+}
+
+static void word_threads(void) {
+  pthread_t threads[3];
+  lua_State *L;
+  luapool *p;
+  int status;
+  for (int i = 0; i < 3; i++) pthread_create(&threads[i], NULL, allocate_much, NULL);
+  L = lua_newstate(locked_allocate, NULL);
+  luaL_openlibs(L);
+  start = "fork";
+  p = open_pool(L, 2);
+  load(L, "return ...");
+  lua_pushinteger(L, 3);
+  status = luapool_run(L, p, "map", 2, 0);
+  printf("%d %s\n", status == LUAPOOL_ERROR, lua_tostring(L, -1));
+  lua_settop(L, 0);
+  luapool_close(L, p, -1);
+  start = "auto";
+  for (int i = 0; i < 10; i++) {
+    p = open_pool(L, 2);
+    if (sum_of(L, p, "return ...", 100) != 5050) fail(NULL, "sum");
+    luapool_close(L, p, -1);
+  }
+  luapool_open(L, NULL, &p);
+  luapool_run(L, p, "stats", 0, 1);
+  lua_getfield(L, -1, "start");
+  printf("%s\n", lua_tostring(L, -1));
+  is_over = 1;
+  for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+  lua_close(L);
+}
+
+/* Each thread its own state, each state its own pool, all at once. */
+static void *use_own_pool(void *out) {
+  lua_State *L = new_state();
+  for (int i = 0; i < 5; i++) {
+    luapool *p = open_pool(L, 2);
+    *(double *)out += sum_of(L, p, "local x = ... return x + 1", 200);
+    luapool_close(L, p, -1);
+  }
+  lua_close(L);
+  return NULL;
+}
+
+static void word_states(void) {
+  pthread_t threads[4];
+  double sums[4] = {0};
+  start = "server";
+  for (int i = 0; i < 4; i++) pthread_create(&threads[i], NULL, use_own_pool, &sums[i]);
+  for (int i = 0; i < 4; i++) pthread_join(threads[i], NULL);
+  for (int i = 0; i < 4; i++) printf("%g\n", sums[i]);
+}
+
+/* ---- a state with no more than the library needs ---- */
+
+static void word_sandbox(void) {
+  lua_State *L = luaL_newstate();
+  luapool *p;
+  luaL_requiref(L, LUA_GNAME, luaopen_base, 1);
+  luaL_requiref(L, LUA_MATHLIBNAME, luaopen_math, 1);
+  luaL_requiref(L, LUA_TABLIBNAME, luaopen_table, 1);
+  luaL_requiref(L, LUA_STRLIBNAME, luaopen_string, 1);
+  lua_settop(L, 0);
+  p = open_pool(L, 2);
+  if (luaL_dostring(L, "local a, b = 3, { 4 } return function(x) return math.abs(-x) * a + b[1] end")) fail(L, "script");
+  lua_pushinteger(L, 5);
+  if (luapool_run(L, p, "map", 2, 1) != LUAPOOL_OK) fail(L, "luapool_run");
+  for (int i = 1; i <= 5; i++) printf("%d ", (lua_rawgeti(L, -1, i), (int)lua_tointeger(L, -1))), lua_pop(L, 1);
+  load(L, "local n = '' for _, name in ipairs { 'math', 'io', 'os', 'string', 'require', 'debug' } do n = n .. (_G[name] and 'y' or 'n') end return n");
+  if (luapool_run(L, p, "apply", 1, 1) != LUAPOOL_OK) fail(L, "luapool_run");
+  printf("%s\n", lua_tostring(L, -1));
+  load(L, "error({ 1 })");
+  lua_pushinteger(L, 1);
+  printf("%d\n", luapool_run(L, p, "map", 2, 0) == LUAPOOL_ERROR);
+  printf("%d\n", luapool_close(L, p, -1));
+  lua_close(L);
+}
+
+/* ---- its own helper ---- */
+
+static int engine_add(lua_State *L) {
+  lua_pushnumber(L, luaL_checknumber(L, 1) + luaL_checknumber(L, 2));
+  return 1;
+}
+
+static int open_engine(lua_State *L) {
+  lua_newtable(L);
+  lua_pushcfunction(L, engine_add);
+  lua_setfield(L, -2, "add");
+  lua_setglobal(L, "engine");
+  return 0;
+}
+
+static int open_none(lua_State *L) {
+  return luaL_error(L, "no engine today");
+}
+
+static void word_own(void) {
+  lua_State *L = new_state();
+  luapool_options options = DEFAULTS;
+  luapool *p;
+  options.workers = 2;
+  options.start = start;
+  options.helper = "/proc/self/exe";
+  if (luapool_open(L, &options, &p) != LUAPOOL_OK) fail(L, "luapool_open");
+  load(L, "return engine.add(..., 0.5)");
+  lua_pushinteger(L, 3);
+  if (luapool_run(L, p, "map", 2, 1) != LUAPOOL_OK) {
+    printf("%s\n", luaL_tolstring(L, -1, NULL));
+  } else {
+    printf("%g\n", (lua_rawgeti(L, -1, 3), lua_tonumber(L, -1)));
+  }
+  luapool_terminate(L, p, -1);
+  lua_close(L);
+}
+
+/* ---- what is open here is not open there ---- */
+
+static void word_descriptors(void) {
+  lua_State *L = new_state();
+  luapool *p;
+  int fd = open("/etc/passwd", O_RDONLY); /* not CLOEXEC */
+  p = open_pool(L, 1);
+  load(L, "local f <close> = io.popen('ls -l /proc/' .. package.loaded.luapool.worker.pid .. '/fd') return f:read 'a'");
+  if (luapool_run(L, p, "apply", 1, 1) != LUAPOOL_OK) fail(L, "luapool_run");
+  printf("%d\n", strstr(lua_tostring(L, -1), "passwd") != NULL);
+  luapool_close(L, p, -1);
+  close(fd);
+  lua_close(L);
+}
+
+int main(int argc, char **argv) {
+  static const struct { const char *name; void (*run)(void); } words[] = {
+    {"run", word_run}, {"options", word_options}, {"jobs", word_jobs}, {"close", word_close}, {"interrupt", word_interrupt}, {"log", word_log},
+    {"reaper", word_reaper}, {"threads", word_threads}, {"states", word_states}, {"sandbox", word_sandbox}, {"own", word_own},
+    {"descriptors", word_descriptors}};
+  luapool_worker_options worker = {.size = sizeof worker, .open_worker = getenv("NO_ENGINE") ? open_none : open_engine};
+  int status = luapool_worker_main(argc, argv, &worker);
+  if (status >= 0) return status;
+  if (argc > 2) start = argv[2];
+  setvbuf(stdout, NULL, _IOLBF, BUFSIZ);
+  for (size_t i = 0; argc > 1 && i < sizeof words / sizeof *words; i++)
+    if (strcmp(words[i].name, argv[1]) == 0) return words[i].run(), 0;
+  fprintf(stderr, "usage: engine WORD [start method]\n");
+  return 2;
+}
