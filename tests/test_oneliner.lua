@@ -407,6 +407,28 @@ function TestStream:test_ctrl_c_while_it_waits_for_input()
   lu.assertEquals(status.signal, "SIGINT")
 end
 
+function TestStream:test_progress_counts_lines()
+  -- (something is drawn after a while only)
+  local r = run("--progress=always", "-j2", "map", "_i % 2000 == 0 and os.execute 'sleep 1' and _ or _", { stdin = sequence(5000) })
+  lu.assertEquals({ r.exit, r.out == sequence(5000) }, { 0, true })
+  lu.assertStrContains(r.err, "5000/5000")
+  r = run("map", "--progress=always", "os.execute 'sleep 1' return _ == '2' and error 'x' or _", ":::", "1", "2", "3")
+  lu.assertEquals({ r.exit, r.out }, { 1, "1\n3\n" })
+  lu.assertStrContains(r.err, "3/3")
+end
+
+function TestStream:test_progress_and_lines_on_one_terminal()
+  local p <close> = proc.spawn { args = { LUAPOOL, "--progress", "-j2", "map", "for _ = 1, 2e6 do end return _" }, pty = true,
+    stdin = sequence(300), env = { TERM = "xterm", NO_COLOR = "1", CI = false }, deadline = 120 }
+  local status, out = p:finish(120)
+  lu.assertEquals(status.exit, 0)
+  local seen = {}
+  for line in out:gsub("\r\27%[K", "\n"):gsub("\27%[[%d;]*%a", ""):gmatch("[^\r\n]+") do
+    if line:find "^%d+$" then seen[#seen + 1] = line end
+  end
+  lu.assertEquals(table.concat(seen, "\n") .. "\n", sequence(300))
+end
+
 TestLimits = {}
 
 function TestLimits:test_timeout_is_of_a_line()

@@ -347,6 +347,8 @@ local function job_of(self, pool, call)
   job.separator, job.part_of, job.is_by_line = self.input.separator, self.input.part_of, self.is_by_line
   function job.supply(waits, bytes) return self:supply(waits, bytes) end
   function job.write(pieces) write_pieces(self, pieces) end
+  function job.total() return total_of(self) end
+  function job.n_failed() return self.counts.fail end
   if read.cmd then
     job.fn = command_function(self.parts, read.shell or part("oneliner_command").shell(), not read.ungroup)
     function job.accept(block, value) return finish_command(self, block, value) end
@@ -427,6 +429,8 @@ local function reduce_job(self, pool, write)
   local call = part("check").call_options({ errors = "collect" }, pool.call_options, 3, "imap_unordered")
   local job = { pool = pool, call = call, reader = self.input.reader, source = self.input.source, write = write }
   job.is_by_line, job.is_ordered, job.separator = true, true, self.input.separator
+  function job.total() return total_of(self) end
+  function job.n_failed() return 0 end
   job.call.log, job.call.wrapped = nil, true
   job.fn = fold_function(self.fn, core.lines(part("oneliner_value").text, job.separator, "\n"), not read.text)
   function job.supply(waits)

@@ -3,7 +3,7 @@
 -- A block is cut so large that it takes some milliseconds: while nothing is known of the function, and where it is slow, that is one line.
 -- What a worker has not done of a block when its time is over comes back as a block of its own; the lines of a block that a worker did not
 -- survive are run again, one by one. So the stream below is an unordered one, and the order is kept here.
-local _, part = ...
+local core, part = ...
 
 local flow = {}
 
@@ -158,7 +158,10 @@ local function split(self, block)
 end
 
 local function take_failure(self, node, err)
-  if self.is_by_line or node.block.n <= 1 then return put(self, node, self.fail(node.block, err)) end
+  if self.is_by_line or node.block.n <= 1 then
+    self.n_lines = self.n_lines + node.block.n
+    return put(self, node, self.fail(node.block, err))
+  end
   self.bytes, self.is_by_line = 0, true -- from now on a death costs one line
   insert(self, node, split(self, node.block))
   put(self, node, false)
@@ -175,11 +178,33 @@ local function take(self, index, value, err)
     local block = node.block
     local done = value.at or #block.text
     learn(self, done, value.seconds or 0)
+    self.n_lines = self.n_lines + (value.at and value.number - block.number or block.n)
     if value.at then
       local n = block.n - (value.number - block.number)
       insert(self, node, { self.part_of(block, block.text:sub(done + 1), value.number, n) })
     end
     put(self, node, self.accept(block, value))
+  end
+end
+
+-- ---- progress: of lines, not of blocks ----
+
+-- The stream's call, which knows of blocks, as one whose progress is that of lines.
+local function count_lines(self, call)
+  local proxy = {}
+  function proxy.progress() return self.n_lines, self.total and self.total(), self.n_failed() end
+  return setmetatable(proxy, { __index = function(_, name)
+    return function(_, ...) return call[name](call, ...) end
+  end })
+end
+
+-- The meter's line, and lines written to the same terminal, take turns.
+local function write_beside(self, meter)
+  local write = self.write
+  if not core.isatty(1) then return end
+  self.write = function(pieces)
+    meter:clear()
+    write(pieces)
   end
 end
 
@@ -190,15 +215,21 @@ end
 ---   part_of(block, text, number, n): a block that is a part of another;
 ---   accept(block, value) -> text or nil: fn's value { seconds =, at = (offset of what is not done), number = (of its first line), ... };
 ---   fail(block, err) -> text or nil: a block of one line failed; write(pieces);
----   is_ordered, is_by_line; most_running: blocks that are begun at a time
+---   is_ordered, is_by_line; most_running: blocks that are begun at a time;
+---   total() -> how many lines there are, or nil; n_failed() -> how many have failed
 function flow.run(job)
   local self = setmetatable({
-    again = {}, n_again = 0, running = {}, n_running = 0, index = 0, held_bytes = 0, held = 0, bytes = 0, is_over = false, mood = "see",
+    again = {}, n_again = 0, n_lines = 0,
+    running = {}, n_running = 0, index = 0, held_bytes = 0, held = 0, bytes = 0, is_over = false, mood = "see",
   }, { __index = function(_, key) return job[key] or Flow[key] end })
   job.flow = self
   if not job.most_running then self.most_running = job.is_by_line and math.huge or RUNNING * math.max(job.pool.options.workers, 1) end
   local work = { fn = job.fn, kind = "iterator", a = function() return next_item(self) end, b = job.source }
   local stream <close> = part("stream").open(job.pool, work, job.call, "unordered")
+  if stream.meter then
+    stream.call = count_lines(self, stream.call)
+    write_beside(self, stream.meter)
+  end
   for first, count, values, err in stream:frames() do
     if err then
       take(self, first, nil, err)

@@ -92,6 +92,7 @@ int lpace_can_wait(const struct call *c) {
 int64_t lpace_rest(const struct call *c) {
   int waits;
   if (c->written == c->settled || c->written >= c->total) return 0;
+  if (c->reader && lreader_is_held(c->reader)) return FOR_EVER;
   waits = would_wait(c);
   if (waits >= 0) return waits ? os_now_ns() + LOOK_NS : 0;
   return !c->is_wary ? 0 : has_enough(c) ? FOR_EVER : c->rest_ns;

@@ -72,6 +72,10 @@ int lreader_would_wait(void *reader) {
   return !r->is_at_end && r->fd >= 0 && (r->is_short || !has_item(r)) && !is_ready(r);
 }
 
+int lreader_is_held(const void *reader) {
+  return ((const struct reader *)reader)->mood == MOOD_WAIT;
+}
+
 /* A background job that reads the terminal must be stopped by the read, not wait beside it. */
 static int is_background(int fd) {
   return !os_is_foreground(fd);

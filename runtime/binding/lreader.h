@@ -17,6 +17,9 @@
  */
 int lreader_would_wait(void *reader);
 
+/* lreader_is_held -- 1 if the reader was told to wait: no look at its file changes that. */
+int lreader_is_held(const void *reader);
+
 /* lreader_open_library -- add core.reader to the table on top of the stack. */
 void lreader_open_library(lua_State *L);
 
