@@ -274,6 +274,25 @@ function TestBadInput:test_files_that_cannot_be_read()
   os.remove(good)
 end
 
+-- The same with the fault points' program: the n-th call of a system function fails.
+local function run_failing(what, ...)
+  local env = { LUAPOOL_FAIL = what, PARALLEL_SHELL = "/bin/sh" }
+  local p <close> = proc.spawn { args = { os.getenv "LUAPOOL_FAULTS", ... }, env = env, deadline = 120 }
+  local status, out, err = p:finish(120)
+  return { status.exit, out, (err:gsub("^[^:]*: ", "")) }
+end
+
+function TestBadInput:test_a_disk_that_fails_and_a_lack_of_descriptors()
+  if not os.getenv "LUAPOOL_FAULTS" then return lu.skip("no program with fault points") end
+  local file = temporary("x\n")
+  lu.assertEquals(run_failing("read#1:EIO", "map", "_", file, file), { 1, "x\n", file .. ": Input/output error\n" })
+  local none = run_failing("memfd#2:EMFILE", "map", "-j1", "--cmd", "echo a{}", ":::", "1", "2")
+  lu.assertEquals({ none[1], none[2] }, { 1, "a2\n" })
+  lu.assertStrContains(none[3], "no memory for the output of the command: Too many open files: echo a1\n")
+  lu.assertEquals(run_failing("pidfd#0:EMFILE", "map", "-j1", "--cmd", "echo a{}", ":::", "1", "2"), { 0, "a1\na2\n", "" })
+  os.remove(file)
+end
+
 function TestBadInput:test_a_full_disk_is_said_once()
   if not io.open("/dev/full", "w") then return lu.skip("no /dev/full here") end
   local r = run("map", "_", { stdin = sequence(100000), stdout = "/dev/full" })
