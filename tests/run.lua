@@ -22,7 +22,7 @@ local GLANCE = 0.02 -- seconds for each running file in its turn
 local ALONE = { ["tests/test_mpi.lua"] = true }
 
 -- The promises of pools hold for all workers, not only for copies of the program.
-local AGAIN = { server = { "pool", "crash", "functions", "stream", "future" }, spawn = { "pool", "functions" } }
+local AGAIN = { server = { "pool", "crash", "functions", "stream", "future" }, spawn = { "pool", "functions", "trace" } }
 
 local totals = { passed = 0, failed = 0, skipped = 0 }
 local failures = {}

@@ -189,7 +189,9 @@ function TestTrace:test_idle_results_and_room()
   p:map(function(i)
     if i == 1 then ways.spin(0.05) end
   end, 2, { chunk = 1 })
-  for _ in p:imap(function() return ("x"):rep(4 << 20) end, 12, { chunk = 1 }) do ways.spin(0.01) end -- the ring holds two of these
+  for i in p:imap(function() return ("x"):rep(24 << 20) end, 4, { chunk = 1 }) do -- the ring holds a third of one
+    if i == 1 then proc.sleep(0.5 * proc.slowness) end -- nobody reads the next
+  end
   p:map(function()
     local t = {}
     for k = 1, 50000 do t[k] = { k } end
@@ -386,6 +388,30 @@ function TestTrace:test_another_program_writes_there()
   lu.assertStrContains(err, "another trace is being written to it")
   p:kill("KILL")
   p:finish(10)
+end
+
+-- Neither does a limit on the size of files end the program.
+function TestTrace:test_limit_on_file_sizes()
+  write(path("script.lua"), [[
+    local p = pool.new { workers = 2, start = "fork" } -- others need large files in memory
+    for _ = 1, 1500 do p:map(tostring, 100) end
+    print 'done']])
+  local command = ("ulimit -f 600; exec '%s' --trace '%s' '%s'"):format(LUAPOOL, path(), path("script.lua"))
+  local got, out, err = proc.spawn { args = { "sh", "-c", command } }:finish(60)
+  lu.assertEquals({ got.exit, out }, { 1, "done\n" })
+  lu.assertStrContains(err, "File too large")
+  lu.assertTrue(load().n > 100)
+end
+
+-- A page that cannot be written at the end is said, and the exit status tells.
+function TestTrace:test_page_that_cannot_be_written()
+  if not FAULTS then return end
+  for _, script in ipairs { "pool.map(tostring, 10)", "pool.map(tostring, 10) os.exit(true)" } do
+    local options = { "--report", path("page.html"), program = FAULTS, env = { LUAPOOL_FAIL = "write#1:ENOSPC" } }
+    local got, _, err = run(script, options):finish(30)
+    lu.assertEquals(got.exit, 1)
+    lu.assertStrMatches(err, '[^\n]*: cannot write the report to "[^\n]*": No space left on device\n')
+  end
 end
 
 -- A full disk is said once; the work goes on, the file stays whole, the exit status tells.

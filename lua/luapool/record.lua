@@ -1,16 +1,16 @@
 -- luapool/record -- which pools are recorded, into which file their events go, and the page about them. Room: lua.
 -- Owns, for one Lua state: the trace files (open until the state ends: later pools add to them) and the records. A record outlives its
 -- pool; pools that follow each other share one, so that a program with a thousand calls has few: those of one name, those made for one
--- call alone, and, beyond MOST_UNNAMED, all others.
+-- call alone, and, beyond MOST_UNNAMED and MOST_GROUPS, all others.
 local core, part = ...
 
 local record = {}
 
-local MOST_UNNAMED <const> = 12
+local MOST_UNNAMED <const>, MOST_GROUPS <const> = 12, 64
 
 local files = {}   -- name of the file -> the file
 local groups = {}  -- list of { key, name, path, record, number, pool = { it = the latest }, stats of those that are gone, or nil }
-local n_unnamed = 0
+local n_unnamed, n_named, names = 0, 0, {} -- names: keys of groups of their own
 local ending = {}  -- what is to be done at the end: pid, path of the page of the whole program; has_problem: not all of it could be
 
 --- Open a trace file, unless it is open already.
@@ -27,9 +27,14 @@ end
 -- ---- groups ----
 
 local function key_of(options)
-  if options.name then return "name " .. options.name, "Pool " .. options.name end
+  local key = options.name and "name " .. options.name
+  if key and (n_named < MOST_GROUPS or names[key]) then
+    n_named = n_named + (names[key] and 0 or 1)
+    names[key] = true
+    return key, "Pool " .. options.name
+  end
   if options.one_shot then return "one-shot", "Calls without a pool" end
-  if n_unnamed >= MOST_UNNAMED then return "unnamed", "Other pools" end
+  if key or n_unnamed >= MOST_UNNAMED then return "unnamed", "Other pools" end
   n_unnamed = n_unnamed + 1
   return "pool " .. n_unnamed, "Pool " .. n_unnamed
 end

@@ -218,6 +218,11 @@ int os_write_at(int fd, const void *data, size_t size, uint64_t offset) {
   return 0;
 }
 
+int os_may_have_size(uint64_t size) {
+  struct rlimit limit;
+  return size <= INT64_MAX && (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY || size <= limit.rlim_cur);
+}
+
 int64_t os_size(int fd) {
   struct stat about;
   return fstat(fd, &about) < 0 ? -errno : (int64_t)about.st_size;
@@ -475,9 +480,7 @@ static int extend(int fd, uint64_t from, uint64_t to) {
  * perhaps this one, before it answers.
  */
 static int refuse_growth(uint64_t from, uint64_t to) {
-  struct rlimit limit;
-  if (to > INT64_MAX) return -EFBIG;
-  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && to > limit.rlim_cur) return -EFBIG;
+  if (!os_may_have_size(to)) return -EFBIG;
   return to - from >= LARGE_GROWTH_BYTES && to - from > os_memory_left("") ? -ENOMEM : 0;
 }
 
@@ -492,14 +495,12 @@ int os_memory_grow(int fd, uint64_t size) {
 }
 
 int os_memory_stretch(int fd, uint64_t size) {
-  struct rlimit limit;
   struct stat now;
   int error = fault_fails("truncate");
   if (error) return -error;
   if (fstat(fd, &now) < 0) return -errno;
   if ((uint64_t)now.st_size >= size) return 0;
-  if (size > INT64_MAX) return -EFBIG;
-  if (getrlimit(RLIMIT_FSIZE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && size > limit.rlim_cur) return -EFBIG;
+  if (!os_may_have_size(size)) return -EFBIG;
   return ftruncate(fd, (off_t)size) < 0 ? -errno : 0;
 }
 

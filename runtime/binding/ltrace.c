@@ -120,6 +120,7 @@ static int core_write_file(lua_State *L) {
   size_t length;
   const char *text = luaL_checklstring(L, 2, &length);
   int fd = os_open_regular(path, NULL), status = fd < 0 ? fd : os_resize(fd, 0);
+  if (status == 0 && !os_may_have_size(length)) status = -EFBIG;
   if (status == 0) status = os_write_at(fd, text, length, 0);
   if (fd >= 0) os_close(&fd);
   if (status == 0) return 0;

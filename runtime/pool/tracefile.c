@@ -74,6 +74,7 @@ void tracefile_flush(struct tracefile *f, int lazily) {
   if (lazily && length < FLUSH_BYTES && now - f->written_ns < FLUSH_NS) return;
   f->written_ns = now;
   status = bytes_append(&f->out, TAIL, sizeof TAIL - 1);
+  if (status == 0 && !os_may_have_size(f->end + f->out.length)) status = -EFBIG;
   if (status == 0) status = os_write_at(f->fd, f->out.data, f->out.length, f->end);
   if (status < 0) {
     give_up(f, status);
