@@ -127,11 +127,12 @@ static size_t resident_bytes(void) {
 /* Large blocks that follow each other share their pages; what is left of many is little. */
 static void test_large_blocks_are_used_again(void **state) {
   enum { LARGE = 3 << 20, MANY = 40 };
-  struct allocator *a = allocator_open();
+  struct allocator *a;
   void *blocks[MANY], *first, *smaller;
   size_t before;
   (void)state;
   if (getenv("POOLTEST_SLOWNESS")) skip(); /* sanitizer builds keep nothing, so that mistakes are seen */
+  a = allocator_open();
   first = allocator_lua(a, NULL, 0, LARGE);
   memset(first, 1, LARGE);
   allocator_lua(a, first, LARGE, 0);
