@@ -483,6 +483,7 @@ end
 
 TestProgram = {}
 
+
 function TestProgram.test_status_arguments_and_input()
   local text = "print(arg[1], ...) print(io.read('n') + 1, io.read('a')) os.exit(7, true)"
   local status, out = run(2, text, { args = { "x", "y" }, stdin = "41 rest" })
@@ -500,8 +501,11 @@ end
 
 local BUSY <const> = [[
   local p <close> = pool.new()
-  local function busy() local t = os.time() + 120 while os.time() < t do end end
-  print("begun") io.stdout:flush()
+  local function busy(x)
+    if x == 1 then print("begun") end
+    local t = os.time() + 120
+    while os.time() < t do end
+  end
 ]]
 
 function TestProgram.test_an_interrupt_can_be_caught()
@@ -513,7 +517,6 @@ function TestProgram.test_an_interrupt_can_be_caught()
     os.exit(5, true)
   ]])
   lu.assertNotNil(p:read_until("begun", SECONDS))
-  proc.sleep(0.5) -- most of the time: inside the call
   p:kill("INT")
   local status, out, err = p:finish(SECONDS)
   os.remove(path)
@@ -688,6 +691,46 @@ function TestRefusals.test_another_mpi_than_the_launchers()
   local exit, err = refused({ LUAPOOL, "-e", "print(1)" }, { PMI_RANK = "0", PMI_SIZE = "2" })
   lu.assertEquals(exit, 1)
   lu.assertStrContains(err, "the launcher started 2 processes, but Open MPI")
+end
+
+function TestRefusals.test_hosts_that_cannot_be_reached()
+  need_mpi()
+  local exit, err = refused({ LUAPOOL, "-H", "no-such-host.invalid", "-e", "print(1)" }, { OMPI_MCA_plm_rsh_agent = "false" })
+  lu.assertNotEquals(exit, 0)
+  lu.assertStrContains(err, "before the script did (does 'ssh HOST true' work for every host?)")
+end
+
+-- A node whose program was built with another Lua: the same but for its text.
+function TestRefusals.test_another_lua_on_a_node()
+  need_mpi()
+  local file = assert(io.open(LUAPOOL, "rb"))
+  local text = file:read("a")
+  file:close()
+  local other = file_with((text:gsub("Lua 5%.4%.%d", "Lua 5.4.x")))
+  os.execute("chmod +x " .. other)
+  local words = { "mpirun", "--oversubscribe", "-np", "1", LUAPOOL, "-e", "print(1)", ":", "-np", "1", other, "-e", "print(1)" }
+  local exit, err = refused(words, { LUAPOOL_ENGINE = BUILD .. "/luapool-mpi.so" })
+  os.remove(other)
+  lu.assertNotEquals(exit, 0)
+  lu.assertStrContains(err, "node 1 (")
+  lu.assertStrContains(err, "Lua 5.4.x")
+  lu.assertStrContains(err, "install the same on every node")
+end
+
+function TestRefusals.test_options_that_know_one_machine_only()
+  need_mpi()
+  local path = os.tmpname()
+  local exit, err = refused({ LUAPOOL, "--mpi=2", "--trace", path, "-e", "print(1)" })
+  os.remove(path)
+  lu.assertEquals(exit, 1)
+  lu.assertStrContains(err, "--trace and --report know nothing of other machines")
+end
+
+function TestRefusals.test_one_liners()
+  need_mpi()
+  local exit, err = refused({ LUAPOOL, "--mpi=2", "map", "_ * 2" })
+  lu.assertEquals(exit, 1)
+  lu.assertStrContains(err, "luapool map works on one machine: run it without --mpi")
 end
 
 function TestRefusals.test_version_names_the_engine()

@@ -8,7 +8,7 @@
 --                 E call: forget it   X pool: close it   Q request, question, pool   M request, answer to M
 --   from a node   H hello   R call, batch, results   K call: cancelled   U call: it cannot be run   O call, batch, what a task printed
 --                 D pool: closed   Q request, answer   M request, a module's name
-local core = ...
+local core, part = ...
 
 local cluster = {}
 
@@ -213,7 +213,11 @@ local function drain()
   local count = 0
   while true do
     local rank, what, a, b = wire:receive()
-    if not rank then return count end
+    if not rank then
+      if cluster.has_printed then io.stdout:flush() end -- lines of tasks are seen when they come
+      cluster.has_printed = false
+      return count
+    end
     dispatch(rank, what, a, b)
     count = count + 1
   end
@@ -252,6 +256,8 @@ end
 
 --- For the command, before the script: wait until every node has said hello. Raises what is wrong with one, in a line.
 function cluster.join()
+  local given = part("defaults").get()
+  if given.trace or given.report then error("--trace and --report know nothing of other machines: run without --mpi for them", 0) end
   local until_time = core.now() + JOIN_SECONDS
   local function is_complete()
     if not n_nodes then return false end

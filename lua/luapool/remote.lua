@@ -10,9 +10,10 @@ local remote = {}
 local getupvalue = debug and debug.getupvalue
 
 local TARGET <const> = 0.05        -- seconds that a batch should take a node
-local GROWTH <const> = 4           -- a batch is at most so many times as large as the one before
+local LEAST <const> = 0.002         -- and takes it at least, so that the last ones are not many for nothing
+local GROWTH <const> = 8           -- a batch is at most so many times as large as the one before
 local MOST_ITEMS <const> = 1 << 20
-local MOST_BYTES <const> = 4 << 20 -- of results of a batch, judging by those so far
+local MOST_BYTES <const> = 4 << 20 -- of items, or of results, in a batch, judging by those so far
 local PULL_SECONDS <const> = 0.002 -- an iterator is asked for so long before results are looked at again
 local MOST_AHEAD <const> = 1 << 16 -- items that a stream is ahead of its loop
 local TRIES <const> = 3            -- nodes that a batch may be lost with
@@ -82,8 +83,12 @@ local function next_size(call, node)
   if call.per_item then
     size = math.min(workers * TARGET / math.max(call.per_item, 1e-9), math.max(call.size, workers) * GROWTH)
   end
-  if call.per_bytes and call.per_bytes > 0 then size = math.min(size, MOST_BYTES / call.per_bytes) end
-  if call.total then size = math.min(size, (call.total - call.issued) / (3 * call.handle:n_living())) end
+  local bytes = math.max(call.per_bytes or 0, call.per_sent or 0)
+  if bytes > 0 then size = math.min(size, MOST_BYTES / bytes) end
+  if call.total then
+    local least = call.per_item and workers * LEAST / math.max(call.per_item, 1e-9) or 1
+    size = math.min(size, math.max((call.total - call.issued) / (3 * call.handle:n_living()), least))
+  end
   size = math.max(1, math.min(size // 1 | 0, MOST_ITEMS))
   call.size = math.max(call.size, size)
   if chunk > 0 then size = (size + chunk - 1) // chunk * chunk end
@@ -177,6 +182,7 @@ local function send(call, node, batch)
   cluster.track(node, batch)
   local message, problem = pack_batch(call, batch)
   if not message then return refuse(call, batch, problem) end
+  call.per_sent = math.max(#message / batch.n, (call.per_sent or 0) * 0.5)
   dispatch(call, node, batch, message)
 end
 
@@ -304,7 +310,7 @@ end
 -- What a batch says about those to come.
 local function learn(call, batch, node, elapsed, bytes)
   local per_item = elapsed * cluster.workers_of(node, call.handle.options) / batch.n
-  call.per_item = call.per_item and (call.per_item * 0.5 + per_item * 0.5) or per_item
+  call.per_item = call.per_item and per_item > call.per_item and (call.per_item * 0.5 + per_item * 0.5) or per_item
   call.per_bytes = math.max(bytes / batch.n, (call.per_bytes or 0) * 0.5)
 end
 

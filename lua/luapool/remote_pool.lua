@@ -80,6 +80,7 @@ local function write_line(self, node, text, info)
     self.is_drawn = false
     core.write_stderr("\r\27[K", true)
   end
+  cluster.has_printed = true
   local file = io[info.stream]
   file:write(text, "\n")
 end
@@ -106,6 +107,7 @@ function Handle:flush_order(call)
   end
   table.sort(ready)
   for _, index in ipairs(ready) do flush_item(self, call, index) end
+  if #ready > 0 then io.stdout:flush() end
 end
 
 --- A line that a task printed on that node.

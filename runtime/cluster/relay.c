@@ -186,6 +186,7 @@ static void from_agent(struct relay *r, int from, const struct record *head, con
     snprintf(why, sizeof why, "%.*s", (int)head->length, (const char *)data);
     note_down(r, from, why);
   } else if (head->kind == RECORD_BYE) {
+    note_down(r, from, "the process that launched it has ended");
     r->peers[from].has_ended = 1;
   }
 }

@@ -361,7 +361,13 @@ static void remove_folder(pid_t mpirun) {
 static int status_of(const struct launch *l, int status) {
   if (l->status >= 0) return l->status;
   if (WIFSIGNALED(status)) return 128 + WTERMSIG(status);
-  if (WEXITSTATUS(status) != 0) return WEXITSTATUS(status);
+  if (WEXITSTATUS(status) != 0) {
+    char text[PATH_BYTES + 128];
+    snprintf(text, sizeof text, "%.*s ended with status %d before the script did%s", PATH_BYTES, l->words[0], WEXITSTATUS(status),
+             l->hosts ? " (does 'ssh HOST true' work for every host?)" : "");
+    call_message(text);
+    return WEXITSTATUS(status);
+  }
   return complain("the job ended without telling its status");
 }
 

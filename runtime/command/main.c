@@ -94,6 +94,7 @@ static void set_defaults(lua_State *L, struct program *program) {
     luapool_set_option(L, given->name, given->value ? given->value : "");
     n++;
   }
+  if (program->role == RANK_POOL) return; /* it is the script's business */
   if (n == 0 && (program->options.ignores_environment || !options_has_environment())) return;
   program->status = EXIT_USAGE;
   luapool_check_options(L);
@@ -203,6 +204,7 @@ static void run_without_script(lua_State *L, struct program *program) {
 static int run_command_word(lua_State *L, struct program *program) {
   int at = program->options.script;
   const struct command_word *word = at < program->argc ? find_command_word(program->argv[at]) : NULL;
+  if (word && program->role == RANK_SCRIPT) luaL_error(L, "luapool %s works on one machine: run it without --mpi", word->name);
   if (word) program->status = word->run(L, program->argc - at, program->argv + at);
   return word != NULL;
 }
