@@ -48,7 +48,11 @@ end
 
 local function class() return setmetatable({}, { __index = Screen }) end
 
-local EDITORS = { readline = {}, libedit = { LUAPOOL_READLINELIB = "libedit.so.2" }, plain = { LUAPOOL_READLINELIB = "" } }
+-- (libedit keeps some strings for ever: not for leak checkers)
+local NO_LEAKS <const> = (os.getenv "ASAN_OPTIONS" or "") .. ":detect_leaks=0"
+local EDITORS = {
+  readline = {}, libedit = { LUAPOOL_READLINELIB = "libedit.so.2", ASAN_OPTIONS = NO_LEAKS }, plain = { LUAPOOL_READLINELIB = "" },
+}
 
 local function is_loadable(library)
   return not package.loadlib(library, "*") == false
@@ -88,6 +92,17 @@ function TestReplValues:test_results()
   s:wait("> x = 5\n> _ %+ x\n48\n> ")
   s:enter("print('printed')")
   s:wait("\nprinted\n> ")
+end
+
+-- What was printed has no line's end: the prompt still begins on a line of its own; else there is no empty line.
+function TestReplValues:test_the_prompt_begins_a_line()
+  local s <close> = self:prompt { width = 60 }
+  s:enter("io.write('abc') do end")
+  s:enter("do io.write(('x'):rep(60)) end")
+  s:enter("do io.write(('y'):rep(61)) end")
+  s:enter("do io.stderr:write('err') end")
+  s:enter("do print('line') end")
+  s:wait("end\nabc\n> .*end\n" .. ("x"):rep(60) .. "\n> .*end\n" .. ("y"):rep(60) .. "\ny\n> .*end\nerr\n> .*end\nline\n> $")
 end
 
 function TestReplValues:test_statements_of_several_lines()
@@ -212,7 +227,7 @@ for _, editor in ipairs { "readline", "libedit", "plain" } do
     s:enter("print 'reading' io.read()")
     s:wait("\nreading$")
     s:press("C-c")
-    s:wait("reading\n%^Cinterrupted!\n> $")
+    s:wait("reading\n%^C\n?interrupted!\n> $")
     s:enter("'still', 'here'")
     s:wait('\n"still"%s+"here"\n> $')
     s:press("C-d")
@@ -366,6 +381,25 @@ function TestReplPools:test_progress_and_ctrl_c_in_a_map()
   s:wait("interrupted!\n.*interrupted!\n> $")
   s:enter("p:apply(function() return 'fine' end)")
   s:wait('\n"fine"\n> $')
+  s:press("C-d")
+  lu.assertEquals(s:ended(), "0")
+end
+
+-- Tasks that do not stop: the second Ctrl-C shortens their grace. No pool, and no line of progress, is left.
+function TestReplPools:test_ctrl_c_twice()
+  local s <close> = self:prompt { width = 100 }
+  for i, call in ipairs { "pool.each(task, 2, { grace = 60 })", "for _ in pool.imap(task, 2, { grace = 60 }) do end" } do
+    if i == 1 then s:enter("function task() while true do pcall(function() while true do end end) end end") end
+    s:enter(call)
+    s:wait("0/2.*2/2 workers")
+    s:press("C-c")
+    proc.sleep(0.5) -- (faster it would be a key that is held down)
+    s:press("C-c")
+    s:wait("interrupted!\n> $")
+    lu.assertNotStrContains(s:text(), "workers")
+    s:press("C-l")
+    s:wait("^> $")
+  end
   s:press("C-d")
   lu.assertEquals(s:ended(), "0")
 end

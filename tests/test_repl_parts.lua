@@ -165,7 +165,9 @@ function TestPretty:test_scalars()
     lu.assertEquals(show(value), text)
   end
   lu.assertEquals(show(nil), "nil")
-  lu.assertStrMatches(show(print), "function: .*")
+  lu.assertEquals(show(print), "function print")
+  lu.assertEquals(show { string.rep, parts "init".map }, "{ function string.rep, function pool.map }")
+  lu.assertStrMatches(show(string.gmatch("", "")), "function: .*")
   lu.assertEquals(show(show), ("function <%s:%d>"):format(debug.getinfo(1, "S").short_src, debug.getinfo(show, "S").linedefined))
 end
 
@@ -210,6 +212,13 @@ function TestPretty:test_metatables()
   lu.assertEquals(show(setmetatable({}, { __tostring = function() error("no", 0) end })), "<error in __tostring: no>")
   lu.assertEquals(show(setmetatable({}, { __tostring = function() return {} end })),
     "<error in __tostring: '__tostring' must return a string>")
+end
+
+function TestPretty:test_shared_arrays()
+  local array = parts "init".array
+  lu.assertEquals(show(array("f64", { 1, 2.5 })), "array of 2 f64: 1.0, 2.5")
+  lu.assertEquals(show(array("i8", 100)), "array of 100 i8: " .. ("0, "):rep(20) .. "... 80 more")
+  lu.assertStrMatches(show { array("i8", 3) }, "{ array of 3 i8: .* }")
 end
 
 function TestPretty:test_limits()

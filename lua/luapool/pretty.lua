@@ -23,6 +23,7 @@ local COLORS = {
 ---@field width integer columns
 ---@field colors boolean
 ---@field left integer items that may still be shown
+---@field names table<function, string>? of modules
 ---@field path table<table, string> the tables that lead here, with their names
 
 local function paint(self, color, text)
@@ -81,8 +82,25 @@ end
 
 -- ---- what has no inside ----
 
-local function function_text(value)
-  local info = debug.getinfo(value, "S")
+-- The functions of modules by their names, as tracebacks tell them; anew for each value: modules change.
+local function names_of_functions()
+  local names = {}
+  for module, t in next, package.loaded do
+    local prefix = module == "_G" and "" or module == "luapool" and "pool." or module .. "."
+    if type(module) == "string" and type(t) == "table" then
+      for key, value in next, t do
+        if type(key) == "string" and type(value) == "function" and not (names[value] and prefix ~= "") then names[value] = prefix .. key end
+      end
+    end
+  end
+  return names
+end
+
+-- Ours and those of C by their names, others by their places.
+local function function_text(self, value)
+  self.names = self.names or names_of_functions()
+  local name, info = self.names[value], debug.getinfo(value, "S")
+  if name and (info.what == "C" or name:find("^pool%.")) then return "function " .. progress.plain(name) end
   if info.what == "C" then return tostring(value) end
   return ("function <%s:%d>"):format(info.short_src, info.linedefined)
 end
@@ -103,9 +121,20 @@ local function metafield(value, name)
   return rawget(meta, name)
 end
 
+local ARRAY_ITEMS <const> = 20 -- of a shared array
+
+-- The first elements of a shared array, behind what it says about itself.
+local function array_text(value)
+  local items, n = {}, math.min(#value, ARRAY_ITEMS)
+  for i = 1, n do items[i] = tostring(value[i]) end
+  if #value > n then items[n + 1] = ("... %d more"):format(#value - n) end
+  return tostring(value):gsub(":[^:]*$", "") .. ": " .. table.concat(items, ", ")
+end
+
 -- A value with a text of its own.
 local function own_text(self, value, is_inner)
   local text, problem = text_of(value)
+  if text and not is_inner and type(value) == "userdata" and metafield(value, "__name") == "luapool.array" then text = array_text(value) end
   if not text then return paint(self, "bad", problem) end
   if is_inner then
     local line = text:match("^[^\n]*")
@@ -245,7 +274,7 @@ function show(self, value, depth, path, is_inner)
   local kind = type(value)
   if PLAIN[kind] then return paint(self, PLAIN[kind], tostring(value)) end
   if kind == "string" then return quote(self, value, is_inner and INNER_STRING or STRING) end
-  if kind == "function" then return paint(self, "special", function_text(value)) end
+  if kind == "function" then return paint(self, "special", function_text(self, value)) end
   if kind == "table" and self.path[value] then return paint(self, "dim", ("<cycle: %s>"):format(self.path[value])) end
   if kind ~= "table" or metafield(value, "__tostring") ~= nil then return own_text(self, value, is_inner) end
   return table_text(self, value, depth, path)

@@ -31,6 +31,14 @@ end
 --- A line of ours on stdout.
 function Repl:say(text) self.host.write(text .. "\n") end
 
+-- Programs leave their last line without an end, and terminals echo ^C: what comes next begins on a line of its own. As many blanks as the
+-- terminal has columns end in the next line, unless the cursor was at the beginning of one.
+function Repl:begin_line()
+  local columns = core.terminal_width(STDOUT)
+  if self.host.editor == "plain" or columns < 1 or (core.environment("TERM") or "dumb") == "dumb" then return end
+  self.host.write((" "):rep(columns) .. "\r\27[K")
+end
+
 --- Something that failed, on stderr: the first line stands out.
 function Repl:complain(text)
   local first, rest = text:match("^([^\n]*)(.*)$")
@@ -96,6 +104,7 @@ end
 ---@return table? results nil: it has failed
 function Repl:run(chunk)
   local results = protected(self, chunk)
+  self:begin_line()
   if results[1] then return table.move(results, 2, results.n, 1, { n = results.n - 1 }) end
   local err = results[2]
   local signal = self.host.signal(err)

@@ -63,16 +63,18 @@ function stream.open(self, job, call, order, owns, before)
   return object
 end
 
---- End it: what is still running is cancelled and waited for. Idempotent.
+-- Something to be closed that takes a meter's line away.
+local function line_of(meter, handle)
+  return setmetatable({}, { __close = function() with_line(meter, handle, meter.finish) end })
+end
+
+--- End it: what is still running is cancelled and waited for. Idempotent. A second Ctrl-C may end the waiting, but not the rest.
 function Stream:close()
   if self.is_closed then return end
   self.is_closed = true
+  local _ <close> = self.owns and self.pool or nil -- closed; terminated if that is interrupted
+  local _ <close> = self.meter and line_of(self.meter, self.pool.handle)
   self.call:stop()
-  if self.meter then with_line(self.meter, self.pool.handle, self.meter.finish) end
-  if self.owns then
-    local pool <close> = self.pool -- closed; terminated if that is interrupted
-    self.pool = pool
-  end
 end
 
 -- An error is on its way, and is the one to be told; but a Ctrl-C that comes meanwhile is not lost.
@@ -130,10 +132,8 @@ end
 function stream.run_with_progress(self, job, call)
   local begun <const> = self.handle:begin(job.fn, job.kind, job.a, job.b, job.n, call, "table")
   local meter = new_meter(self, call, job.n, 0)
-  local _ <close> = setmetatable({}, { __close = function()
-    begun:stop()
-    with_line(meter, self.handle, meter.finish)
-  end })
+  local _ <close> = line_of(meter, self.handle)
+  local _ <close> = setmetatable({}, { __close = function() begun:stop() end })
   while true do
     local status = begun:status()
     if status ~= "pending" and status ~= "running" then break end

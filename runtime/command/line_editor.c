@@ -117,10 +117,10 @@ static enum kind open_library(const char *name) {
   return kind;
 }
 
-static enum kind find_library(void) {
+static enum kind find_library(int asks_environment) {
   static const char *const names[] = {"libreadline.so.8", "libreadline.so.7", "libreadline.so", "libreadline.8.dylib",
                                       "libedit.so.2", "libedit.so.0", "libedit.so", "libedit.3.dylib"};
-  const char *wanted = getenv("LUAPOOL_READLINELIB");
+  const char *wanted = asks_environment ? getenv("LUAPOOL_READLINELIB") : NULL;
   enum kind kind = PLAIN;
   if (wanted) return wanted[0] ? open_library(wanted) : PLAIN;
   for (size_t i = 0; kind == PLAIN && i < sizeof names / sizeof *names; i++) kind = open_library(names[i]);
@@ -264,10 +264,10 @@ static void set_up(void) {
   is_resized();
 }
 
-const char *line_editor_open(void) {
+const char *line_editor_open(int asks_environment) {
   static const char *const names[] = {"plain", "readline", "libedit"};
   choose_locale();
-  if (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)) editor.kind = find_library();
+  if (isatty(STDIN_FILENO) && isatty(STDOUT_FILENO)) editor.kind = find_library(asks_environment);
   if (editor.kind != PLAIN) set_up();
   return names[editor.kind];
 }

@@ -12,8 +12,8 @@
 
 #include "command/plain_line.h"
 
-/* line_editor_open -- find an editor and make it ready. Returns its name: "readline", "libedit" or "plain". */
-const char *line_editor_open(void);
+/* line_editor_open -- find an editor and make it ready; asks_environment: for LUAPOOL_READLINELIB. Returns "readline", "libedit" or "plain". */
+const char *line_editor_open(int asks_environment);
 
 /*
  * line_editor_set_completer -- pops a table of two functions, which may not raise interrupts to have an effect (they are shielded):

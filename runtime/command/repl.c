@@ -105,10 +105,13 @@ static const luaL_Reg host_functions[] = {
 
 /* -> the table { step =, finish = } of luapool/repl */
 static int start(lua_State *L) {
+  int ignores_environment;
   luapool_push_part(L, "repl");
   lua_getfield(L, -1, "start");
   luaL_newlib(L, host_functions);
-  lua_pushstring(L, line_editor_open());
+  ignores_environment = lua_getfield(L, LUA_REGISTRYINDEX, "LUA_NOENV") != LUA_TNIL && lua_toboolean(L, -1);
+  lua_pop(L, 1);
+  lua_pushstring(L, line_editor_open(!ignores_environment));
   lua_setfield(L, -2, "editor");
   lua_call(L, 1, 1);
   return 1;
