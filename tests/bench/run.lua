@@ -161,6 +161,26 @@ benchmark("interpreter", function() -- first: starting a process costs more from
   end
 end)
 
+-- Processor time of serial programs: the allocator under the command's Lua state. Each on its own; the sum is what is promised.
+benchmark("serial", function()
+  local ours, theirs, texts = 0, 0, {}
+  local function seconds(program, name)
+    return function()
+      local p <close> = proc.spawn { args = { program, "tests/bench/programs.lua", name }, env = environment, deadline = 120 }
+      local status, _, err = p:finish(120)
+      assert(status.exit == 0, err)
+      return status.utime + status.stime
+    end
+  end
+  for _, name in ipairs(require("programs").NAMES) do
+    local mine, its = alternate(ROUNDS, seconds(LUAPOOL, name), seconds("lua5.4", name))
+    ours, theirs = ours + mine, theirs + its
+    texts[#texts + 1] = ("%s %.2f"):format(name, mine / its)
+  end
+  add { "serial programs, time of `lua5.4`: " .. table.concat(texts, ", "), value = ours / theirs, format = "%.2f", most = 1.0,
+    serial = milliseconds(theirs), pool = milliseconds(ours) }
+end)
+
 benchmark("squares", function()
   local serial, parallel, ideal = compare "squares"
   add_comparison({ "pool.map(x * x, 1..1e6), time of the serial loop", value = parallel / serial, format = "%.2f", most = 0.70,
