@@ -123,6 +123,13 @@ function TestMap:test_options_before_and_behind_the_word()
   lu.assertStrContains(output("map", "--help"), "usage: luapool [options] map EXPR")
 end
 
+function TestMap:test_workers_are_forked_in_any_case()
+  for _, start in ipairs { "fork", "server", "spawn", "auto" } do
+    lu.assertEquals(output("--start", start, "-e", "X = 7", "map", "X", ":::", "a"), "7\n")
+    lu.assertEquals(output("reduce", "--start", start, "a + b", ":::", "1", "2"), "3\n")
+  end
+end
+
 function TestMap:test_a_script_of_that_name_is_run_by_its_path()
   local folder = temporary()
   os.execute("mkdir " .. folder)

@@ -365,8 +365,11 @@ local function job_of(self, pool, call)
   return job
 end
 
+-- Workers are forked whatever --start says: the command has one thread, and functions see what -e and -l have made.
+local function new_pool() return part("pool").new { start = "fork" } end
+
 local function run_lines_through(self)
-  local pool <close> = part("pool").new()
+  local pool <close> = new_pool()
   local call = call_options(self, pool)
   self.has_seed = pool.options.seed ~= nil
   self.is_by_line = is_by_line(self, call)
@@ -454,7 +457,7 @@ end
 local function run_reduce(self)
   local tree, write = new_joiner(self)
   do
-    local pool <close> = part("pool").new()
+    local pool <close> = new_pool()
     self.job = reduce_job(self, pool, write)
     part("oneliner_flow").run(self.job)
   end
