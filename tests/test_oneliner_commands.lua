@@ -70,6 +70,28 @@ function TestCommand:test_timeout_ends_all_that_a_job_has_started()
   lu.assertStrContains(r.err, "it took too long: echo begun; sleep 1000 & sleep 1000; : x\n")
 end
 
+function TestCommand:test_ctrl_c_at_a_terminal()
+  for _, command in ipairs { "sleep 1000; : {}", "trap '' INT TERM; echo {}; sleep 1000 & while :; do sleep 0.1; done" } do
+    local p <close> = proc.spawn { args = { LUAPOOL, "-j2", "map", "--ungroup", "--cmd", "echo begun; " .. command, ":::", "1", "2", "3" },
+      pty = true, env = { PARALLEL_SHELL = "/bin/sh" }, deadline = 120 }
+    lu.assertNotNil(p:read_until("begun.*begun", 60))
+    p:write "\3"
+    local status, out = p:finish(60)
+    lu.assertEquals(status.signal, "SIGINT")
+    lu.assertEquals(select(2, out:gsub("interrupted!", "")), 1)
+    lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) == 0 end, 30))
+  end
+end
+
+function TestCommand:test_kill_9_of_the_host_ends_its_jobs()
+  local p <close> = proc.spawn { args = { LUAPOOL, "-j2", "map", "--ungroup", "--cmd", "echo begun; sleep 1000; : {}", ":::", "1", "2" },
+    env = { PARALLEL_SHELL = "/bin/sh" }, deadline = 120 }
+  lu.assertNotNil(p:read_until("begun.*begun", 60))
+  p:kill "KILL"
+  lu.assertEquals(p:finish(60).signal, "SIGKILL")
+  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) == 0 end, 30))
+end
+
 function TestCommand:test_template()
   local function dry(template, ...) return output("map", "--dry-run", "--cmd", template, ":::", ...) end
   lu.assertEquals(dry("{} {.} {/} {//} {/.} {#}", "a b/c d.txt"), "'a b/c d.txt' 'a b/c d' 'c d.txt' 'a b' 'c d' 1\n")
