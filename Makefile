@@ -7,6 +7,13 @@ SANITIZE  ?=
 FAULTS    ?=
 BUILD     ?= build
 PREFIX    ?= /usr/local
+BINDIR    ?= $(PREFIX)/bin
+LIBDIR    ?= $(PREFIX)/lib
+CMODDIR   ?= $(LIBDIR)/lua/5.4
+INCLUDEDIR ?= $(PREFIX)/include
+LIBEXECDIR ?= $(PREFIX)/libexec
+DATADIR   ?= $(PREFIX)/share
+MANDIR    ?= $(DATADIR)/man
 LUA_PC    := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,$(shell pkg-config --exists '$(p) >= 5.4 $(p) < 5.5' 2>/dev/null && echo $(p))))
 LUA       := $(firstword $(foreach p,lua5.4 lua-5.4 lua54 lua,$(shell command -v $(p) 2>/dev/null)))
 TESTS     ?=
@@ -21,14 +28,14 @@ TSAN_TESTS     ?= -c
 
 VERSION   := $(shell sed -n 's/^.define LUAPOOL_VERSION "\(.*\)"/\1/p' runtime/luapool.h)
 WARNINGS  := -Wall -Wextra -Wshadow -Wstrict-prototypes -Wmissing-prototypes -Werror=vla
-LUA_CFLAGS := $(if $(LUA_PC),$(shell pkg-config --cflags $(LUA_PC)))
+LUA_CFLAGS := $(if $(LUA_INCDIR),-I$(LUA_INCDIR),$(if $(LUA_PC),$(shell pkg-config --cflags $(LUA_PC))))
 LUA_LIBDIR := $(if $(LUA_PC),$(shell pkg-config --variable=libdir $(LUA_PC)))
 LUA_STATIC := $(firstword $(wildcard $(LUA_LIBDIR)/liblua5.4.a $(LUA_LIBDIR)/liblua-5.4.a $(LUA_LIBDIR)/liblua54.a $(LUA_LIBDIR)/liblua.a))
 LUA_SHARED := $(if $(LUA_PC),$(shell pkg-config --libs $(LUA_PC)))
 ,         := ,
 LUA_LINK   = $(if $(LUA_STATIC),-Wl$(,)--whole-archive $(LUA_STATIC) -Wl$(,)--no-whole-archive,$(LUA_SHARED))
 CPPFLAGS  += -D_GNU_SOURCE -Iruntime -I$(BUILD) $(LUA_CFLAGS) $(if $(FAULTS),-DLUAPOOL_FAULTS)
-CFLAGS    += -std=c11 $(OPTIMIZE) -fPIC -fexceptions -fvisibility=hidden $(WARNINGS) $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+CFLAGS    += -std=c11 $(OPTIMIZE) -fPIC -fexceptions -fvisibility=hidden -ffile-prefix-map=$(CURDIR)=. $(WARNINGS) $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 CXXFLAGS  += -std=c++11 -pedantic $(OPTIMIZE) -Wall -Wextra $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 LDFLAGS   += $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 NEEDS_LUA  = $(if $(LUA_PC),,$(error pkg-config finds no Lua 5.4 with headers: run scripts/install-dependencies))
@@ -50,7 +57,7 @@ HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp)
 TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test soak check bench portable abi asan ubsan tsan valgrind install uninstall clean help faults test-programs run-tests objects
+.PHONY: all demo test soak check bench portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects
 .SECONDARY:
 
 all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(BUILD)/libluapool.so.0 $(BUILD)/luapool.pc $(if $(MPI),$(BUILD)/luapool-mpi.so) ## build the command, the library and the module
@@ -86,12 +93,12 @@ $(BUILD)/libluapool.so.0: $(LIB_OBJ)
 
 $(BUILD)/luapool.pc: runtime/luapool.h Makefile
 	@mkdir -p $(@D)
-	@printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$${prefix}/lib' 'includedir=$${prefix}/include' '' 'Name: luapool' \
+	@printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' 'Name: luapool' \
 	  'Description: pools of worker processes for programs that embed Lua 5.4' 'Version: $(VERSION)' \
 	  'Libs: -L$${libdir} -lluapool' 'Libs.private: -lm -ldl -lpthread' 'Cflags: -I$${includedir}' > $@
 
 # Where the helper is looked for, beside other places.
-$(BUILD)/runtime/binding/lhelper.o: CPPFLAGS += -DLUAPOOL_BINDIR='"$(PREFIX)/bin"' -DLUAPOOL_LIBEXECDIR='"$(PREFIX)/libexec/luapool"'
+$(BUILD)/runtime/binding/lhelper.o: CPPFLAGS += -DLUAPOOL_BINDIR='"$(BINDIR)"' -DLUAPOOL_LIBEXECDIR='"$(LIBEXECDIR)/luapool"'
 
 objects: $(LIB_OBJ) $(CMD_OBJ) $(if $(MPI),$(BUILD)/luapool-mpi.so)
 
@@ -192,29 +199,51 @@ valgrind: ## the unit tests and the heart of the suite under valgrind
 	@POOLTEST_SLOWNESS=30 FILE_SECONDS=30 WRAPPER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" \
 	  CPPFLAGS=-DLUAPOOL_MALLOC $(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
 
-# ---- the rest ------------------------------------------------------------------------------------
-INSTALLED := bin/luapool lib/lua/5.4/luapool.so lib/libluapool.a lib/luapool/luapool-mpi.so \
-  lib/libluapool.so.0 lib/libluapool.so lib/pkgconfig/luapool.pc include/luapool.h
-MANUAL := share/man/man1/luapool.1
-BASH_COMPLETION := share/bash-completion/completions/luapool
-ZSH_COMPLETION := share/zsh/site-functions/_luapool
-FISH_COMPLETION := share/fish/vendor_completions.d/luapool.fish
-install: all ## copy the command, the module, the library, the manual and completions below PREFIX (and DESTDIR)
-	install -D -m 755 $(BUILD)/luapool $(DESTDIR)$(PREFIX)/bin/luapool
-	install -D -m 755 $(BUILD)/lua/luapool.so $(DESTDIR)$(PREFIX)/lib/lua/5.4/luapool.so
-	install -D -m 644 $(BUILD)/libluapool.a $(DESTDIR)$(PREFIX)/lib/libluapool.a
-	install -D -m 644 $(BUILD)/libluapool.so.0 $(DESTDIR)$(PREFIX)/lib/libluapool.so.0
-	ln -sf libluapool.so.0 $(DESTDIR)$(PREFIX)/lib/libluapool.so
-	install -D -m 644 $(BUILD)/luapool.pc $(DESTDIR)$(PREFIX)/lib/pkgconfig/luapool.pc
-	install -D -m 644 runtime/luapool.h $(DESTDIR)$(PREFIX)/include/luapool.h
-	install -D -m 644 scripts/man/luapool.1 $(DESTDIR)$(PREFIX)/$(MANUAL)
-	install -D -m 644 scripts/completion/luapool.bash $(DESTDIR)$(PREFIX)/$(BASH_COMPLETION)
-	install -D -m 644 scripts/completion/_luapool $(DESTDIR)$(PREFIX)/$(ZSH_COMPLETION)
-	install -D -m 644 scripts/completion/luapool.fish $(DESTDIR)$(PREFIX)/$(FISH_COMPLETION)
-	$(if $(MPI),install -D -m 755 $(BUILD)/luapool-mpi.so $(DESTDIR)$(PREFIX)/lib/luapool/luapool-mpi.so)
+# ---- installing and packing ------------------------------------------------------------------------
+# From, to, mode. `make install DESTDIR=... PREFIX=...`; each directory can be set by itself.
+INSTALLED = \
+  $(BUILD)/luapool:$(BINDIR)/luapool:755 \
+  $(BUILD)/lua/luapool.so:$(CMODDIR)/luapool.so:755 \
+  $(BUILD)/libluapool.a:$(LIBDIR)/libluapool.a:644 \
+  $(BUILD)/libluapool.so.0:$(LIBDIR)/libluapool.so.0:755 \
+  $(BUILD)/luapool.pc:$(LIBDIR)/pkgconfig/luapool.pc:644 \
+  runtime/luapool.h:$(INCLUDEDIR)/luapool.h:644 \
+  scripts/man/luapool.1:$(MANDIR)/man1/luapool.1:644 \
+  scripts/completion/luapool.bash:$(DATADIR)/bash-completion/completions/luapool:644 \
+  scripts/completion/_luapool:$(DATADIR)/zsh/site-functions/_luapool:644 \
+  scripts/completion/luapool.fish:$(DATADIR)/fish/vendor_completions.d/luapool.fish:644 \
+  $(if $(MPI),$(BUILD)/luapool-mpi.so:$(LIBDIR)/luapool/luapool-mpi.so:755)
+
+install: all ## copy everything below PREFIX (and DESTDIR); BINDIR, LIBDIR, CMODDIR ... can be set
+	@set -e; for entry in $(INSTALLED); do \
+	  from=$${entry%%:*}; rest=$${entry#*:}; to=$${rest%:*}; \
+	  echo "  install $(DESTDIR)$$to"; install -D -m $${entry##*:} "$$from" "$(DESTDIR)$$to"; done
+	@ln -sf libluapool.so.0 $(DESTDIR)$(LIBDIR)/libluapool.so
+
+# What a tree of rocks takes: the command and the module (the rest belongs to the system's package manager).
+install-rock: all
+	install -D -m 755 $(BUILD)/luapool $(BINDIR)/luapool
+	install -D -m 755 $(BUILD)/lua/luapool.so $(CMODDIR)/luapool.so
 
 uninstall: ## remove what install copied
-	rm -f $(INSTALLED:%=$(DESTDIR)$(PREFIX)/%) $(addprefix $(DESTDIR)$(PREFIX)/,$(MANUAL) $(BASH_COMPLETION) $(ZSH_COMPLETION) $(FISH_COMPLETION))
+	@for entry in $(INSTALLED); do rest=$${entry#*:}; rm -f "$(DESTDIR)$${rest%:*}"; done; rm -f $(DESTDIR)$(LIBDIR)/libluapool.so $(DESTDIR)$(LIBDIR)/luapool/luapool-mpi.so
+
+dist: ## the sources as build/luapool-VERSION.tar.gz
+	@mkdir -p $(BUILD)
+	git archive --format=tar --prefix=luapool-$(VERSION)/ HEAD | gzip -9n > $(BUILD)/luapool-$(VERSION).tar.gz
+
+packages: ## the tests of what is installed, with the Debian packages
+	@PACKAGES=1 FILE_SECONDS=600 $(MAKE) --no-print-directory TESTS=package test
+
+# As dh-lua names it: the module is a library with a version.
+$(BUILD)/liblua5.4-luapool.so.0: $(LIB_OBJ)
+	$(QUIET) $(CC) $(LDFLAGS) -shared -Wl,-soname,liblua5.4-luapool.so.0 -Wl,-z,relro -o $@ $^ -lm -ldl -lpthread
+
+deb: ## Debian packages, in build/debian/deb: luapool, lua-luapool, lua-luapool-dev (DEBFULLNAME and DEBEMAIL say who makes them)
+	@$(MAKE) --no-print-directory BUILD=$(BUILD)/debian PREFIX=/usr debian-files
+	@BUILD=$(BUILD)/debian CC="$(CC)" sh scripts/make-deb $(VERSION)-1
+
+debian-files: all $(BUILD)/liblua5.4-luapool.so.0
 
 clean: ## remove the build directory
 	rm -rf $(BUILD)
@@ -222,4 +251,4 @@ clean: ## remove the build directory
 help: ## this list
 	@sed -n 's/^\([a-z]*\):.*## \(.*\)/  make \1\t\2/p' Makefile | expand -t 18
 
--include $(shell find $(BUILD) -name '*.d' 2>/dev/null)
+-include $(shell find $(BUILD) -name '*.d' -type f 2>/dev/null)
