@@ -168,6 +168,9 @@ function TestPretty:test_scalars()
   lu.assertEquals(show(print), "function print")
   lu.assertEquals(show { string.rep, parts "init".map }, "{ function string.rep, function pool.map }")
   lu.assertStrMatches(show(string.gmatch("", "")), "function: .*")
+  rawset(_G, "_", print)
+  lu.assertEquals(show(print), "function print")
+  rawset(_G, "_", nil)
   lu.assertEquals(show(show), ("function <%s:%d>"):format(debug.getinfo(1, "S").short_src, debug.getinfo(show, "S").linedefined))
 end
 

@@ -82,23 +82,27 @@ end
 
 -- ---- what has no inside ----
 
--- The functions of modules by their names, as tracebacks tell them; anew for each value: modules change.
-local function names_of_functions()
+-- The functions of modules by their names, as tracebacks tell them. `known`: names that stay, whatever else the functions are called since.
+local function names_of_functions(known)
   local names = {}
   for module, t in next, package.loaded do
-    local prefix = module == "_G" and "" or module == "luapool" and "pool." or module .. "."
-    if type(module) == "string" and type(t) == "table" then
+    local prefix = module == "_G" and "" or module == "luapool" and "pool." or tostring(module) .. "."
+    if type(t) == "table" then
       for key, value in next, t do
-        if type(key) == "string" and type(value) == "function" and not (names[value] and prefix ~= "") then names[value] = prefix .. key end
+        if type(key) == "string" and type(value) == "function" and (prefix == "" or not names[value]) then
+          names[value] = known[value] or prefix .. key
+        end
       end
     end
   end
   return names
 end
 
+local FIRST_NAMES = names_of_functions {}
+
 -- Ours and those of C by their names, others by their places.
 local function function_text(self, value)
-  self.names = self.names or names_of_functions()
+  self.names = self.names or names_of_functions(FIRST_NAMES) -- anew for each value: modules change
   local name, info = self.names[value], debug.getinfo(value, "S")
   if name and (info.what == "C" or name:find("^pool%.")) then return "function " .. progress.plain(name) end
   if info.what == "C" then return tostring(value) end

@@ -272,6 +272,7 @@ end
 function repl.start(host)
   local self = repl.new(host)
   define_help(self)
+  part "pretty" -- while functions have no other names yet
   local defaults = part "defaults"
   if not defaults.get().progress then defaults.set("progress", "auto") end -- whoever sits here likes to see how far it is
   host.set_completer(part("repl_complete").new(self))

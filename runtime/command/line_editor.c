@@ -129,24 +129,33 @@ static enum kind find_library(int asks_environment) {
 
 /* ---- completion -------------------------------------------------------------------------------------------- */
 
-/* Call a function of the completer with the line up to the cursor, and `word`: how many results are on the stack, 0 or 2. */
+struct question {
+  const char *function, *word;
+};
+
+static int ask(lua_State *L) {
+  const struct question *question = lua_touserdata(L, 1);
+  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &completer_key) != LUA_TTABLE) return luaL_error(L, "no completer");
+  lua_getfield(L, -1, question->function);
+  lua_pushlstring(L, *rl.line_buffer, (size_t)*rl.point);
+  lua_pushstring(L, question->word);
+  lua_call(L, 2, 2);
+  return 2;
+}
+
+/* Call a function of the completer with the line up to the cursor, and `word`: 1, and its two results are on the stack; or 0. */
 static int ask_completer(const char *function, const char *word) {
+  struct question question = {function, word};
   lua_State *L = editor.L;
   int status;
-  if (!L || !lua_checkstack(L, 8)) return 0;
-  if (lua_rawgetp(L, LUA_REGISTRYINDEX, &completer_key) != LUA_TTABLE) {
-    lua_pop(L, 1);
-    return 0;
-  }
-  delivery_shield(1); /* an error must not jump over the library's frames; what runs here is short */
-  lua_getfield(L, -1, function);
-  lua_remove(L, -2);
-  lua_pushlstring(L, *rl.line_buffer, (size_t)*rl.point);
-  lua_pushstring(L, word);
-  status = lua_pcall(L, 2, 2, 0);
+  if (!L || !lua_checkstack(L, 4)) return 0;
+  delivery_shield(1); /* no error may jump over the library's frames; what runs here is short */
+  lua_pushcfunction(L, ask);
+  lua_pushlightuserdata(L, &question);
+  status = lua_pcall(L, 1, 2, 0);
   delivery_shield(-1);
   if (status != LUA_OK) lua_pop(L, 1);
-  return status == LUA_OK ? 2 : 0;
+  return status == LUA_OK;
 }
 
 static int is_file_name;
@@ -155,7 +164,7 @@ static char *word_breaks(void) {
   static char breaks[128];
   is_file_name = 0;
   if (!ask_completer("breaks", NULL)) return NULL;
-  snprintf(breaks, sizeof breaks, "%s", lua_tostring(editor.L, -2));
+  if (lua_type(editor.L, -2) == LUA_TSTRING) snprintf(breaks, sizeof breaks, "%s", lua_tostring(editor.L, -2));
   is_file_name = lua_toboolean(editor.L, -1);
   lua_pop(editor.L, 2);
   return breaks;

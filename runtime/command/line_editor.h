@@ -16,7 +16,7 @@
 const char *line_editor_open(int asks_environment);
 
 /*
- * line_editor_set_completer -- pops a table of two functions, which may not raise interrupts to have an effect (they are shielded):
+ * line_editor_set_completer -- pops a table of two functions, called while a line is typed and shielded from interrupts: they must be quick.
  *   breaks(line) -> the characters that end the word before the cursor, boolean: is a file name being typed?
  *   candidates(line, word) -> a list of what the word may become
  * where `line` ends at the cursor. What they raise means: nothing to propose.
