@@ -89,6 +89,11 @@ function cluster.say(node, letter, call, batch, ...)
   wire:put(node.rank, assert(wire:pack(letter, call, batch or 0, nil, "argument", ...)))
 end
 
+--- A message without values. May be called by the collector, whatever else is being written.
+function cluster.tell(node, letter, call)
+  wire:put(node.rank, wire:pack_raw(letter, call, 0, ""))
+end
+
 --- A batch is on its way to the node.
 function cluster.track(node, batch)
   last.batch = last.batch + 1
@@ -225,9 +230,9 @@ end
 
 --- Take what comes; wait at most `seconds` (nil: as long as it takes) for something. Raises interrupts.
 function cluster.pump(seconds)
-  if drain() > 0 then seconds = 0 end
+  if core.shield(drain) > 0 then seconds = 0 end -- an interrupt that came between two lines of ours would leave a call half counted
   local is_there = wire:wait(seconds)
-  drain()
+  core.shield(drain)
   if is_there then return end
   for rank = 0, (n_nodes or 0) - 1 do
     if nodes[rank] then lose(nodes[rank], "the manager has ended") end

@@ -107,27 +107,38 @@ local function room_ahead(call)
   return buffer - (call.issued - call.delivered + call.in_hand)
 end
 
--- Up to `size` items of the iterator: items, count; is_over when there are no more.
+-- Have up to `size` items of the iterator in call.pulled. The only code here in which an interrupt may come: it is the source's, and ends
+-- the call, whose next item may have been lost.
 local function pull(call, size)
-  local items, count, until_time = {}, 0, core.now() + PULL_SECONDS
+  local until_time = core.now() + PULL_SECONDS
+  local items, count = call.pulled or {}, call.n_pulled or 0
   call.is_filling = true
-  local _ <close> = setmetatable({}, { __close = function() call.is_filling = false end })
-  repeat
+  local _ <close> = setmetatable({}, { __close = function(_, err)
+    call.is_filling, call.pulled, call.n_pulled = false, items, count
+    if err ~= nil then call:fail(err) end
+  end })
+  while count < size and not call.total do
     local ok, item = pcall(call.a)
     if not ok then
       if core.is_interrupt(item) then error(item, 0) end
-      call.source_problem, call.has_problem, call.total = item, true, call.issued + count
-      break
+      call.source_problem, call.has_problem = item, true
     end
-    if item == nil then
+    if not ok or item == nil then
       call.total = call.issued + count
       break
     end
     count = count + 1
     items[count] = item
-  until count >= size or core.now() > until_time
+    if core.now() > until_time then break end
+  end
   call.is_slow = count < size and not call.total
-  return items, count
+end
+
+-- What take_batch may want of an iterator.
+local function want_items(call, node)
+  if call.kind ~= "iterator" or call.total or call.is_draining or #call.requeued > 0 then return end
+  local size = math.min(next_size(call, node), room_ahead(call))
+  if size >= 1 then pull(call, size) end
 end
 
 -- The next batch for this node: { first, n, items or nil }; nothing: there is none now.
@@ -139,8 +150,9 @@ local function take_batch(call, node)
   if size < 1 then return nil end
   local batch = { call = call, first = call.issued + 1, n = size, tries = 0 }
   if call.kind == "iterator" then
-    batch.items, batch.n = pull(call, size)
-    if batch.n == 0 or call.phase ~= "open" then return nil end
+    if (call.n_pulled or 0) == 0 then return nil end
+    batch.items, batch.n = call.pulled, call.n_pulled
+    call.pulled, call.n_pulled = nil, 0
   else
     batch.n = math.min(size, call.total - call.issued)
   end
@@ -186,17 +198,21 @@ local function send(call, node, batch)
   dispatch(call, node, batch, message)
 end
 
+local function send_next(call, node)
+  local batch = take_batch(call, node)
+  if not batch then return false end
+  send(call, node, batch)
+  return true
+end
+
 -- A batch for each node that has room; true if any was sent.
 local function feed_once(call)
   local is_any = false
   for node in cluster.living() do
-    if call.phase ~= "open" then return false end
     if cluster.has_room(node, call.handle.options) then
-      local batch = take_batch(call, node)
-      if batch then
-        send(call, node, batch)
-        is_any = true
-      end
+      want_items(call, node)
+      if call.phase ~= "open" then return false end
+      if core.shield(send_next, call, node) then is_any = true end
     end
   end
   return is_any and not call.is_slow
@@ -213,8 +229,8 @@ function Call:feed()
   if self.phase == "open" then self:judge() end
 end
 
---- One task with arguments, on the node that has least to do.
-function Call:post(arguments)
+-- One task with arguments, on the node that has least to do.
+local function post(self, arguments)
   self.total, self.issued = 1, 1
   local best
   for node in cluster.living() do
@@ -225,8 +241,8 @@ function Call:post(arguments)
   send(self, best.node, { call = self, first = 1, n = 1, tries = 0, arguments = arguments })
 end
 
---- The same task for every worker of every node.
-function Call:post_all(arguments)
+-- The same task for every worker of every node.
+local function post_all(self, arguments)
   self.total, self.issued = 0, 0
   for node in cluster.living() do
     local n = cluster.workers_of(node, self.handle.options)
@@ -236,6 +252,12 @@ function Call:post_all(arguments)
   end
   if self.total == 0 then self:all_lost() end
 end
+
+--- One task with arguments.
+function Call:post(arguments) core.shield(post, self, arguments) end
+
+--- The same task for every worker of every node.
+function Call:post_all(arguments) core.shield(post_all, self, arguments) end
 
 -- ---- what comes back ----
 
@@ -448,13 +470,12 @@ local function release(call)
   cluster.calls[call.number] = nil
   for rank in pairs(call.sent) do
     local node = cluster.nodes_by_rank[rank]
-    if node.state == "up" then cluster.say(node, "E", call.number) end
+    if node.state == "up" then cluster.tell(node, "E", call.number) end
   end
   call.sent, call.requeued, call.message = {}, {}, nil
 end
 
---- It is decided how it ends; what is still under way is cancelled.
-function Call:conclude(outcome)
+local function conclude(self, outcome)
   if self.phase ~= "open" then return end
   self.phase, self.outcome_word = "ending", outcome
   self.handle.n_concluded = self.handle.n_concluded + 1
@@ -466,12 +487,15 @@ function Call:conclude(outcome)
     for _, batch in pairs(node.batches) do
       if batch.call == self and not self.waiting[node.rank] then
         self.waiting[node.rank] = true
-        cluster.say(node, "C", self.number)
+        cluster.tell(node, "C", self.number)
       end
     end
   end
   if next(self.waiting) == nil then release(self) end
 end
+
+--- It is decided how it ends; what is still under way is cancelled.
+function Call:conclude(outcome) core.shield(conclude, self, outcome) end
 
 function Call:cancelled_by(node)
   self.waiting[node.rank] = nil

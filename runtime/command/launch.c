@@ -30,7 +30,7 @@ extern char **environ;
 
 #define SECOND 1000000000LL
 
-enum { TOKEN_BYTES = 8, MOST_WORDS = 64, MARK_BYTES = 128, END_SECONDS = 3, HARD_SIGNALS = 3, PATH_BYTES = 4096 };
+enum { TOKEN_BYTES = 8, MOST_WORDS = 64, MARK_BYTES = 128, END_SECONDS = 3, HARD_SIGNALS = 12 /* in a second */, PATH_BYTES = 4096 };
 
 struct launch {
   const char *mpi, *hosts, *mpirun; /* the options' values */
@@ -99,7 +99,7 @@ static int check(const struct launch *l) {
     snprintf(text, sizeof text, "--mpi: cannot find %s: install openmpi-bin, or say --mpirun COMMAND", l->words[0]);
     return complain(text);
   }
-  if (!l->is_srun && geteuid() == 0 && !(getenv("OMPI_ALLOW_RUN_AS_ROOT") && getenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"))) {
+  if (!l->is_srun && !l->mpirun && geteuid() == 0 && !(getenv("OMPI_ALLOW_RUN_AS_ROOT") && getenv("OMPI_ALLOW_RUN_AS_ROOT_CONFIRM"))) {
     return complain("--mpi: mpirun does not run as root unless OMPI_ALLOW_RUN_AS_ROOT=1 and OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 are set");
   }
   return EXIT_SUCCESS;
@@ -209,10 +209,19 @@ static void send_signal(const struct launch *l, int signo) {
   if (l->pid > 0) (void)kill(l->pid, signo);
 }
 
-/* Who insists gets his way: if the script does not answer, its launcher is to end everything. */
+/*
+ * The script itself knows what a second and a third Ctrl-C mean. Who goes on as fast as he can gets his way all the same: should no signal
+ * reach the script any more, its launcher is to end everything.
+ */
 static void pass_signals_on(struct launch *l) {
-  static int interrupts, terminations;
-  for (; interrupts < n_interrupts; interrupts++) send_signal(l, interrupts >= HARD_SIGNALS ? SIGTERM : SIGUSR1);
+  static int interrupts, terminations, in_a_row;
+  static int64_t since_ns;
+  for (; interrupts < n_interrupts; interrupts++) {
+    int64_t now = os_now_ns();
+    if (now - since_ns > SECOND) in_a_row = 0;
+    if (in_a_row++ == 0) since_ns = now;
+    send_signal(l, in_a_row > HARD_SIGNALS ? SIGTERM : SIGUSR1);
+  }
   for (; terminations < n_terminations; terminations++) send_signal(l, terminations >= 1 ? SIGTERM : SIGUSR2);
 }
 
