@@ -57,7 +57,7 @@ HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp)
 TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test soak check bench portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects
+.PHONY: all demo test rig soak check bench portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects
 .SECONDARY:
 
 all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(BUILD)/libluapool.so.0 $(BUILD)/luapool.pc $(if $(MPI),$(BUILD)/luapool-mpi.so) ## build the command, the library and the module
@@ -159,6 +159,9 @@ demo: ## install what is missing, build, run the main job on real input
 test: ## install what is missing, build, run every test (TESTS="codec -p pattern": some)
 	@sh scripts/install-dependencies test
 	@$(MAKE) --no-print-directory run-tests
+
+rig: ## many machines, as three hosts in network namespaces (needs ip, unshare, Open MPI; as root, or where namespaces are allowed)
+	@MPI_RIG=1 $(MAKE) --no-print-directory TESTS="mpi -p Rig" run-tests
 
 soak: ## signals and deaths at random moments, thousands of them (about ten minutes)
 	@SOAK=1 FILE_SECONDS=1200 $(MAKE) --no-print-directory TESTS="signals crash" run-tests

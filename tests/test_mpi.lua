@@ -88,7 +88,7 @@ local function assert_same(text, nodes)
   local function lines(where)
     local status, out, err = run(where, text)
     lu.assertEquals(status.exit, 0, err)
-    return (out:gsub("/tmp/lua_%w+", "SCRIPT"))
+    return (out:gsub("/tmp/lua_%w+", "SCRIPT"):gsub("%d+ MiB", "SOME MiB"))
   end
   local alone = lines(nil)
   lu.assertEquals(lines(nodes or 2), alone)
@@ -737,6 +737,49 @@ function TestRefusals.test_version_names_the_engine()
   local p <close> = proc.spawn { args = { LUAPOOL, "--version" } }
   local _, out = p:finish(SECONDS)
   lu.assertStrContains(out, HAS_MPI and "engines found: mpi (" or "engines not found: mpi")
+end
+
+-- ---- hosts of their own ----
+
+TestRig = {}
+
+-- Three hosts in namespaces; `event` happens at item 20: a shell command, run on h1.
+local function on_three_hosts(event)
+  need_mpi()
+  if not os.getenv("MPI_RIG") then lu.skip("only on request: make rig") end
+  if not os.execute("tests/rig/hosts true 2> /dev/null") then lu.skip("no namespaces here") end
+  local path = file_with(([[
+    local p <close> = pool.new()
+    local count = 0
+    for i, v in p:imap(function(x) local t = os.clock() + 0.02 while os.clock() < t do end return x end, 200) do
+      assert(i == v)
+      count = count + 1
+      if i == 20 then os.execute(%q) end
+    end
+    print("done", count)
+    for _, node in ipairs(pool.nodes()) do print(node.host, node.state) end
+  ]]):format(event))
+  local p <close> = proc.spawn {
+    args = { "tests/rig/hosts", LUAPOOL, "--mpi", "-H", "h1,h2,h3", "-j", "1", path }, env = environment(), deadline = SECONDS,
+  }
+  local status, out, err = p:finish(SECONDS)
+  os.remove(path)
+  lu.assertEquals(status.exit, 0, err)
+  lu.assertStrContains(out, "done\t200\nh1\tup\n")
+  return out
+end
+
+function TestRig.test_three_hosts()
+  lu.assertStrContains(on_three_hosts("true"), "h3\tup\n")
+end
+
+function TestRig.test_a_link_that_is_down()
+  lu.assertStrContains(on_three_hosts("ip netns exec lpsw ip link set p3 down"), "h3\tlost\n")
+end
+
+-- The namespace has processes of its own: the newest orted is that of h3.
+function TestRig.test_a_daemon_that_is_killed()
+  on_three_hosts("kill -9 $(pgrep -n orted)")
 end
 
 -- ---- at rest ----

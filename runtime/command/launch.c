@@ -37,7 +37,7 @@ struct launch {
   char token[2 * TOKEN_BYTES + 1];
   char **words;                     /* the command; n of room */
   size_t n, room;
-  int is_srun;
+  int is_srun, is_short;            /* is_short: memory ran out */
   pid_t pid;
   int errors, input;                /* pipes: its standard error; its standard input, where a terminal is read for it; -1 */
   char mark[MARK_BYTES];            /* the beginning of what may be the line of the status */
@@ -107,13 +107,30 @@ static int check(const struct launch *l) {
 
 /* ---- the command ---- */
 
-static void add(struct launch *l, const char *word) {
-  if (l->n + 1 < l->room) l->words[l->n++] = (char *)(uintptr_t)word; /* execvp's type; it does not write */
-  l->words[l->n] = NULL;
+static void add_part(struct launch *l, const char *text, size_t length) {
+  char *word = l->n < l->room ? strndup(text, length) : NULL;
+  if (word) l->words[l->n++] = word;
+  else l->is_short = 1;
 }
 
-static void add_words(struct launch *l, char *text) {
-  for (char *word = strtok(text, " \t"); word; word = strtok(NULL, " \t")) add(l, word);
+static void add(struct launch *l, const char *word) {
+  add_part(l, word, strlen(word));
+}
+
+static void add_words(struct launch *l, const char *text) {
+  for (;;) {
+    size_t length;
+    text += strspn(text, " \t");
+    length = strcspn(text, " \t");
+    if (length == 0) return;
+    add_part(l, text, length);
+    text += length;
+  }
+}
+
+static void free_words(struct launch *l) {
+  while (l->n > 0) free(l->words[--l->n]);
+  free(l->words);
 }
 
 /* Our variables go along; mpirun takes only its own to other machines. */
@@ -122,7 +139,7 @@ static void add_variables(struct launch *l) {
     size_t length = strcspn(*entry, "=");
     if (strncmp(*entry, "LUAPOOL_", 8) != 0 && strncmp(*entry, "LUA_", 4) != 0) continue;
     add(l, "-x");
-    add(l, strndup(*entry, length));
+    add_part(l, *entry, length);
   }
 }
 
@@ -160,15 +177,15 @@ static int make_command(struct launch *l, int argc, char **argv) {
   ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
   size_t n_environment = 0;
   while (environ[n_environment]) n_environment++;
-  l->room = (size_t)argc + 2 * n_environment + MOST_WORDS;
+  l->room = (size_t)argc + 2 * n_environment + MOST_WORDS + (l->mpirun ? strlen(l->mpirun) : 0);
   l->words = calloc(l->room + 1, sizeof *l->words);
   if (!l->words) return -ENOMEM;
-  if (l->mpirun && *l->mpirun) add_words(l, strdup(l->mpirun));
+  if (l->mpirun && *l->mpirun) add_words(l, l->mpirun);
   else if (!l->hosts && !(l->mpi && *l->mpi) && getenv("SLURM_JOB_ID") && is_in_path("srun")) add_srun(l);
   else add_mpirun(l);
   add(l, length > 0 ? self : argv[0]);
   for (int i = 1; i < argc; i++) add(l, argv[i]);
-  return l->n > 0 ? 0 : -ENOMEM;
+  return l->is_short ? -ENOMEM : 0;
 }
 
 static void make_token(struct launch *l) {
@@ -371,8 +388,8 @@ static int status_of(const struct launch *l, int status) {
   if (l->status >= 0) return l->status;
   if (WIFSIGNALED(status)) return 128 + WTERMSIG(status);
   if (WEXITSTATUS(status) != 0) {
-    char text[PATH_BYTES + 128];
-    snprintf(text, sizeof text, "%.*s ended with status %d before the script did%s", PATH_BYTES, l->words[0], WEXITSTATUS(status),
+    char text[160];
+    snprintf(text, sizeof text, "%s ended with status %d before the script did%s", l->is_srun ? "srun" : "mpirun", WEXITSTATUS(status),
              l->hosts ? " (does 'ssh HOST true' work for every host?)" : "");
     call_message(text);
     return WEXITSTATUS(status);
@@ -388,10 +405,13 @@ int launch_run(const struct options *options, int argc, char **argv) {
   l->hosts = value_of(options, "hosts");
   l->mpirun = value_of(options, "mpirun");
   make_token(l);
-  if (make_command(l, argc, argv) < 0) return complain("not enough memory");
-  status = check(l);
-  if (status != EXIT_SUCCESS) return status;
+  status = make_command(l, argc, argv) < 0 ? complain("not enough memory") : check(l);
+  if (status != EXIT_SUCCESS) {
+    free_words(l);
+    return status;
+  }
   status = start(l);
+  free_words(l);
   if (status < 0) return complain(strerror(-status));
   mpirun = l->pid;
   status = attend(l);
