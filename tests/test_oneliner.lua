@@ -123,6 +123,19 @@ function TestMap:test_options_before_and_behind_the_word()
   lu.assertStrContains(output("map", "--help"), "usage: luapool [options] map EXPR")
 end
 
+function TestMap:test_options_of_scripts_are_refused_before_the_word()
+  for option, message in pairs {
+    ["--log=x"] = "map: --log is for scripts (for lines: --joblog)",
+    ["--resume"] = "map: --resume is for scripts (for lines: behind the word: --joblog FILE --resume)",
+    ["--chunk=3"] = "map: --chunk is for scripts", ["--output=tag"] = "map: --output is for scripts",
+  } do
+    local p <close> = proc.spawn { args = { LUAPOOL, option, "map", "_", ":::", "a" } }
+    local status, out, err = p:finish(60)
+    lu.assertEquals({ status.exit, out }, { 2, "" })
+    lu.assertStrContains(err, message)
+  end
+end
+
 function TestMap:test_workers_are_forked_in_any_case()
   for _, start in ipairs { "fork", "server", "spawn", "auto" } do
     lu.assertEquals(output("--start", start, "-e", "X = 7", "map", "X", ":::", "a"), "7\n")

@@ -469,11 +469,24 @@ end
 -- ---- the command ----
 
 -- Everything that can be wrong before the first line is read. Raises a message.
+-- Options before the word that mean nothing to lines: who gave them should know.
+local NOT_FOR_LINES <const> = {
+  log = "--joblog", resume = "behind the word: --joblog FILE --resume", chunk = false, buffer = false, output = false,
+}
+
+local function check_outer(word)
+  for name in pairs(core.options() or {}) do
+    if NOT_FOR_LINES[name] then error(("%s: --%s is for scripts (for lines: %s)"):format(word, name, NOT_FOR_LINES[name]), 0) end
+    if NOT_FOR_LINES[name] == false then error(("%s: --%s is for scripts"):format(word, name), 0) end
+  end
+end
+
 local function prepare(self, word, arguments)
   local read = options.read(word, arguments)
   self.read = read
   if read.help then return end
   for name, text in pairs(read.shared) do core.set_option(name, text) end
+  check_outer(word)
   part("defaults").renew()
   part("defaults").check()
   if not read.cmd then self.fn = function_of(read) end
