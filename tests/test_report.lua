@@ -147,6 +147,19 @@ function TestReport:test_balance()
   lu.assertEquals(advice(stats), { "nothing: the workers were busy 100 % of the time" })
 end
 
+function TestReport:test_the_slowest_item()
+  local slowest = { { seconds = 6, first = 77, count = 1, text = '"a"' }, { seconds = 1, first = 3, count = 1 } }
+  assert_advice({ slowest = slowest, each = { busy = 4 } },
+    'item 77 ("a") alone took 6.00 s, 60 % of the time: more workers cannot help it, splitting it can')
+  slowest[1].text = nil
+  assert_advice({ slowest = slowest, each = { busy = 4 } },
+    "item 77 alone took 6.00 s, 60 % of the time: more workers cannot help it, splitting it can")
+  assert_advice({ slowest = slowest }, FINE) -- all had as much to do
+  slowest[1].count = 64
+  assert_advice({ slowest = slowest, each = { busy = 4 } }, "nothing in particular, although the workers were idle 60 % of the time")
+  assert_advice({ slowest = {}, each = { busy = 4 } }, "nothing in particular, although the workers were idle 60 % of the time")
+end
+
 function TestReport:test_processors()
   assert_advice({ cpus = 2 }, "4 workers share 2 processors: more workers than processors help only tasks that wait (for the network, "
     .. "for programs)")

@@ -394,7 +394,8 @@ end
 local function item_text(slow)
   local place = ("item %d"):format(slow.first)
   if slow.count > 1 then place = ("one of items %d to %d"):format(slow.first, slow.first + slow.count - 1) end
-  return slow.text and ("%s: <code>%s</code>"):format(place, escape(slow.text)) or place
+  if not slow.text or slow.text == tostring(slow.first) then return place end
+  return ("%s: <code>%s</code>"):format(place, escape(slow.text))
 end
 
 local function add_slowest(out, record)
@@ -525,8 +526,9 @@ local function add_advice(out, f)
 end
 
 local function add_pool(out, pool, about)
-  local f = report.figures(setmetatable({ cpus = about.cpus }, { __index = pool.stats or { workers = {} } }))
   local record = pool.record
+  local more = { cpus = about.cpus, slowest = record and record.slowest }
+  local f = report.figures(setmetatable(more, { __index = pool.stats or { workers = {} } }))
   add(out, "<section><h2>%s</h2>", escape(pool.name or "Pool"))
   add_tiles(out, f, record)
   add_advice(out, f)

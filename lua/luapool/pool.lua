@@ -257,7 +257,8 @@ function methods:report(options)
     local problem = part("record").write_page(html, self, stats)
     if problem then error(("cannot write the report to %s: %s"):format(core.item_text(html), problem), 2) end
   end
-  return part("report").text(setmetatable({ name = self.options.name, cpus = core.cpus() }, { __index = stats }))
+  local slowest = self.group and self.group.record:read().slowest
+  return part("report").text(setmetatable({ name = self.options.name, cpus = core.cpus(), slowest = slowest }, { __index = stats }))
 end
 
 --- The workers that live now: as stats().workers, and item, since: the item that runs, and for how many seconds.

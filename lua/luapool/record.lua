@@ -192,7 +192,7 @@ end
 function record.write_page(path, pool, stats)
   local group = pool.group
   if not group then return write(path, { { name = pool.options.name and "Pool " .. pool.options.name, stats = stats } }) end
-  return write(path, { view(group, group.record:is_live() and stats or nil) })
+  return write(path, { view(group, not pool.is_closed and stats or nil) })
 end
 
 --- The page about all pools that were recorded.

@@ -7,6 +7,7 @@
 --   tail    seconds, of all calls, between the first and the last worker running out of work
 --   workers = { { id, items, chunks, busy, idle, encode, wait, bytes, peak }, ... }
 --     busy: seconds in claims; of these encode: writing results, wait: until the host made room for them. peak: bytes of memory at most
+--   slowest = { { seconds, first, count, text }, ... }: with a record, the items that took longest (one of `count` from `first` on)
 local report = {}
 
 -- ---- words for figures ----
@@ -142,6 +143,15 @@ local function about_balance(f)
   return text .. ": the longest items came last; put them first, or split them"
 end
 
+local function about_the_slowest(f)
+  local slow = f.stats.slowest and f.stats.slowest[1]
+  if not slow or slow.count > 1 or f.n < 2 or f.used >= 0.85 then return nil end
+  if slow.seconds < 0.01 or share(slow.seconds, f.elapsed) < 0.5 then return nil end
+  local name = slow.text and slow.text ~= tostring(slow.first) and (" (%s)"):format(slow.text) or ""
+  return ("item %d%s alone took %s, %s of the time: more workers cannot help it, splitting it can"):format(
+    slow.first, name, seconds(slow.seconds), percent(slow.seconds, f.elapsed))
+end
+
 local function about_processors(f)
   local cpus = f.stats.cpus
   if not cpus or f.n <= cpus then return nil end
@@ -184,8 +194,8 @@ local function about_retries(f)
 end
 
 local RULES = {
-  about_results, about_the_source, about_small_items, about_chunks, about_balance, about_processors, about_memory, about_calls,
-  about_functions, about_crashes, about_retries,
+  about_results, about_the_source, about_small_items, about_chunks, about_balance, about_the_slowest, about_processors, about_memory,
+  about_calls, about_functions, about_crashes, about_retries,
 }
 
 local ENOUGH_SECONDS = 0.001 -- less says nothing
