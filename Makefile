@@ -57,7 +57,7 @@ HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp)
 TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test rig soak check bench portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects
+.PHONY: all demo test rig soak check bench portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects amalgamation
 .SECONDARY:
 
 all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(BUILD)/libluapool.so.0 $(BUILD)/luapool.pc $(if $(MPI),$(BUILD)/luapool-mpi.so) ## build the command, the library and the module
@@ -96,6 +96,16 @@ $(BUILD)/luapool.pc: runtime/luapool.h Makefile
 	@printf '%s\n' 'prefix=$(PREFIX)' 'libdir=$(LIBDIR)' 'includedir=$(INCLUDEDIR)' '' 'Name: luapool' \
 	  'Description: pools of worker processes for programs that embed Lua 5.4' 'Version: $(VERSION)' \
 	  'Libs: -L$${libdir} -lluapool' 'Libs.private: -lm -ldl -lpthread' 'Cflags: -I$${includedir}' > $@
+
+# All of the library in one file and its header, for programs that take it into their own tree.
+AMALGAMATED := $(foreach floor,$(FLOORS),$(sort $(wildcard runtime/$(floor)/*.c))) $(BUILD)/embedded.c
+$(BUILD)/amalgamation/luapool.c: $(AMALGAMATED) $(wildcard runtime/*/*.h) scripts/amalgamate.lua
+	@mkdir -p $(@D)
+	$(QUIET) cp $(BUILD)/embedded.c runtime/luapool.h $(@D) && $(LUA) scripts/amalgamate.lua $@ $(AMALGAMATED)
+
+amalgamation: $(BUILD)/amalgamation/luapool.c ## luapool.c and luapool.h, to put among the sources of another program
+	@rm -f $(BUILD)/amalgamation/embedded.c
+	@echo "$(BUILD)/amalgamation/luapool.c $(BUILD)/amalgamation/luapool.h"
 
 # Where the helper is looked for, beside other places.
 $(BUILD)/runtime/binding/lhelper.o: CPPFLAGS += -DLUAPOOL_BINDIR='"$(BINDIR)"' -DLUAPOOL_LIBEXECDIR='"$(LIBEXECDIR)/luapool"'
@@ -142,7 +152,11 @@ $(BUILD)/tests/hosts/%: tests/hosts/%.c $(BUILD)/libluapool.a
 $(BUILD)/tests/hosts/%: tests/hosts/%.cpp $(BUILD)/libluapool.a
 	$(QUIET) mkdir -p $(@D); $(CXX) $(CPPFLAGS) $(CXXFLAGS) $(HOST_LINK)
 
-test-programs: $(TEST_BIN)
+# The same program around the amalgamation.
+$(BUILD)/tests/hosts/amalgamated: tests/hosts/engine.c $(BUILD)/amalgamation/luapool.c
+	$(QUIET) mkdir -p $(@D); $(CC) -std=c11 -D_GNU_SOURCE $(OPTIMIZE) -fexceptions -fvisibility=hidden $(LUA_CFLAGS) -I$(BUILD)/amalgamation $(LDFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) -lm -ldl -lpthread
+
+test-programs: $(TEST_BIN) $(BUILD)/tests/hosts/amalgamated
 
 # The engine for many machines is tested where it can be built.
 TEST_MPI  := $(if $(shell command -v $(MPICC) 2>/dev/null),$(BUILD)/luapool-mpi.so)

@@ -121,6 +121,12 @@ function TestLibraries.test_symbols()
   end
 end
 
+-- One C file of all.
+function TestLibraries.test_amalgamation()
+  expect("0.1.0 1 0\n338350\n1 task 1 2\n0 3\n1 a pool has no method 'nonsense'\n55\n0\n", "amalgamated", { "run", "server" })
+  expect("3.5\n", "amalgamated", { "own", "server" }, { LUAPOOL_HELPER = false })
+end
+
 function TestLibraries.test_the_header_is_enough()
   local name = os.tmpname()
   local source = [[
