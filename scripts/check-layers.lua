@@ -3,6 +3,7 @@
 --   comment of the file (or of its header) says "may include FLOOR/name.h".
 --   No lua_State below `job`: neither <lua.h> in the files nor lua_ symbols in the objects.
 --   Only `command` prints, exits or aborts; `_exit` belongs to `process`.
+--   What a library must not do to its host: see GUESTS.
 --   Every file begins with a comment.
 -- ROOT (environment): another house to check, for the tests of this file.
 local root = os.getenv("ROOT") or "."
@@ -13,6 +14,16 @@ local TALKATIVE = {}
 for name in ("printf vprintf puts putchar fprintf vfprintf fputs fputc perror exit quick_exit abort __assert_fail"):gmatch("%S+") do
   TALKATIVE[name], TALKATIVE["__" .. name .. "_chk"] = true, true
 end
+
+-- A library is a guest: these it does not call, but where they belong (a floor, or a file of it; command/ is no library).
+local GUESTS = {
+  signal = "", sigaction = "process/interrupt", sigprocmask = "", alarm = "", setitimer = "",
+  wait = "", wait3 = "", wait4 = "process/process", waitid = "process/process",
+  waitpid = "cluster/relay binding/lprogram", -- of pids that they started
+  fork = "process/process", vfork = "", system = "job/libraries", popen = "job/libraries", -- what os.execute and io.popen do
+  chdir = "", fchdir = "", umask = "", setlocale = "", setenv = "", putenv = "", unsetenv = "", clearenv = "",
+  srand = "", srandom = "", setsid = "", setpgid = "", daemon = "", atexit = "process/process", on_exit = "process/process",
+}
 
 local level = {}
 for number, floor in ipairs(FLOORS) do level[floor] = number end
@@ -92,6 +103,11 @@ local function check_object(path)
       complain("%s: uses %s; only command/ prints and exits", path, symbol)
     elseif (symbol == "_exit" or symbol == "_Exit") and floor ~= "process" and floor ~= "command" then
       complain("%s: uses %s, which belongs to process/", path, symbol)
+    elseif symbol and GUESTS[symbol] and floor ~= "command" then
+      local file = path:match("runtime/(%l+/[^/]+)%.o$")
+      if not (" " .. GUESTS[symbol] .. " "):find(" " .. file .. " ", 1, true) then
+        complain("%s: uses %s; a library does not do that to its host", path, symbol)
+      end
     end
   end
 end

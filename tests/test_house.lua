@@ -92,6 +92,12 @@ function TestHouse:test_printing_and_exiting()
   assert_sin({ ["runtime/job/a.c"] = "/* a */ void _exit(int); void a(void); void a(void) { _exit(1); }\n" }, "uses _exit")
 end
 
+function TestHouse:test_what_a_library_does_not_do()
+  assert_sin({ ["runtime/pool/a.c"] = "/* a */ int chdir(const char *); void a(void); void a(void) { chdir(\"/\"); }\n" }, "uses chdir")
+  assert_sin({ ["runtime/base/a.c"] = "/* a */ int waitpid(int, int *, int); void a(void); void a(void) { waitpid(-1, 0, 0); }\n" },
+    "uses waitpid")
+end
+
 function TestHouse:test_a_file_without_a_header_comment()
   assert_sin({ ["runtime/base/a.h"] = "int a;\n" }, "does not begin with a comment")
 end
