@@ -53,7 +53,7 @@ LIB_OBJ   := $(LIBRARY:%.c=$(BUILD)/%.o) $(BUILD)/embedded.o
 CMD_OBJ   := $(COMMAND:%.c=$(BUILD)/%.o)
 FAULTY    := $(BUILD)/faults
 PROBES    := $(filter-out $(C_TESTS),$(wildcard tests/c/*.c))
-HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp)
+HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp scripts/embed/*.c)
 TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
@@ -147,6 +147,9 @@ $(BUILD)/tests/test_%: tests/c/test_%.c $(FAULTY)/libluapool.a
 # Programs that have luapool inside, for tests/test_start.lua and tests/test_embed.lua.
 HOST_LINK = $(LDFLAGS) -Wl,-E -MMD -MP -MF $@.d -o $@ $< $(BUILD)/libluapool.a $(LUA_LINK) -lm -ldl -lpthread
 $(BUILD)/tests/hosts/%: tests/hosts/%.c $(BUILD)/libluapool.a
+	$(COMPILE) $(HOST_LINK)
+
+$(BUILD)/scripts/embed/%: scripts/embed/%.c $(BUILD)/libluapool.a
 	$(COMPILE) $(HOST_LINK)
 
 $(BUILD)/tests/hosts/%: tests/hosts/%.cpp $(BUILD)/libluapool.a
