@@ -1,5 +1,5 @@
 -- The examples of scripts/embed, and programs that nobody here wrote, unmodified: each loads luapool and runs a map, and nothing is left
--- of it. Programs that are not installed are skipped (Debian: lua-luv, lighttpd and lighttpd-modules-lua, gringo, gnuplot-nox).
+-- of it. Programs that are not installed are skipped (scripts/install-dependencies hosts).
 local lu = require "luaunit"
 local proc = require "proc"
 
