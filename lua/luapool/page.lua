@@ -387,7 +387,7 @@ local function add_times(out, record)
   end
   local longest = record.slowest[1] and record.slowest[1].seconds or quantile(record, 1)
   add(out, "<div><b>%s</b><span>the longest</span></div></div>", seconds(longest))
-  add(out, '<p class="soft">%s; a time includes writing the result. Of items that take less than 5 us one in 64 is timed.</p></div>',
+  add(out, '<p class="soft">%s; a time includes writing the result. Of items that take less than 5 us a sample is timed.</p></div>',
     count_text(record.items) .. (record.items == 1 and " item" or " items"))
 end
 

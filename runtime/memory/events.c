@@ -7,7 +7,7 @@
 
 #include "base/os.h"
 
-enum { SHARE_OF_TIME = 20000, LONG_NS = 5000, OUTLIER_NS = 50 * 1000, OUTLIER_TIMES = 10, READ_TRIES = 100 };
+enum { SHARE_OF_TIME = 20000, LONG_NS = 5000, OUTLIER_NS = 50 * 1000, OUTLIER_TIMES = 10, READ_TRIES = 100, LEAST_BLOCK = 16, COST_SHARE = 100 };
 
 static struct events *begin_all(void *memory, uint32_t n, int64_t began_ns) {
   struct events *all = memory;
@@ -230,6 +230,12 @@ static void count_block(struct events *e, struct events_sampler *s, uint64_t cal
   }
 }
 
+/* How many quick items to time together, so that looking at the clock twice costs about a hundredth of their time. */
+static uint64_t block_for(const struct events_sampler *s) {
+  int64_t block = 2 * COST_SHARE * s->clock_ns / (s->sample_ns + 1);
+  return block < LEAST_BLOCK ? LEAST_BLOCK : block > EVENTS_BLOCK - 1 ? EVENTS_BLOCK - 1 : (uint64_t)block;
+}
+
 uint64_t events_look(struct events *e, struct events_sampler *s, uint64_t call, uint64_t next, int64_t excluded_ns) {
   int64_t now = os_now_ns(), ns = now - s->at_ns - (excluded_ns - s->excluded_ns) - (s->clock_ns - 1);
   uint64_t n = next - s->at, again;
@@ -242,7 +248,7 @@ uint64_t events_look(struct events *e, struct events_sampler *s, uint64_t call, 
     s->is_each = ns > LONG_NS;
     count(e, ns, 1);
     note_slow(e, ns, call, s->at, 1);
-    again = s->is_each ? 1 : EVENTS_BLOCK - 1;
+    again = s->is_each ? 1 : block_for(s);
   } else {
     again = 1;
   }

@@ -21,7 +21,7 @@ enum {
   EVENTS_BUCKETS = 8 * 46, /* up to 2^47 ns, 39 hours; each is an eighth of an octave */
   EVENTS_SLOWEST = 10,
   EVENTS_TEXT = 64,
-  EVENTS_BLOCK = 64,       /* of quick items, so many are timed together */
+  EVENTS_BLOCK = 1024,     /* of quick items, so many are timed together at most */
   EVENTS_GRAIN_NS = 50 * 1000
 };
 
