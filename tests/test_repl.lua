@@ -526,6 +526,20 @@ function TestReplHistory:test_it_cannot_be_kept()
   lu.assertEquals(select(2, text:gsub("history is not kept: /dev/null/luapool/history: ", "")), 1)
 end
 
+-- A lock that is never given back costs a second, once.
+function TestReplHistory:test_somebody_holds_the_lock()
+  if not os.execute("command -v flock > /dev/null 2>&1") then lu.skip("no flock here") end
+  assert(os.execute(("mkdir -p '%s/luapool'"):format(self.directory)))
+  local holder <close> = proc.spawn { args = { "flock", self:file(), "sh", "-c", "echo held; exec sleep 600" }, deadline = 900 }
+  lu.assertNotNil(holder:read_until("held", 30))
+  local s <close> = self:prompt()
+  s:enter("1")
+  s:wait("history is not kept: .*/luapool/history: ")
+  for i = 1, 5 do s:enter("x = " .. i) end
+  s:enter("x")
+  s:wait("\n5\n> $")
+end
+
 -- ---- commands and help ----
 
 TestReplCommands = class()

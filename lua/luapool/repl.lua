@@ -197,10 +197,12 @@ function Repl:remember(text)
   if text == "" or text == self.last then return end
   self.last = text
   self.host.add(text, HISTORY)
+  if self.has_no_file then return end
   local ok, reason = self.host.remember(encode(text))
-  if ok or self.has_complained then return end
-  self.has_complained = true
-  if self.host.history_path() then self:complain(("history is not kept: %s: %s"):format(self.host.history_path(), reason)) end
+  if ok then return end
+  self.has_no_file = true -- not tried again: somebody may hold the lock for ever
+  local path = self.host.history_path()
+  if path then self:complain(("history is not kept: %s: %s"):format(path, reason)) end
 end
 
 local function recall(self)
