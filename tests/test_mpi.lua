@@ -325,6 +325,12 @@ function TestSame.test_functions_with_what_they_need()
     show("upvalues", function() return p:map(function(x) return shared[1] + x end, 3) end)
     shared[1] = 10
     show("changed", function() return p:map(function(x) return shared[1] + x end, 3) end)
+    local large = {}
+    for i = 1, 20000 do large[i] = "string " .. i end
+    show("large", function() return p:map(function(i) return large[i] end, 300) end)
+    large[3] = "changed"
+    show("large again", function() return p:map(function(i) return large[i] end, 300) end)
+    show("large, seed", function() return p:map(function(i) return large[i] .. math.random(1000) end, 30) end)
     show("print", function() return p:map(function(x) print("line " .. x) return x end, 1) end)
   ]])
 end

@@ -7,6 +7,7 @@ local node = {}
 local wire
 
 local MODULE_LOOK <const> = 0.01   -- seconds between looks whether a worker wants a module, while any works
+local LARGE <const> = 32 << 10      -- bytes of a function that is not sent to workers for each batch
 local BUSY_SLICE <const> = 0.002   -- several pools at work are looked at in turn
 local MODULE_SECONDS <const> = 60  -- a worker waits so long for a module
 
@@ -102,16 +103,41 @@ end
 -- ---- what the script sends ----
 
 -- One line of a task: to the script, with the batch that its item is of.
-local function teller(number)
+local function teller(number, pool)
   return function(text, info)
-    local pool = pools[number]
-    local batch = pool and pool.by_local[info.call]
+    local batch = pool.by_local[info.call]
     info.batch, info.call = batch and batch.number, nil
     say("O", batch and batch.call.number or 0, 0, nil, number, text, info)
   end
 end
 
 local receivers = {}
+
+-- `output` is that of this pool's own lines.
+local function open_pool(number, options)
+  local pool = { number = number, options = options, by_local = {}, n_batches = 0 }
+  local own = setmetatable({ output = options.discards_output and "discard" or teller(number, pool) }, { __index = options })
+  pool.handle = core.open(own)
+  pool.handle:wake(wire:fd())
+  return pool
+end
+
+-- A function that is large, with what it needs, has workers of its own: they inherit it, and each batch then names it.
+local sent = {}
+local function open_own(call)
+  package.loaded["luapool.sent"] = sent
+  sent["f" .. call.number] = call.fn
+  call.pool = open_pool(call.pool.number, call.pool.options)
+  pools["call " .. call.number] = call.pool
+end
+
+local function close_own(call)
+  local key = "call " .. call.number
+  local pool = pools[key]
+  if not pool then return end
+  pools[key], sent["f" .. call.number] = nil, nil
+  if not pcall(pool.handle.close, pool.handle) then pcall(pool.handle.terminate, pool.handle) end
+end
 
 function receivers.P(number, _, bytes)
   local ok, options = wire:read(bytes, nil, true)
@@ -120,10 +146,7 @@ function receivers.P(number, _, bytes)
     return
   end
   options.workers = options.workers or node.cpus
-  options.output = options.discards_output and "discard" or teller(number)
-  local handle = core.open(options)
-  handle:wake(wire:fd())
-  pools[number] = { handle = handle, number = number, options = options, by_local = {}, n_batches = 0 }
+  pools[number] = open_pool(number, options)
 end
 
 local function refuse(number, message)
@@ -141,6 +164,8 @@ function receivers.F(number, pool_number, bytes)
     call.named = type(inner) == "function" and inner or nil
   end
   options.collect = true
+  call.owner = pool
+  if #bytes > LARGE and type(package) == "table" then open_own(call) end
   calls[number] = call
 end
 
@@ -239,6 +264,7 @@ function receivers.E(number)
   local call = calls[number]
   if not call then return end
   stop_call(call)
+  close_own(call)
   calls[number] = nil
 end
 
@@ -246,8 +272,9 @@ local function end_pool(number, how)
   local pool = pools[number]
   if not pool then return end
   for _, call in pairs(calls) do
-    if call.pool == pool then
+    if call.owner == pool then
       stop_call(call)
+      close_own(call)
       calls[call.number] = nil
     end
   end
@@ -269,8 +296,7 @@ function receivers.Z(number, _, bytes)
   if pool.handle:resize(n) then return end
   if pool.n_batches > 0 then return end -- more than it was made for: stays as it is until the pool is made anew
   pool.handle:close()
-  pool.handle = core.open(pool.options)
-  pool.handle:wake(wire:fd())
+  pools[number] = open_pool(number, pool.options)
 end
 
 function receivers.Q(number, _, bytes)
@@ -436,6 +462,10 @@ function node.serve(share)
   if file then file:close() end
   say("H", 0, 0, nil, { version = core.version, build = core.build(), host = host, cpus = node.cpus, pid = core.pid() })
   while step() do end
+  for _, call in pairs(calls) do
+    stop_call(call)
+    close_own(call)
+  end
   for number in pairs(pools) do end_pool(number, "terminate") end
 end
 
