@@ -127,6 +127,7 @@ local PROBE = [[
     return pipe:read "n"
   end
   local pool = require "luapool"
+  collectgarbage() -- (files of the program that nobody closed)
   local fds, threads = count "fd", count "task"
   local sum = 0
   for _, start in ipairs { "auto", "server" } do
@@ -157,5 +158,120 @@ function TestOthers.test_gnuplot()
   with_file(PROBE .. ' io.stderr:write(words, "\\n") function term.options() end', function(path)
     local _, out, err = run { "gnuplot", "-e", ('set term lua "%s"'):format(path) }
     lu.assertStrContains(out .. err, EXPECTED)
+  end)
+end
+
+-- ---- servers: a folder with their files, of which OUT is what the probe said ----
+
+local function with_folder(files, fn)
+  local folder = os.tmpname()
+  os.remove(folder)
+  assert(os.execute("mkdir -p " .. folder .. "/modules " .. folder .. "/run"))
+  local _ <close> = setmetatable({}, { __close = function() os.execute("rm -r " .. folder) end })
+  files["probe.lua"] = PROBE .. " return words"
+  for name, text in pairs(files) do
+    local file = assert(io.open(folder .. "/" .. name, "w"))
+    file:write((text:gsub("FOLDER", folder)))
+    file:close()
+  end
+  return fn(folder)
+end
+
+local SAY = [[
+  local ok, words = pcall(dofile, "FOLDER/probe.lua")
+  local file = io.open("FOLDER/out.new", "w")
+  file:write(tostring(words))
+  file:close()
+  os.rename("FOLDER/out.new", "FOLDER/out")
+]]
+
+-- Run the server until the probe has spoken (`poke` makes it), then end it.
+local function ask_server(folder, args, poke)
+  local server <close> = proc.spawn { args = args, env = environment(), stderr = "stdout" }
+  local function answer()
+    local file = io.open(folder .. "/out")
+    if not file then return nil end
+    local text = file:read "a"
+    file:close()
+    return text
+  end
+  if poke then proc.wait_until(poke, 20) end
+  local text = proc.wait_until(answer, 20)
+  server:kill("TERM")
+  local status, out = server:wait(20)
+  lu.assertTrue(status ~= nil, "it does not end")
+  lu.assertEquals(text, EXPECTED, out)
+  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(server.mark) == 0 end, 5), "processes are left")
+end
+
+local function is_root()
+  local pipe <close> = io.popen "id -u"
+  return pipe:read "n" == 0
+end
+
+function TestOthers.test_dnsmasq()
+  need "dnsmasq"
+  if not is_root() then lu.skip "needs root" end
+  with_folder({ ["dhcp.lua"] = "function init()" .. SAY .. "end function lease() end function shutdown() end" }, function(folder)
+    ask_server(folder, { "dnsmasq", "-d", "-C", "/dev/null", "-p", "0", "--interface=lo", "--bind-interfaces", "--user=root",
+      "--dhcp-range=127.0.0.50,127.0.0.60", "--dhcp-luascript=" .. folder .. "/dhcp.lua", "--dhcp-leasefile=" .. folder .. "/leases" })
+  end)
+end
+
+function TestOthers.test_prosody()
+  need "prosody"
+  if not is_root() then lu.skip "needs root" end
+  local ports = ""
+  for _, name in ipairs { "c2s", "s2s", "component", "legacy_ssl", "c2s_direct_tls", "s2s_direct_tls", "http", "https" } do
+    ports = ports .. name .. "_ports = {}\n"
+  end
+  with_folder({
+    ["modules/mod_luapooltest.lua"] = ("module:hook_global('server-started', function() %s end)"):format(SAY),
+    ["p.cfg.lua"] = [[run_as_root = true
+      plugin_paths = { "FOLDER/modules" }
+      data_path = "FOLDER/run"
+      modules_enabled = { "luapooltest" }
+      modules_disabled = { "s2s", "c2s", "offline", "tls" }
+      pidfile = "FOLDER/run/pid"
+      log = { warn = "*console" }
+    ]] .. ports .. 'VirtualHost "localhost"\n',
+  }, function(folder) ask_server(folder, { "prosody", "--config", folder .. "/p.cfg.lua", "-F" }) end)
+end
+
+-- (its states have an allocator of its own)
+function TestOthers.test_dovecot()
+  need "dovecot"
+  need "doveadm"
+  if not is_root() then lu.skip "needs root" end
+  with_folder({
+    ["auth.lua"] = "function auth_password_verify()" .. SAY .. [[ return dovecot.auth.PASSDB_RESULT_OK, {} end
+      function script_init() return 0 end function script_deinit() end]],
+    ["d.conf"] = [[
+base_dir = FOLDER/run
+state_dir = FOLDER/run
+log_path = FOLDER/log
+protocols =
+listen = 127.0.0.1
+ssl = no
+default_internal_user = root
+default_login_user = root
+default_internal_group = root
+first_valid_uid = 0
+import_environment = LUA_CPATH LUAPOOL_HELPER TZ
+service auth {
+  user = root
+  chroot =
+}
+service anvil {
+  chroot =
+}
+passdb {
+  driver = lua
+  args = file=FOLDER/auth.lua blocking=no
+}
+]] }, function(folder)
+    ask_server(folder, { "dovecot", "-F", "-c", folder .. "/d.conf" }, function()
+      return (os.execute(("timeout 10 doveadm -c '%s/d.conf' auth test bob bob > /dev/null 2>&1"):format(folder)))
+    end)
   end)
 end
