@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include "base/fault.h"
@@ -65,10 +66,16 @@ static int take_message(struct server *s) {
   return 0;
 }
 
-/* The helper is gone, or mad: its workers will go, too, and nobody will say how. */
+/*
+ * The helper is gone, or mad: its workers go, too, and nobody will say how. Where no signal tells them of their parent's death, an end of
+ * file on their lifeline does.
+ */
 static void lose(struct server *s) {
   s->witness.fd = -1;
-  for (size_t i = 0; i < s->n_workers; i++) s->workers[i]->witness = &s->lost;
+  for (size_t i = 0; i < s->n_workers; i++) {
+    s->workers[i]->witness = &s->lost;
+    if (s->workers[i]->lifeline >= 0) (void)shutdown(s->workers[i]->lifeline, SHUT_WR);
+  }
   s->n_workers = 0;
 }
 
