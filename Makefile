@@ -175,7 +175,7 @@ demo: ## install what is missing, build, run the main job on real input
 
 test: ## install what is missing, build, run every test (TESTS="codec -p pattern": some)
 	@sh scripts/install-dependencies test
-	@$(MAKE) --no-print-directory run-tests
+	@$(MAKE) --no-print-directory -j$(JOBS) run-tests
 
 rig: ## many machines, as three hosts in network namespaces (needs ip, unshare, Open MPI; as root, or where namespaces are allowed)
 	@MPI_RIG=1 $(MAKE) --no-print-directory TESTS="mpi -p Rig" run-tests
@@ -205,19 +205,19 @@ abi: ## the Lua tests for musl, 32 bits and big-endian (LUA_SOURCE names a folde
 
 asan: ## every test under AddressSanitizer and UndefinedBehaviorSanitizer
 	@ASAN_OPTIONS=$$ASAN_OPTIONS:verify_asan_link_order=0:allocator_may_return_null=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=4 \
-	  $(MAKE) --no-print-directory BUILD=$(BUILD)/asan SANITIZE=address,undefined OPTIMIZE="-O1 -g" run-tests
+	  $(MAKE) --no-print-directory -j$(JOBS) BUILD=$(BUILD)/asan SANITIZE=address,undefined OPTIMIZE="-O1 -g" run-tests
 
 ubsan: ## every test under UndefinedBehaviorSanitizer
 	@UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 POOLTEST_SLOWNESS=2 \
-	  $(MAKE) --no-print-directory BUILD=$(BUILD)/ubsan SANITIZE=undefined OPTIMIZE="-O1 -g" run-tests
+	  $(MAKE) --no-print-directory -j$(JOBS) BUILD=$(BUILD)/ubsan SANITIZE=undefined OPTIMIZE="-O1 -g" run-tests
 
 tsan: ## the tests that have threads under ThreadSanitizer
 	@TSAN_OPTIONS=halt_on_error=1:allocator_may_return_null=1 POOLTEST_SLOWNESS=8 \
-	  $(MAKE) --no-print-directory BUILD=$(BUILD)/tsan SANITIZE=thread OPTIMIZE="-O1 -g" TESTS="$(TSAN_TESTS)" run-tests
+	  $(MAKE) --no-print-directory -j$(JOBS) BUILD=$(BUILD)/tsan SANITIZE=thread OPTIMIZE="-O1 -g" TESTS="$(TSAN_TESTS)" run-tests
 
 valgrind: ## the unit tests and the heart of the suite under valgrind
 	@POOLTEST_SLOWNESS=30 FILE_SECONDS=30 WRAPPER="valgrind -q --error-exitcode=99 --leak-check=full --errors-for-leak-kinds=definite" \
-	  CPPFLAGS=-DLUAPOOL_MALLOC $(MAKE) --no-print-directory BUILD=$(BUILD)/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
+	  CPPFLAGS=-DLUAPOOL_MALLOC $(MAKE) --no-print-directory -j$(JOBS) BUILD=$(BUILD)/valgrind OPTIMIZE="-O1 -g" TESTS="$(VALGRIND_TESTS)" run-tests
 
 # ---- installing and packing ------------------------------------------------------------------------
 # From, to, mode. `make install DESTDIR=... PREFIX=...`; each directory can be set by itself.
