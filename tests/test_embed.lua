@@ -31,7 +31,7 @@ end
 TestApi = {}
 
 for_all(TestApi, "run", function(start)
-  expect("0.1.0 1 0\n338350\n1 task 1 2\n0 3\n1 a pool has no method 'nonsense'\n55\n0\n", "engine", { "run", start })
+  expect("0.1.0 1 0\n338350\n1 task 2 2\n0 3\n1 a pool has no method 'nonsense'\n55\n0\n", "engine", { "run", start })
 end)
 
 function TestApi.test_options()
@@ -123,7 +123,7 @@ end
 
 -- One C file of all.
 function TestLibraries.test_amalgamation()
-  expect("0.1.0 1 0\n338350\n1 task 1 2\n0 3\n1 a pool has no method 'nonsense'\n55\n0\n", "amalgamated", { "run", "server" })
+  expect("0.1.0 1 0\n338350\n1 task 2 2\n0 3\n1 a pool has no method 'nonsense'\n55\n0\n", "amalgamated", { "run", "server" })
   expect("3.5\n", "amalgamated", { "own", "server" }, { LUAPOOL_HELPER = false })
 end
 

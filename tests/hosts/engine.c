@@ -65,7 +65,7 @@ static void word_run(void) {
   int top = lua_gettop(L), status;
   printf("%s %d %d\n", luapool_version(), luapool_version_number() == LUAPOOL_VERSION_NUMBER, strcmp(luapool_version(), LUAPOOL_VERSION));
   printf("%g\n", sum_of(L, p, "local x = ... return x * x", 100));
-  load(L, "error('task ' .. ..., 0)");
+  load(L, "local x = ... if x == 2 then error('task ' .. x, 0) end");
   lua_pushinteger(L, 3);
   status = luapool_run(L, p, "map", 2, LUA_MULTRET);
   lua_getfield(L, -1, "message");
