@@ -246,7 +246,7 @@ int server_start(struct server *s, struct process *p, const void *order, size_t 
   if (status == 0) status = process_socket_pair(lifeline);
   if (status < 0) return status;
   all[0] = lifeline[1];
-  memcpy(all + 1, fds, n_fds * sizeof *fds);
+  if (n_fds) memcpy(all + 1, fds, n_fds * sizeof *fds);
   FAULT_POINT("before_fork");
   do status = wire_send(s->witness.fd, START, order, length, all, n_fds + 1, until_ns);
   while (status == -EINTR);
