@@ -169,6 +169,7 @@ static void test_a_fork_copies_it(void **state) {
     memset(block, 2, 40);
     memset(other, 3, 40);
     allocator_lua(a, block, 40, 0);
+    allocator_lua(a, other, 40, 0);
     allocator_close(a);
     _exit(is_fine ? 0 : 1);
   }
