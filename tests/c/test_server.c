@@ -257,10 +257,12 @@ static void test_refusals(void **state) {
   wrong.length = 1;
   assert_int_equal(server_open(&s, &wrong), -EPROTO);
   assert_non_null(strstr(s.complaint, "wants 'ok', got 1 bytes"));
+#ifndef LUAPOOL_MALLOC /* (the build for valgrind, whose vfork does not tell the parent that the exec failed) */
   wrong = options;
   wrong.path = "/nowhere/at/all";
   assert_int_equal(server_open(&s, &wrong), -ENOENT);
   assert_non_null(strstr(s.complaint, "/nowhere/at/all"));
+#endif
   assert_int_equal(server_open(&s, &options), 0);
   assert_int_equal(server_start(&s, &p, "two", 3, NULL, 0, NULL, long_ns()), -EBADMSG); /* the helper goes on */
   start(&s, &p, 'e');
