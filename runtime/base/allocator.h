@@ -7,7 +7,7 @@
  * that is empty serves another size, or goes back to the system.
  * A table of a million elements lies in one large block. In pages of its own it can ask for huge ones (a fault for 2 MiB instead of
  * 512), grows by moving page tables instead of bytes, and leaves no freed pages in the heap that every fork would have to share and copy
- * again.
+ * again. The latest that were freed, at most 16 MiB, wait for others of about their size.
  * Built for a sanitizer, or with LUAPOOL_MALLOC, small blocks are malloc's, so that every mistake with one is seen.
  * Fork: plain private memory.  Threads: one at a time for each allocator, as for its Lua state.  Signals: not from a handler.
  * Never blocks or raises.

@@ -1,5 +1,5 @@
 /*
- * process/interrupt -- the only sigaction of the house, and the one sticky flag that is the truth about interrupts.
+ * process/interrupt -- the only sigaction below command/, and the one sticky flag that is the truth about interrupts.
  *
  * Room: process.  Owns: the dispositions it changed, one wake-up bell.  Process-wide by nature (signals are); one Lua
  * thread at a time is its owner.
