@@ -122,9 +122,12 @@ TestOthers = {}
 local PROBE = [[
   local stat <close> = io.open "/proc/self/stat"
   local pid = stat:read "n"
-  local function count(what)
-    local pipe <close> = io.popen(("ls /proc/%d/%s | wc -l"):format(pid, what))
-    return pipe:read "n"
+  local function count(what) -- (not by popen, whose end for the child may still be open in the host while the child counts)
+    local path = os.tmpname()
+    os.execute(("ls /proc/%d/%s | wc -l > %s"):format(pid, what, path))
+    local file <close> = io.open(path)
+    os.remove(path)
+    return file:read "n"
   end
   local pool = require "luapool"
   collectgarbage() -- (files of the program that nobody closed)
