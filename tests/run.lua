@@ -21,6 +21,9 @@ local GLANCE = 0.02 -- seconds for each running file in its turn
 -- What leaves names in /dev/shm for a while is not run beside others, whose guard would see them.
 local ALONE = { ["tests/test_mpi.lua"] = true }
 
+-- The longest begin first, so that none of them is alone at the end.
+local FIRST = { "tests/test_stream.lua", "tests/test_signals.lua", "tests/c/test_pool.c" }
+
 -- The promises of pools hold for all workers, not only for copies of the program.
 local AGAIN = { server = { "pool", "crash", "functions", "stream", "future" }, spawn = { "pool", "functions", "trace" } }
 
@@ -248,15 +251,22 @@ local function run_all(runs, jobs)
   until #running == 0 and begun == #runs
 end
 
--- Every test_*.lua of tests/ and test_*.c of tests/c, by name; no list is kept by hand.
+-- Every test_*.lua of tests/ and test_*.c of tests/c: the longest, then all others by name; no list of them is kept by hand.
 local function discover()
-  local files = {}
+  local files, is_listed = {}, {}
+  local function add(file)
+    if not is_listed[file] then files[#files + 1] = file end
+    is_listed[file] = true
+  end
+  for _, file in ipairs(FIRST) do
+    if is_file(file) then add(file) end
+  end
   for _, place in ipairs { "tests/c", "tests" } do
     local names = proc.list(place) or {}
     table.sort(names)
     for _, name in ipairs(names) do
       if name:match("^test_.*%.lua$") and place == "tests" or name:match("^test_.*%.c$") and place == "tests/c" then
-        files[#files + 1] = place .. "/" .. name
+        add(place .. "/" .. name)
       end
     end
   end

@@ -534,13 +534,13 @@ for _, verb in ipairs { "map", "each", "starmap", "filter", "find", "any", "all"
       local function source() return verb == "starmap" and { 1 } or 1 end
       local e
       if verb == "reduce" then
-        e = fails(call, verb, function(a) spin(0.005) return a end, source, 0, { deadline = 0.2 })
+        e = fails(call, verb, function(a) spin(0.005) return a end, source, 0, { deadline = 0.1 })
       else
-        e = fails(call, verb, slow, source, { deadline = 0.2 })
+        e = fails(call, verb, slow, source, { deadline = 0.1 })
       end
       lu.assertEquals(e.kind, "timeout")
-      lu.assertStrContains(e.message, "the call took longer than 0.2 s (deadline)")
-      lu.assertTrue(proc.now() - began >= 0.2)
+      lu.assertStrContains(e.message, "the call took longer than 0.1 s (deadline)")
+      lu.assertTrue(proc.now() - began >= 0.1)
       if p and way.workers > 0 then is_usable(p) end
     end)
   end
