@@ -196,8 +196,8 @@ bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other
 	@BUILD=$(BUILD) $(BUILD)/luapool tests/bench/run.lua $(BENCH)
 
 # Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.
-portable: ## every test with the paths for systems without pidfd, eventfd, memfd and prctl
-	@CPPFLAGS="-DLUAPOOL_NO_PIDFD -DLUAPOOL_NO_EVENTFD -DLUAPOOL_NO_MEMFD -DLUAPOOL_NO_PRCTL -DLUAPOOL_NO_FUTEX" \
+portable: ## every test with the paths for systems without pidfd, eventfd, memfd, futex, prctl and close_range
+	@CPPFLAGS="-DLUAPOOL_NO_PIDFD -DLUAPOOL_NO_EVENTFD -DLUAPOOL_NO_MEMFD -DLUAPOOL_NO_PRCTL -DLUAPOOL_NO_FUTEX -DLUAPOOL_NO_CLOSE_RANGE" \
 	  $(MAKE) --no-print-directory BUILD=$(BUILD)/portable JOBS=1 run-tests
 
 abi: ## the Lua tests for musl, 32 bits and big-endian (LUA_SOURCE names a folder with Lua's sources)

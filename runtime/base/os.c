@@ -133,11 +133,43 @@ void os_close_others(const int *keep, size_t n) {
     if (keep[i] > highest) highest = keep[i];
   for (fd = STDERR_FILENO + 1; fd < highest; fd++)
     if (!is_kept(fd, keep, n)) close(fd);
-#if defined(__linux__) && defined(SYS_close_range)
+#if defined(SYS_close_range) && !defined(LUAPOOL_NO_CLOSE_RANGE)
   if (syscall(SYS_close_range, (unsigned)highest + 1, ~0u, 0) == 0) return;
 #endif
   if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < 1 << 20) last = (long)limit.rlim_cur;
   for (fd = highest + 1; fd < last; fd++) close(fd);
+}
+
+void os_fd_set_add(struct os_fd_set *set, int fd) {
+  if ((unsigned)fd < OS_FD_SET_SIZE) set->words[fd / 64] |= UINT64_C(1) << (fd % 64);
+  else close(fd);
+}
+
+static int is_in_set(const struct os_fd_set *set, int fd) {
+  return fd < OS_FD_SET_SIZE && (set->words[fd / 64] >> (fd % 64) & 1);
+}
+
+/* The last descriptor of the run that begins with fd. */
+static int end_of_run(const struct os_fd_set *set, int fd) {
+  while (is_in_set(set, fd + 1)) fd++;
+  return fd;
+}
+
+void os_close_set(const struct os_fd_set *set) {
+  int fd, last;
+  for (fd = 0; fd < OS_FD_SET_SIZE; fd = last + 1) {
+    last = fd;
+    if (set->words[fd / 64] == 0) {
+      last = fd | 63;
+      continue;
+    }
+    if (!is_in_set(set, fd)) continue;
+    last = end_of_run(set, fd);
+#if defined(SYS_close_range) && !defined(LUAPOOL_NO_CLOSE_RANGE)
+    if (last > fd && syscall(SYS_close_range, (unsigned)fd, (unsigned)last, 0) == 0) continue;
+#endif
+    for (int i = fd; i <= last; i++) close(i);
+  }
 }
 
 void os_close(int *fd) {

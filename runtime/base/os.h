@@ -7,7 +7,7 @@
  * Fork: stateless.  Signals: only what says so.  Nothing here knows Lua, prints or exits.
  *
  * Build options that force the portable paths (each must pass the whole test suite):
- * LUAPOOL_NO_PIDFD, LUAPOOL_NO_EVENTFD, LUAPOOL_NO_MEMFD, LUAPOOL_NO_PRCTL (and LUAPOOL_NO_FUTEX: base/share).
+ * LUAPOOL_NO_PIDFD, LUAPOOL_NO_EVENTFD, LUAPOOL_NO_MEMFD, LUAPOOL_NO_PRCTL, LUAPOOL_NO_CLOSE_RANGE (and LUAPOOL_NO_FUTEX: base/share).
  * With LUAPOOL_FAULTS, LUAPOOL_FAIL="name#k:ERRNO[,...]" makes the k-th call of os function `name` fail
  * (k = 0: every call); names: fork, mmap, memfd, truncate, bell, socketpair, pipe, poll, pidfd, open, write, read, malloc, random, lock,
  * sync.
@@ -132,6 +132,18 @@ int os_poll(struct pollfd *fds, size_t count, int64_t timeout_ns);
  * what started it.
  */
 void os_close_others(const int *keep, size_t n);
+
+/* Descriptors that are to be closed together; zeroed it is empty. */
+enum { OS_FD_SET_SIZE = 4096 };
+struct os_fd_set {
+  uint64_t words[OS_FD_SET_SIZE / 64];
+};
+
+/* os_fd_set_add -- one more; what is beyond the set's size is closed at once. */
+void os_fd_set_add(struct os_fd_set *set, int fd);
+
+/* os_close_set -- close them all, neighbours with one system call. Async-signal-safe, allocates nothing. */
+void os_close_set(const struct os_fd_set *set);
 
 /* os_close -- close *fd if it is not -1 and set it to -1; keeps errno; idempotent. */
 void os_close(int *fd);

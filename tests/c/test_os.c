@@ -126,6 +126,25 @@ static void test_close_keeps_errno_and_is_idempotent(void **state) {
   assert_int_equal(fcntl(same, F_GETFD), -1);
 }
 
+/* Runs, single ones, the words' edges, and one beyond the set; what is not in the set stays open. */
+static void close_a_set(void) {
+  static const int numbers[] = {60, 61, 62, 63, 64, 65, 70, 127, 128, 200, 201};
+  enum { N = sizeof numbers / sizeof *numbers };
+  struct os_fd_set set;
+  memset(&set, 0, sizeof set);
+  for (int i = 0; i < N; i++) CHECK(dup2(2, numbers[i]) == numbers[i]);
+  for (int i = 0; i < N; i++)
+    if (numbers[i] != 62 && numbers[i] != 128) os_fd_set_add(&set, numbers[i]);
+  os_fd_set_add(&set, OS_FD_SET_SIZE + 5); /* (not open: that is no mistake) */
+  os_close_set(&set);
+  for (int i = 0; i < N; i++) CHECK((fcntl(numbers[i], F_GETFD) >= 0) == (numbers[i] == 62 || numbers[i] == 128));
+}
+
+static void test_a_set_is_closed_and_nothing_else(void **state) {
+  (void)state;
+  run_well(close_a_set);
+}
+
 static void test_read_text_cuts_and_ends(void **state) {
   char text[8];
   (void)state;
@@ -1044,6 +1063,7 @@ int main(void) {
   const struct CMUnitTest tests[] = {
     CASE(test_open_gives_cloexec_or_errno),
     CASE(test_close_keeps_errno_and_is_idempotent),
+    CASE(test_a_set_is_closed_and_nothing_else),
     CASE(test_read_text_cuts_and_ends),
     CASE(test_read_and_write_survive_signals),
     CASE(test_read_and_write_name_the_error),
