@@ -77,8 +77,9 @@ $(BUILD)/libluapool.a: $(LIB_OBJ)
 	@rm -f $@
 	$(QUIET)$(AR) rcs $@ $^
 
-# C modules (lpeg, cjson, lfs, socket) find Lua's symbols in the command itself: -Wl,-E.
-LINK_COMMAND = $(QUIET) $(CC) $(LDFLAGS) -Wl,-E -o $@ $^ $(LUA_LINK) -lm -ldl
+# C modules (lpeg, cjson, lfs, socket) find Lua's symbols in the command itself: -Wl,-E. What it takes from libc is looked up once, at its
+# start, and not again in each worker: -z now.
+LINK_COMMAND = $(QUIET) $(CC) $(LDFLAGS) -Wl,-E -Wl,-z,now -o $@ $^ $(LUA_LINK) -lm -ldl
 $(BUILD)/luapool: $(CMD_OBJ) $(LIB_OBJ)
 	$(LINK_COMMAND)
 

@@ -317,18 +317,39 @@ static void renew_stdio(void) {
   setvbuf(stdout, buffer, _IOLBF, sizeof buffer);
 }
 
-/* When memory ends, the kernel shall take a worker (its item is lost, with a clear error) and not the host. Raising needs no right. */
-static void offer_to_oom_killer(void) {
+/* What the children of process `parent` write as their score. Read once, by the parent: each child would fault in all of stdio for it. */
+static struct {
+  pid_t parent;
+  int length;
+  char text[16];
+} oom_score;
+
+static void learn_oom_score(pid_t parent) {
 #ifdef __linux__
   char text[16];
-  int fd, score, length;
+  int score;
+  if (oom_score.parent == parent) return;
+  oom_score.parent = parent;
+  oom_score.length = 0;
   if (os_read_text("/proc/self/oom_score_adj", text, sizeof text) < 0) return;
   score = atoi(text) + OOM_SCORE_STEP;
-  length = snprintf(text, sizeof text, "%d", score > 1000 ? 1000 : score);
-  fd = os_open("/proc/self/oom_score_adj", O_WRONLY);
+  oom_score.length = snprintf(oom_score.text, sizeof oom_score.text, "%d", score > 1000 ? 1000 : score);
+#else
+  (void)parent;
+#endif
+}
+
+/* When memory ends, the kernel shall take a worker (its item is lost, with a clear error) and not the host. Raising needs no right. */
+static void offer_to_oom_killer(pid_t parent) {
+#ifdef __linux__
+  int fd;
+  learn_oom_score(parent); /* a helper's worker was not forked by this program: its own score is its parent's */
+  fd = oom_score.length > 0 ? os_open("/proc/self/oom_score_adj", O_WRONLY) : -1;
   if (fd < 0) return;
-  (void)os_write(fd, text, (size_t)length);
+  (void)os_write(fd, oom_score.text, (size_t)oom_score.length);
   os_close(&fd);
+#else
+  (void)parent;
 #endif
 }
 
@@ -351,7 +372,7 @@ static void become_child(const struct process_child *child, pid_t host, int life
   replace_output(child->output);
   renew_stdio();
   if (guard_exit() != 0) _exit(SETUP_FAILED_STATUS);
-  offer_to_oom_killer();
+  offer_to_oom_killer(host);
   FAULT_POINT("child_ready");
   /* Not the mask of the thread that forked: it may block anything. */
   sigemptyset(&nothing);
@@ -407,6 +428,7 @@ static int fork_locked(struct process *p, const struct process_child *child) {
   if (status == 0 && !child->has_lifeline) status = registered_pair(os_socket_pair, lifeline);
   if (status < 0) return status;
   if (child->command) atomic_store(child->command, PROCESS_STARTING);
+  learn_oom_score(host);
   pid = try_fork();
   if (pid == 0) {
     become_child(child, host, lifeline, is_from_main_thread);
