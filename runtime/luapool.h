@@ -18,7 +18,7 @@
  * What it does to your program: nothing. It never exits, aborts, prints, changes a signal disposition, the directory, the locale or the
  * environment, reaps no child but its own and bears it when somebody else reaps these. With threads, or start = "server", workers are clean
  * processes that a helper forks: none of your threads, locks, descriptors, memory or allocator is in them. With start = "fork" they are
- * copies of your program as it is, with all that it has not marked close-on-exec.
+ * copies of your program as it is, or as it was at luapool_init_early, with all that it has or had open.
  *
  * All functions return LUAPOOL_OK or another of the codes below, unless they say otherwise. None of them raises a Lua error, and none
  * may be called from a signal handler, but luapool_interrupt. `L` is the state of the pool, or a coroutine of it. A handle belongs to
@@ -104,6 +104,21 @@ LUAPOOL_API int luapool_worker_main(int argc, char **argv, const luapool_worker_
  * is_interrupt knows it); its tasks are cancelled. Async-signal-safe: call it from your handler of SIGINT.
  */
 LUAPOOL_API void luapool_interrupt(void);
+
+/*
+ * luapool_init_early -- for a program that will have threads, and bindings of its own that tasks need: call it in main(), when the state is
+ * furnished, before any thread is started (and after the program has become a daemon, if it does). A copy of the process as it is now is
+ * forked, and waits. From then on start = "fork" and "auto" mean: workers are forked from that copy, whatever threads there are by then,
+ * and in a time that does not depend on what the program has grown to. A task finds there what there was: modules, C functions, userdata,
+ * the memory behind them; a script's functions and data are sent as they are at the call, and C functions and userdata in them (which could
+ * be reached from the state's globals, modules or registry at the early start) stand for their copies. What came later and cannot be sent
+ * is an error that names it. The copy costs the pages that the program changes afterwards.
+ * Once per state; again it does nothing while the copy lives. Each state has a copy of its own. LUAPOOL_ERROR: the process has threads
+ * already, or cannot fork; the error was pushed, and all is as before. The copy ends with the state (lua_close) or the process, however
+ * that ends; should somebody kill it, "auto" means a server again, and "fork" is refused while there are threads. Waits for nothing; calls
+ * the handlers of pthread_atfork; takes time in proportion to the objects of the state (a millisecond for some thousands).
+ */
+LUAPOOL_API int luapool_init_early(lua_State *L);
 
 /* ---- pools ---- */
 

@@ -58,6 +58,48 @@ end)
 
 for_all(TestApi, "log", function(start) expect("log: on_exit failed: on the way out\n0\n", "engine", { "log", start }) end)
 
+-- ---- early start ----
+
+TestEarly = {}
+
+-- What was there at the early start is there in tasks, as it was; what is sent is as it is now.
+function TestEarly.test_workers_of_a_program_with_threads()
+  local expected = {
+    "0 0",
+    "1 it is too late for an early start: this process has 4 threads",
+    "early",
+    "5100",
+    "490",
+    "142",
+    '1 cannot send upvalue \'newcomer\' of function <[string "local newcomer = new_unit(1) return function(..."]:1>: ' ..
+      "userdata (engine.unit)",
+    "crash 5",
+    "55 55",
+    "0",
+    "1 0",
+  }
+  for _, start in ipairs { "fork", "auto" } do expect(table.concat(expected, "\n") .. "\n", "engine", { "early", start }) end
+end
+
+function TestEarly.test_many_states_in_many_threads() expect("5050\n5050\n5050\n1\n", "engine", { "early_states", "fork" }) end
+
+-- `host` looks for what is left.
+function TestEarly.test_a_program_that_is_killed()
+  local out, err, exit = host("engine", { "early_killed", "fork" })
+  lu.assertEquals({ out, err, exit }, { "working\n", "", "SIGKILL" })
+end
+
+function TestEarly.test_a_copy_that_is_killed()
+  expect([[
+55
+1 cannot start workers: the early copy of this program, from which they are forked, is gone
+1 cannot fork workers: this process has 4 threads, and a copy of it would have one (use start = "server")
+server
+55
+1
+]], "engine", { "early_lost", "fork" })
+end
+
 -- ---- good guests ----
 
 TestGuests = {}

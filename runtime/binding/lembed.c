@@ -1,7 +1,7 @@
 /*
  * binding/lembed -- luapool.h for C programs: pools and futures as handles, and every call of theirs protected.
  *
- * Room: binding (may include binding/lcall.h, binding/lerror.h, binding/lluapool.h and binding/lpool.h).
+ * Room: binding (may include binding/lcall.h, binding/learly.h, binding/lerror.h, binding/lluapool.h and binding/lpool.h).
  * Owns: nothing. A handle is a userdata that the registry keeps under its own address, with the object of the module as its user value:
  * it goes with the state at the latest.
  * Each function prepares a record on the C stack and runs its body under lua_pcall, in a run scope: so an interrupt is an error in it.
@@ -13,6 +13,7 @@
 
 #include "base/os.h"
 #include "binding/lcall.h"
+#include "binding/learly.h"
 #include "binding/lerror.h"
 #include "binding/lluapool.h"
 #include "binding/lpool.h"
@@ -195,6 +196,19 @@ int luapool_open(lua_State *L, const luapool_options *options, luapool **out) {
   if (status == LUAPOOL_NOMEM) lua_pop(L, 1);
   if (status == LUAPOOL_OK) *out = request.pool;
   return status;
+}
+
+/* (request): the module is opened first, so that the copy has it. */
+static int early_body(lua_State *L) {
+  luaL_requiref(L, "luapool", luaopen_luapool, 0);
+  lua_pop(L, 1);
+  learly_start(L);
+  return 0;
+}
+
+int luapool_init_early(lua_State *L) {
+  struct request request = {.budget_us = 0};
+  return run(L, early_body, &request, 0, 0);
 }
 
 static int push_body(lua_State *L) {

@@ -1,4 +1,5 @@
-/* binding/lpool -- see lpool.h (may include binding/lcall.h, binding/lerror.h, binding/lhelper.h and binding/ltrace.h). */
+/* binding/lpool -- see lpool.h (may include binding/lcall.h, binding/lerror.h, binding/learly.h, binding/lhelper.h and
+ * binding/ltrace.h). */
 #include "binding/lpool.h"
 
 #include <errno.h>
@@ -10,6 +11,7 @@
 #include "base/fault.h"
 #include "base/os.h"
 #include "binding/lcall.h"
+#include "binding/learly.h"
 #include "binding/lerror.h"
 #include "binding/lhelper.h"
 #include "binding/ltrace.h"
@@ -130,11 +132,12 @@ static void push_workers(lua_State *L, struct lpool *lp, int only_living) {
 
 /* Push a table: see PoolMethods:stats in lua/luapool/pool.lua. */
 static void push_stats(lua_State *L, struct lpool *lp) {
+  static const char *const methods[] = {[POOL_FORK] = "fork", [POOL_SERVER] = "server", [POOL_SPAWN] = "spawn", [POOL_EARLY] = "early"};
   struct pool_worker_info sum;
   pool_collect(lp->pool);
   pool_totals(lp->pool, &sum);
   lua_createtable(L, 0, 20);
-  lua_pushstring(L, lp->start == POOL_FORK ? "fork" : lp->start == POOL_SERVER ? "server" : "spawn");
+  lua_pushstring(L, methods[lp->start]);
   lua_setfield(L, -2, "start");
   set_integer(L, "calls", (lua_Integer)lp->n_calls);
   set_integer(L, "forks", (lua_Integer)pool_forks(lp->pool));
@@ -218,7 +221,7 @@ static lua_Number option_number(lua_State *L, int options, const char *name, lua
   return value;
 }
 
-/* "auto": by fork while that is safe. */
+/* "auto": by fork while that is safe. A copy that was made for the purpose goes before either: it is the same one whenever a pool is made. */
 static void read_start(lua_State *L, int options, struct lpool *lp) {
   static const char *const names[] = {"fork", "server", "spawn", "auto", NULL};
   static const enum pool_start_method methods[] = {POOL_FORK, POOL_SERVER, POOL_SPAWN};
@@ -226,7 +229,10 @@ static void read_start(lua_State *L, int options, struct lpool *lp) {
   lua_getfield(L, options, "start");
   which = luaL_checkoption(L, -1, "auto", names);
   lua_pop(L, 1);
-  if (which < 3) {
+  if ((which == 0 || which == 3) && (lp->early = learly_find(L)) != NULL) {
+    lp->start = POOL_EARLY;
+    lua_pop(L, 1);
+  } else if (which < 3) {
     lp->start = methods[which];
   } else {
 #ifdef __APPLE__
@@ -241,7 +247,8 @@ static void read_start(lua_State *L, int options, struct lpool *lp) {
 /* What workers that are no copies of this process need; the strings stay in lp->boot and `path` until pool_open has copied them. */
 static void read_helper(lua_State *L, int index, struct lpool *lp, struct pool_options *options, char path[LHELPER_PATH_BYTES]) {
   options->start = lp->start;
-  if (lp->start == POOL_FORK) return;
+  options->early = lp->early;
+  if (lp->start == POOL_FORK || lp->start == POOL_EARLY) return;
   lua_getfield(L, index, "helper");
   lhelper_find(L, lua_tostring(L, -1), path);
   lua_pop(L, 1);
@@ -249,6 +256,14 @@ static void read_helper(lua_State *L, int index, struct lpool *lp, struct pool_o
   options->helper = path;
   options->config = lp->boot.data;
   options->config_length = lp->boot.length;
+}
+
+/* What workers have because their copy of this state had it. */
+static void know_early(lua_State *L, struct lpool *lp) {
+  if (lp->start != POOL_EARLY || learly_find(L) == NULL) return;
+  codec_know_early(lp->codec, L, -1);
+  codec_know_early(lp->sender, L, -1);
+  lua_pop(L, 1);
 }
 
 static void read_options(lua_State *L, int options, struct lpool *lp) {
@@ -303,6 +318,7 @@ static int core_open(lua_State *L) {
   lp->codec_reference = luaL_ref(L, LUA_REGISTRYINDEX);
   lp->sender = codec_open(L);
   lp->sender_reference = luaL_ref(L, LUA_REGISTRYINDEX);
+  know_early(L, lp);
   options.workers = lp->n_workers;
   options.capacity = lp->capacity;
   options.grace_ns = lp->grace_ns;

@@ -38,6 +38,7 @@ struct lpool {
   int wake_fd;         /* what also wakes the host; -1: nothing */
   int is_one_shot;     /* made for one call: its collection needs no warning */
   enum pool_start_method start; /* how workers are started */
+  struct server *early; /* POOL_EARLY: see binding/learly */
   int may_have_threads; /* POOL_FORK: also while the process has other threads */
   int has_boot;         /* the others: what workers need to begin is in input memory */
   struct bytes boot;    /* while that, or what the helper is told, is made */

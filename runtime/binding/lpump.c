@@ -92,6 +92,7 @@ static void start(lua_State *L, struct lpool *lp, uint32_t wanted) {
   }
   status = pool_start(lp->pool, wanted, is_first);
   if (status == -EINTR) lpump_checkpoint(L);
+  if (status == -ESRCH) luaL_error(L, "cannot start workers: the early copy of this program, from which they are forked, is gone");
   if (status < 0 && *pool_complaint(lp->pool)) luaL_error(L, "cannot start workers: %s", pool_complaint(lp->pool));
   if (status < 0) luaL_error(L, "cannot start workers: %s%s", lpool_has_recruits(lp) ? "" : "fork: ", strerror(-status));
 }

@@ -3,11 +3,12 @@
 
 #include <errno.h>
 #include <lauxlib.h>
+#include <lualib.h>
 
 #include "job/names.h"
 
 /*
- * The stream: on_start, on_exit (nil: none), has_seed, seed; the names of all classes, then nil; then for each class in that order: the
+ * The stream: package.path, package.cpath (false: there is none); on_start, on_exit (nil: none), has_seed, seed; the names of all classes, then nil; then for each class in that order: the
  * name of a metatable of luaL_newmetatable that it is, or false; its fields, key and value, then nil; its metatable, save and load (false:
  * none). All names come first, so that what classes say of each other finds them.
  */
@@ -136,11 +137,31 @@ static int write_classes(struct codec *c, lua_State *L) {
   return status;
 }
 
+/* Push package[name] if it is a string, else false. */
+static void push_path(lua_State *L, const char *name) {
+  int top = lua_gettop(L);
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (!lua_istable(L, -1) || lua_getfield(L, -1, LUA_LOADLIBNAME) != LUA_TTABLE || (lua_pushstring(L, name), lua_rawget(L, -2)) != LUA_TSTRING)
+    lua_pushboolean(L, 0);
+  lua_replace(L, top + 1);
+  lua_settop(L, top + 1);
+}
+
+static int write_path(struct codec *c, lua_State *L, const char *name) {
+  int status;
+  push_path(L, name);
+  status = codec_write(c, L, -1);
+  lua_pop(L, 1);
+  return status;
+}
+
 int boot_write(struct codec *c, lua_State *L, struct bytes *out, const struct task_context *t) {
   int status;
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   codec_begin(c, out, CODEC_WITH_GLOBALS, "on_start");
-  status = write_reference(c, L, t->on_start);
+  status = write_path(c, L, "path");
+  if (status == 0) status = write_path(c, L, "cpath");
+  if (status == 0) status = write_reference(c, L, t->on_start);
   if (status == 0) status = write_reference(c, L, t->on_exit);
   if (status < 0) return status;
   lua_pushboolean(L, t->has_seed);
@@ -234,11 +255,26 @@ static void read_classes(struct codec *c, lua_State *L, struct codec_reader *r) 
   lua_settop(L, names - 1);
 }
 
+/* A copy that was forked earlier has an older one; `require` shall find there what it finds in the host. */
+static void read_path(struct codec *c, lua_State *L, struct codec_reader *r, const char *name) {
+  int top = lua_gettop(L);
+  read_value(c, L, r);
+  lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
+  if (lua_isstring(L, top + 1) && lua_istable(L, -1) && lua_getfield(L, -1, LUA_LOADLIBNAME) == LUA_TTABLE) {
+    lua_pushstring(L, name);
+    lua_pushvalue(L, top + 1);
+    lua_rawset(L, -3);
+  }
+  lua_settop(L, top);
+}
+
 void boot_read(struct codec *c, lua_State *L, const void *data, size_t length, struct task_context *t) {
   struct codec_reader r;
   if (data == NULL) luaL_error(L, "the worker cannot begin: its input memory cannot be mapped");
   luaL_checkstack(L, LUA_MINSTACK, NULL);
   codec_read_begin(c, &r, data, length);
+  read_path(c, L, &r, "path");
+  read_path(c, L, &r, "cpath");
   t->on_start = read_function(c, L, &r);
   t->on_exit = read_function(c, L, &r);
   read_value(c, L, &r);

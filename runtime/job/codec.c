@@ -45,7 +45,7 @@ struct codec *codec_open(lua_State *L) {
     lua_setfield(L, -2, "__gc");
   }
   lua_setmetatable(L, -2);
-  lua_createtable(L, ANCHOR_NATIVES, 0);
+  lua_createtable(L, ANCHOR_EARLY, 0);
   for (int i = ANCHOR_NAME_KEYS; i <= ANCHOR_NATIVES; i++) {
     if (i == ANCHOR_FUNCTION) lua_pushboolean(L, 0);
     else lua_newtable(L);
@@ -88,6 +88,16 @@ void codec_know_globals(struct codec *c, lua_State *L) {
     lua_rawset(L, -5);
   }
   lua_pop(L, 2);
+}
+
+void codec_know_early(struct codec *c, lua_State *L, int index) {
+  index = lua_absindex(L, index);
+  luaL_checkstack(L, 2, NULL);
+  lua_rawgetp(L, LUA_REGISTRYINDEX, c);
+  lua_pushvalue(L, index);
+  lua_rawseti(L, -2, ANCHOR_EARLY);
+  lua_pop(L, 1);
+  c->has_early = 1;
 }
 
 int codec_grow(void **array, uint32_t n, uint32_t *capacity, size_t size) {

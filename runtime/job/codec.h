@@ -111,6 +111,12 @@ void codec_name_function(struct codec *c, lua_State *L, int index);
 void codec_know_globals(struct codec *c, lua_State *L);
 
 /*
+ * codec_know_early -- the other side is a copy of this state as it was when early_note (job/early) made the map at `index`: C functions and
+ * userdata of that time are sent by their numbers. May raise (memory).
+ */
+void codec_know_early(struct codec *c, lua_State *L, int index);
+
+/*
  * A class of userdata that the house itself sends: shared memory crosses by its address, not by value. The bytes between are the
  * class's own.
  *   save   append the userdata at index to `out`. 0; or a negative errno, and the text says why it cannot be sent

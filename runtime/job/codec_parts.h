@@ -54,7 +54,7 @@ enum {
 /* What the registry keeps for a codec, in a table. */
 enum anchor {
   ANCHOR_NAME_KEYS = 1, ANCHOR_SHAPE_KEYS, ANCHOR_READ_KEYS, ANCHOR_READ_NAMES, ANCHOR_FUNCTION, ANCHOR_SENT, ANCHOR_SAVED,
-  ANCHOR_GLOBALS, ANCHOR_NATIVES
+  ANCHOR_GLOBALS, ANCHOR_NATIVES, ANCHOR_EARLY
 };
 
 struct shape {
@@ -128,6 +128,7 @@ struct codec {
   int has_sent, has_saved, sent_is_stale;
   int n_natives, has_natives; /* in ANCHOR_NATIVES: of this stream; whether there are any (of another stream: to be dropped) */
   struct names names;
+  int has_early; /* ANCHOR_EARLY is what codec_know_early was given */
   /* reader */
   uint32_t read_stream;
   struct shape *read_shapes;

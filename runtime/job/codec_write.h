@@ -109,6 +109,9 @@ int64_t writer_find_name(struct codec *c, lua_State *L);
 /* writer_put_name -- a name where a value is expected: in full the first time, by number from then on. 0 or negative. */
 int writer_put_name(struct codec *c, lua_State *L, uint32_t number);
 
+/* writer_early -- 1: the C function or userdata on top of the stack was sent by its number of an early start; 0: it has none; negative. */
+int writer_early(struct codec *c, lua_State *L);
+
 /* writer_named_table -- 1: the table on top of the stack was sent by name; 0: it is to be sent by value; negative: failed. */
 int writer_named_table(struct codec *c, lua_State *L);
 

@@ -75,13 +75,21 @@ static int is_script_name(struct codec *c, lua_State *L, uint32_t number) {
   return is_it;
 }
 
+/* writer_c_function -- a C function without a name that the other side knows. */
+static int writer_c_function(struct codec *c, lua_State *L) {
+  int status = writer_early(c, L);
+  if (status == 0) return writer_refuse_value(c, L);
+  if (status > 0) lua_pop(L, 1);
+  return status > 0 ? 0 : status;
+}
+
 int writer_begin_function(struct codec *c, lua_State *L) {
   int64_t found = 0;
   /* Lua functions that were not known by name before are sent as code: building the index costs more. */
   if (lua_iscfunction(L, -1) || c->names.n_slots == 0 || names_peek(&c->names, lua_topointer(L, -1))) found = writer_find_name(c, L);
   if (found < 0) return (int)found;
   if (found > 0 && lua_iscfunction(L, -1) && (c->flags & CODEC_WITH_GLOBALS) && is_script_name(c, L, (uint32_t)found)) found = 0;
-  if (found == 0 && lua_iscfunction(L, -1)) return writer_refuse_value(c, L);
+  if (found == 0 && lua_iscfunction(L, -1)) return writer_c_function(c, L);
   if (found == 0) return begin_lua_function(c, L);
   found = writer_put_name(c, L, (uint32_t)found);
   if (found == 0) lua_pop(L, 1);

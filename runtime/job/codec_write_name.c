@@ -36,6 +36,21 @@ int writer_put_name(struct codec *c, lua_State *L, uint32_t number) {
   return 0;
 }
 
+int writer_early(struct codec *c, lua_State *L) {
+  lua_Integer number;
+  if (!c->has_early) return 0;
+  if (!lua_checkstack(L, 4)) return writer_refuse(c, L, -EINVAL, "nested too deeply", NULL);
+  codec_push_anchor(c, L, ANCHOR_EARLY);
+  lua_pushvalue(L, -2);
+  lua_rawget(L, -2);
+  number = lua_tointeger(L, -1);
+  lua_pop(L, 2);
+  if (number == 0) return 0;
+  if (put_tag(c->out, TAG_NAME) < 0 || names_write_early(number, c->out) < 0) return codec_out_of_memory(c);
+  c->n_named++; /* the reader gives every name a number */
+  return 1;
+}
+
 /*
  * goes_by_name -- is a table of this name sent by name also where it is a plain value, not a metatable? Modules and classes are,
  * data is not.

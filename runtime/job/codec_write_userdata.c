@@ -83,6 +83,9 @@ int writer_begin_userdata(struct codec *c, lua_State *L) {
   struct seen *entry;
   if (native != NULL) return write_native(c, L, native);
   c->is_stateful = 1;
+  status = writer_early(c, L);
+  if (status == 1) lua_pop(L, 1);
+  if (status != 0) return status < 0 ? status : 0;
   found = writer_find_name(c, L);
   if (found < 0) return (int)found;
   status = found > 0 ? writer_put_name(c, L, (uint32_t)found) : writer_reference(c, L, lua_topointer(L, -1));

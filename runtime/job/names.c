@@ -276,6 +276,13 @@ static void push_upvalue(lua_State *L, int function) {
   lua_remove(L, -2);
 }
 
+/* The address of this is the registry key of what NAMES_EARLY looks up. */
+static char early_key;
+
+void names_set_early(lua_State *L) {
+  lua_rawsetp(L, LUA_REGISTRYINDEX, &early_key);
+}
+
 /*
  * push_root -- push the table that the first key of a space is looked up in (NAMES_STRING: what no key means). 0: there is none, nil
  * pushed.
@@ -293,6 +300,7 @@ static int push_root(lua_State *L, int space) {
     lua_remove(L, -2);
     return lua_istable(L, -1);
   case NAMES_GLOBAL: lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS); return 1;
+  case NAMES_EARLY: return lua_rawgetp(L, LUA_REGISTRYINDEX, &early_key) == LUA_TTABLE;
   default: lua_pushnil(L); return 0;
   }
 }
@@ -371,6 +379,13 @@ int names_write(const struct names *n, lua_State *L, int anchor, uint32_t name, 
   return 0;
 }
 
+int names_write_early(lua_Integer number, struct bytes *out) {
+  char text[3 + 24] = {NAMES_EARLY, 1};
+  int length = snprintf(text + 3, sizeof text - 3, "%lld", (long long)number);
+  text[2] = (char)length;
+  return bytes_append(out, text, 3 + (size_t)length);
+}
+
 int names_skip(const unsigned char **at, const unsigned char *end) {
   int n_keys;
   if (end - *at < 2 || (*at)[1] > NAMES_MAX_KEYS) return -EBADMSG;
@@ -386,7 +401,7 @@ int names_skip(const unsigned char **at, const unsigned char *end) {
 /* describe -- "package.loaded.M.k" for the name that starts at `at` (checked before). */
 static void describe(const unsigned char *at, char *text, size_t capacity) {
   const char *root = at[0] == NAMES_LOADED ? "module " : at[0] == NAMES_CLASS ? "class " : at[0] == NAMES_UPVALUE ? "upvalue "
-                   : at[0] == NAMES_GLOBAL ? "global " : at[0] == NAMES_STRING ? "metatable of strings " : "metatable ";
+                   : at[0] == NAMES_GLOBAL ? "global " : at[0] == NAMES_EARLY ? "object of the early start " : at[0] == NAMES_STRING ? "metatable of strings " : "metatable ";
   const unsigned char *key = at + 2;
   size_t n = (size_t)snprintf(text, capacity, "%s", root);
   for (int i = 0; i < at[1] && n < capacity; i++) {
@@ -442,7 +457,7 @@ static void push_first(lua_State *L, int space, int function, int *is_busy) {
 
 static int is_space(int space) {
   return space == NAMES_CLASS || space == NAMES_LOADED || space == NAMES_METATABLE || space == NAMES_STRING || space == NAMES_UPVALUE ||
-         space == NAMES_GLOBAL;
+         space == NAMES_GLOBAL || space == NAMES_EARLY;
 }
 
 int names_resolve(lua_State *L, const unsigned char **at, const unsigned char *end, int function, int *is_busy, char *message,

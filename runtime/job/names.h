@@ -24,7 +24,8 @@ enum names_space {
   NAMES_METATABLE = 'M', /* registry entries made by luaL_newmetatable: name, field, field */
   NAMES_STRING = 'S',   /* the metatable of strings: field, field */
   NAMES_UPVALUE = 'U',  /* an upvalue of the named function: "index:name", field, field */
-  NAMES_GLOBAL = 'G'    /* globals: name, field */
+  NAMES_GLOBAL = 'G',   /* globals: name, field */
+  NAMES_EARLY = 'E'     /* what there was when this copy of the program was forked (job/early): its number */
 };
 
 enum { NAMES_MAX_KEYS = 3 };
@@ -96,6 +97,12 @@ int names_define(lua_State *L, const unsigned char **at, const unsigned char *en
 
 /* names_push_classes -- push the registry's table of registered classes: name -> class, class -> {name, save, load}. */
 void names_push_classes(lua_State *L);
+
+/* names_set_early -- the table on top of the stack (or nil), which is popped, is what NAMES_EARLY looks up numbers in, as strings. */
+void names_set_early(lua_State *L);
+
+/* names_write_early -- append the name of number `number` in NAMES_EARLY. Returns 0 or -ENOMEM. */
+int names_write_early(lua_Integer number, struct bytes *out);
 
 /*
  * names_call -- call what is on the stack as lua_pcall with one result does, with *is_busy = 1 meanwhile. Returns 1, or 0: the error (a

@@ -115,6 +115,7 @@ struct pool {
   struct worker_tasks tasks;
   enum pool_start_method start;
   struct server server;       /* POOL_SERVER: the helper; POOL_SPAWN: its complaint */
+  struct server *early;       /* POOL_EARLY: the copy of the host; not the pool's */
   char *helper;
   void *config;
   size_t config_length;

@@ -48,7 +48,7 @@ static void set_size(struct pool *p, uint32_t n) {
 }
 
 static int allocate(struct pool *p, const struct pool_options *options) {
-  if (p->start != POOL_FORK) {
+  if (p->start == POOL_SERVER || p->start == POOL_SPAWN) {
     p->helper = options->helper ? strdup(options->helper) : NULL;
     p->config = os_allocate(options->config_length + 1);
     if (p->helper == NULL || p->config == NULL) return -ENOMEM;
@@ -86,6 +86,7 @@ int pool_open(struct pool **out, const struct pool_options *options) {
   p->max_tasks = options->max_tasks;
   p->tasks = options->tasks;
   p->start = options->start;
+  p->early = options->early;
   p->bell.read_fd = p->bell.write_fd = p->board_fd = p->events_fd = -1;
   arena_init(&p->arena);
   server_init(&p->server);
@@ -122,6 +123,7 @@ static void free_pool(struct pool *p) {
   pool_close_record(p);
   server_close(&p->server);
   for (i = 0; p->crew && i < p->n_made; i++) {
+    if (p->crew[i].process.pid) process_abandon(&p->crew[i].process); /* it cannot be killed; a witness must not find it here any more */
     forget_bell(&p->crew[i].bell);
     output_close_pipes(&p->crew[i].output);
     channel_clear(&p->crew[i].channel);
@@ -250,7 +252,7 @@ enum pool_start_method pool_method(const struct pool *p) {
 }
 
 const char *pool_complaint(const struct pool *p) {
-  return p->server.complaint;
+  return p->early ? p->early->complaint : p->server.complaint;
 }
 
 void pool_set_boot(struct pool *p, uint64_t offset, uint64_t length) {
@@ -291,11 +293,24 @@ static int fork_worker(struct pool *p, uint32_t number, const int writers[2]) {
   return status;
 }
 
+/* Whoever starts the worker is there, or gets there, and starts it. As server_start. */
+static int ask_helper(struct pool *p, uint32_t number, const struct recruit_order *order, const int *fds) {
+  struct server_options options = {p->helper, p->config, p->config_length, PATIENCE_NS};
+  struct process *process = &p->crew[number].process;
+  _Atomic uint32_t *command = &p->board->slots[number].command;
+  int status = 0;
+  if (p->start == POOL_EARLY) {
+    if (!server_is_open(p->early)) return -ESRCH;
+    return server_start(p->early, process, order, sizeof *order, fds, order->n_fds, command, PATIENCE_NS);
+  }
+  if (p->start == POOL_SPAWN) return server_become(&p->server, &options, process, order, sizeof *order, fds, order->n_fds, command);
+  if (!server_is_open(&p->server)) status = server_open(&p->server, &options);
+  return status < 0 ? status : server_start(&p->server, process, order, sizeof *order, fds, order->n_fds, command, PATIENCE_NS);
+}
+
 /* By a helper, which is told what a copy would have inherited. */
 static int recruit_worker(struct pool *p, uint32_t number, const int writers[2]) {
   struct crew *crew = &p->crew[number];
-  struct server_options options = {p->helper, p->config, p->config_length, PATIENCE_NS};
-  _Atomic uint32_t *command = &p->board->slots[number].command;
   struct recruit_order order;
   int fds[RECRUIT_MAX_FDS], status = 0, tries;
   memset(&order, 0, sizeof order);
@@ -309,13 +324,7 @@ static int recruit_worker(struct pool *p, uint32_t number, const int writers[2])
   order.boot_length = p->boot_length;
   memcpy(order.token, p->output.token, sizeof order.token);
   for (tries = 0; tries < TRIES; tries++) {
-    if (p->start == POOL_SPAWN) {
-      status = server_become(&p->server, &options, &crew->process, &order, sizeof order, fds, order.n_fds, command);
-    } else {
-      status = server_is_open(&p->server) ? 0 : server_open(&p->server, &options);
-      if (status == 0)
-        status = server_start(&p->server, &crew->process, &order, sizeof order, fds, order.n_fds, command, PATIENCE_NS);
-    }
+    status = ask_helper(p, number, &order, fds);
     if (status != -EPIPE && status != -ECONNRESET) break; /* somebody killed the helper: another one may live */
   }
   return status;

@@ -23,12 +23,14 @@
 
 struct pool;
 struct trace;
+struct server;
 
 /* How workers are started. */
 enum pool_start_method {
   POOL_FORK = 0,   /* copies of the host as it is */
   POOL_SERVER = 1, /* forked by a helper, executed once: see process/server and pool/recruit */
-  POOL_SPAWN = 2   /* a helper is executed for each */
+  POOL_SPAWN = 2,  /* a helper is executed for each */
+  POOL_EARLY = 3   /* forked by a copy of the host that was made earlier (server_fork), which others may use, too */
 };
 
 struct pool_options {
@@ -41,7 +43,8 @@ struct pool_options {
   struct trace *trace;  /* where a record is kept of what happens; NULL: nowhere. Must outlive the pool */
   struct worker_tasks tasks; /* what workers do; copied; its context must live as long as the pool. With POOL_FORK alone */
   enum pool_start_method start;
-  const char *helper;   /* but for POOL_FORK: the program to execute; copied */
+  struct server *early; /* POOL_EARLY: the copy; must outlive the pool */
+  const char *helper;   /* POOL_SERVER, POOL_SPAWN: the program to execute; copied */
   const void *config;   /* and what it is told first (see struct server_work); copied */
   size_t config_length;
 };

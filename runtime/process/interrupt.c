@@ -536,12 +536,10 @@ static void reset_other_signals(void) {
   }
 }
 
-void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) {
+/* What a forked copy of a host has of it: its bell, its handlers, what it was told. */
+static void forget_host(void) {
   stack_t no_stack;
-  int is_int_ignored = state.is_deaf || is_ignored(SIGINT);
-  state.is_term_ignored = is_ignored(SIGTERM);
   os_bell_close(&state.bell);
-  os_bell_open(&state.bell); /* without one, interrupt_fd is -1: waits then notice at their next wake-up */
   atomic_store(&interrupt_flag, 0);
   atomic_store(&state.level, 0);
   atomic_store(&state.ending, 0);
@@ -550,12 +548,19 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
   atomic_store(&state.has_owner, 0);
   state.has_deadline = 0; /* timers do not survive a fork */
   state.terminal = -1;
-  state.command = command;
-  state.lifeline = lifeline;
-  state.host = state.sender = host;
   memset(&no_stack, 0, sizeof no_stack);
   no_stack.ss_flags = SS_DISABLE;
   sigaltstack(&no_stack, NULL);
+}
+
+void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) {
+  int is_int_ignored = state.is_deaf || is_ignored(SIGINT);
+  state.is_term_ignored = is_ignored(SIGTERM);
+  forget_host();
+  os_bell_open(&state.bell); /* without one, interrupt_fd is -1: waits then notice at their next wake-up */
+  state.command = command;
+  state.lifeline = lifeline;
+  state.host = state.sender = host;
   reset_other_signals();
   handle(SIGINT, is_int_ignored ? SIG_IGN : on_nothing);
   for (size_t i = 0; i < 3; i++) state.caught[i].is_ours = NOT_OURS;
@@ -573,6 +578,16 @@ void interrupt_set_sender(int host) {
 void interrupt_become_helper(void) {
   for (size_t i = 0; i < 3; i++)
     if (!is_ignored(state.caught[i].signo)) handle(state.caught[i].signo, on_nothing);
+}
+
+void interrupt_fork_helper(void) {
+  int is_int_ignored = state.is_deaf || is_ignored(SIGINT);
+  forget_host();
+  reset_other_signals();
+  if (is_int_ignored) handle(SIGINT, SIG_IGN);
+  handle(SIGCHLD, SIG_DFL); /* it is to know how its workers end, whether or not the host did */
+  for (size_t i = 0; i < 3; i++) state.caught[i].is_ours = NOT_OURS;
+  interrupt_become_helper();
 }
 
 void interrupt_set_filter(int (*accept)(int reason)) {

@@ -122,9 +122,11 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host);
  * interrupt_set_sender -- in a worker whose parent is not its host: `host` is the process whose SIGTERMs are requests.
  * interrupt_become_helper -- in a program that only starts workers: what a terminal or somebody else sends to the whole group is not for it
  * (SIGINT, SIGTERM and SIGHUP do nothing, unless they are ignored).
+ * interrupt_fork_helper -- the same in a forked copy of a host, with all signals blocked: first its handlers, flags and bell are forgotten.
  */
 void interrupt_set_sender(int host);
 void interrupt_become_helper(void);
+void interrupt_fork_helper(void);
 
 /*
  * interrupt_set_filter -- in a worker: asked in the handler whether a request of the host is meant for what runs right now (it

@@ -464,6 +464,55 @@ int process_fork(struct process *p, const struct process_child *child) {
   return status;
 }
 
+/* As become_child, for a process that starts others and runs nothing itself. */
+static void become_helper(int socket[2]) {
+  const struct process_child child = {.keep = &socket[1], .n_keep = 1};
+  sigset_t nothing;
+  close_registered(&socket[0]);
+  interrupt_fork_helper();
+  close_foreign(&child);
+  replace_stdin();
+  renew_stdio();
+  if (guard_exit() != 0) _exit(SETUP_FAILED_STATUS);
+  sigemptyset(&nothing);
+  pthread_sigmask(SIG_SETMASK, &nothing, NULL);
+}
+
+static int fork_helper_locked(struct process *p, int socket[2]) {
+  pid_t pid, host = getpid();
+  int status = registry_reserve(3);
+  if (status == 0) status = registered_pair(os_socket_pair, socket);
+  if (status < 0) return status;
+  pid = try_fork();
+  if (pid == 0) {
+    become_helper(socket);
+    return 0;
+  }
+  status = pid < 0 ? -errno : 1;
+  close_registered(&socket[1]);
+  if (pid < 0) close_registered(&socket[0]);
+  if (pid < 0) return status;
+  p->command = NULL;
+  record(p, pid, host, socket[0]);
+  return 1;
+}
+
+int process_fork_helper(struct process *p, int *socket) {
+  sigset_t all, before;
+  int ends[2], status = house_open();
+  if (status < 0) return status;
+  flush_output();
+  sigfillset(&all);
+  pthread_sigmask(SIG_SETMASK, &all, &before);
+  house_enter();
+  status = fork_helper_locked(p, ends);
+  *socket = ends[status == 0];
+  if (status == 0) return 0;
+  house_leave();
+  pthread_sigmask(SIG_SETMASK, &before, NULL);
+  return status;
+}
+
 void process_become(const struct process_child *child) {
   int lifeline[2] = {-1, child->lifeline};
   sigset_t all;
@@ -539,7 +588,8 @@ void process_adopt(struct process *p, pid_t pid, int pidfd, int lifeline, _Atomi
 }
 
 int process_watch_fd(const struct process *p) {
-  if (p->witness && p->witness->fd >= 0 && !p->has_ended) return p->witness->fd; /* (what it says is read once, for all) */
+  const struct process_witness *w = p->witness;
+  if (w && w->fd >= 0 && !w->is_shared && !p->has_ended) return w->fd; /* (what it says is read once, for all) */
   /* One notice of death is enough. The pidfd is the better one: a grandchild may hold the lifeline. */
   return p->pidfd >= 0 ? p->pidfd : p->lifeline;
 }

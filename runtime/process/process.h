@@ -30,6 +30,7 @@ struct process_witness {
   int fd;                                                     /* readable when it has something to say; -1: it is gone */
   void (*listen)(struct process_witness *w);                  /* take what it has said: sets has_ended and end of processes */
   void (*forget)(struct process_witness *w, struct process *p);
+  int is_shared; /* others read from it, too: that it is not readable says nothing of a process */
 };
 
 struct process {
@@ -90,6 +91,15 @@ int process_fds_are_gone(pid_t owner);
  * The child must never return from the function that called this: it ends by process_exit.
  */
 int process_fork(struct process *p, const struct process_child *child);
+
+/*
+ * process_fork_helper -- start a copy of this process that serves it (see process/server) until *socket closes, and is no worker: it counts
+ * for no level of process_is_child, and has no lifeline. Flushes, blocks and locks as process_fork does. In the child: signals are as
+ * interrupt_become_helper says, every pool's descriptors are closed but *socket, which it owns; stdin is /dev/null; stdio buffers purged,
+ * exit guarded, nothing blocked. In the host *socket is the other end, which p->lifeline is, too.
+ * Returns 1 in the host, 0 in the child (which never returns from the function that called this), -errno.
+ */
+int process_fork_helper(struct process *p, int *socket);
 
 /*
  * process_become -- the calling program, which process_spawn started, becomes such a child itself: as process_fork in the child.

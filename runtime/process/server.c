@@ -27,6 +27,8 @@ enum { USAGE_STATUS = 2, TICK_NS = 10 * 1000 * 1000 };
 #define END_PATIENCE_NS INT64_C(1000000000)
 #define SETTLE_NS (200 * INT64_C(1000000))
 
+static int be_helper(const struct server_work *work, int socket, pid_t host);
+
 static const char NO_HELPER[] = "is no helper of luapool: it answers something else";
 
 struct ended {
@@ -133,8 +135,8 @@ static int reserve_worker(struct server *s) {
 
 void server_init(struct server *s) {
   memset(s, 0, sizeof *s);
-  s->witness = (struct process_witness){-1, listen_to, forget_worker};
-  s->lost = (struct process_witness){-1, know_nothing, forget_nothing};
+  s->witness = (struct process_witness){-1, listen_to, forget_worker, 0};
+  s->lost = (struct process_witness){-1, know_nothing, forget_nothing, 0};
   process_init(&s->helper);
   wire_init(&s->message);
 }
@@ -209,6 +211,21 @@ int server_open(struct server *s, const struct server_options *options) {
   status = open_helper(s, options, &s->helper);
   if (status == 0) s->witness.fd = s->helper.lifeline;
   return status;
+}
+
+int server_fork(struct server *s, const struct server_work *work) {
+  int socket, status;
+  pid_t host = getpid();
+  lose(s);
+  if (s->helper.pid != 0) end_helper(&s->helper);
+  s->answer.has_come = 0;
+  FAULT_POINT("before_fork");
+  status = process_fork_helper(&s->helper, &socket);
+  if (status == 0) process_exit(be_helper(work, socket, host));
+  if (status < 0) return status;
+  s->witness.fd = s->helper.lifeline;
+  s->witness.is_shared = 1;
+  return 0;
 }
 
 static int no_answer(struct server *s, int status) {
@@ -318,8 +335,7 @@ static int take_socket(void) {
 }
 
 /* The socket says it, too, unless a process that the host forked by itself holds it open. */
-static int watch_host(void) {
-  pid_t host = getppid();
+static int watch_host(pid_t host) {
   int pidfd = os_pidfd_open(host);
   if (pidfd >= 0 && process_register_fd(pidfd) < 0) os_close(&pidfd);
   return pidfd < 0 ? -1 : pidfd;
@@ -462,20 +478,25 @@ static int serve(struct helper *h) {
   }
 }
 
-int server_main(const struct server_work *work) {
+static int be_helper(const struct server_work *work, int socket, pid_t host) {
   struct helper h;
   int status;
   memset(&h, 0, sizeof h);
   h.work = work;
-  h.socket = take_socket();
-  if (h.socket < 0) return USAGE_STATUS;
-  interrupt_become_helper();
+  h.socket = socket;
   wire_init(&h.message);
-  h.host_pidfd = watch_host();
-  status = reserve_child(&h);
+  h.host_pidfd = watch_host(host);
+  status = getppid() == host || getppid() == 0 ? reserve_child(&h) : -EPIPE; /* (0: it is outside of this process's namespace) */
   if (status == 0) status = serve(&h);
   wire_free(&h.message);
   free(h.children);
   free(h.polls);
   return status == -ENOTSOCK ? USAGE_STATUS : 0;
+}
+
+int server_main(const struct server_work *work) {
+  int socket = take_socket();
+  if (socket < 0) return USAGE_STATUS;
+  interrupt_become_helper();
+  return be_helper(work, socket, getppid());
 }

@@ -69,6 +69,14 @@ int server_start(struct server *s, struct process *p, const void *order, size_t 
 int server_become(struct server *s, const struct server_options *options, struct process *p, const void *order, size_t length,
                   const int *fds, size_t n_fds, _Atomic uint32_t *command);
 
+/*
+ * server_fork -- the helper is a copy of the calling process as it is, which must have one thread: workers that are started later are copies
+ * of that copy. It does `work`, without being configured. Several may use the same one (s->witness.is_shared). 0 in the host; -errno. In the
+ * copy it does not return.
+ */
+struct server_work;
+int server_fork(struct server *s, const struct server_work *work);
+
 /* server_close -- the helper ends (within 1 s, or is killed), with whoever it started. Blocks for a moment. Idempotent. */
 void server_close(struct server *s);
 

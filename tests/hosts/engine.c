@@ -386,6 +386,213 @@ static void word_own(void) {
   lua_close(L);
 }
 
+/* ---- an early start ---- */
+
+typedef struct unit {
+  int strength;
+} unit;
+
+static int unit_strength(lua_State *L) {
+  lua_pushinteger(L, ((unit *)luaL_checkudata(L, 1, "engine.unit"))->strength);
+  return 1;
+}
+
+static int new_unit(lua_State *L) {
+  unit *u = lua_newuserdatauv(L, sizeof *u, 0);
+  u->strength = (int)luaL_checkinteger(L, 1);
+  if (luaL_newmetatable(L, "engine.unit")) {
+    lua_pushcfunction(L, unit_strength);
+    lua_setfield(L, -2, "strength");
+    lua_pushvalue(L, -1);
+    lua_setfield(L, -2, "__index");
+  }
+  lua_setmetatable(L, -2);
+  return 1;
+}
+
+static int program_memory; /* written before the early start, and after it */
+
+static int peek(lua_State *L) {
+  lua_pushinteger(L, program_memory);
+  return 1;
+}
+
+static int open_module(lua_State *L) {
+  lua_createtable(L, 0, 1);
+  lua_pushcfunction(L, peek);
+  lua_setfield(L, -2, "peek");
+  return 1;
+}
+
+static void run_script(lua_State *L, const char *code) {
+  if (luaL_dostring(L, code) != LUA_OK) fail(L, "script");
+}
+
+/* A state of an engine's: a global table of C functions, a C function of its own, userdata as a global and hidden in a closure, a module. */
+static lua_State *engine_state(void) {
+  lua_State *L = lua_newstate(locked_allocate, NULL);
+  luaL_openlibs(L);
+  open_engine(L);
+  lua_register(L, "new_unit", new_unit);
+  luaL_requiref(L, "engine.memory", open_module, 0);
+  lua_settop(L, 0);
+  run_script(L, "hero = new_unit(40); local hidden = new_unit(2); function both() return hero:strength() + hidden:strength() end");
+  return L;
+}
+
+static int count_fds(void) {
+  int n = 0;
+  for (int fd = 0; fd < 256; fd++) n += fcntl(fd, F_GETFD) >= 0;
+  return n;
+}
+
+static pthread_t early_threads[3];
+
+static void start_threads(void) {
+  is_over = 0;
+  for (int i = 0; i < 3; i++) pthread_create(&early_threads[i], NULL, allocate_much, NULL);
+}
+
+static void end_threads(void) {
+  is_over = 1;
+  for (int i = 0; i < 3; i++) pthread_join(early_threads[i], NULL);
+}
+
+static void print_start(lua_State *L, luapool *p) {
+  if (luapool_run(L, p, "stats", 0, 1) != LUAPOOL_OK) fail(L, "stats");
+  lua_getfield(L, -1, "start");
+  printf("%s\n", lua_tostring(L, -1));
+  lua_settop(L, 0);
+}
+
+static void print_error(lua_State *L, int status) {
+  printf("%d %s\n", status == LUAPOOL_ERROR, luaL_tolstring(L, -1, NULL));
+  lua_settop(L, 0);
+}
+
+static void word_early(void) {
+  lua_State *L, *late = new_state();
+  luapool *p = open_pool(late, 1), *q; /* (the bell of interrupts is the process's, and stays) */
+  int n_fds;
+  lua_close(late);
+  n_fds = count_fds();
+  L = engine_state();
+  program_memory = 7;
+  printf("%d", luapool_init_early(L));
+  printf(" %d\n", luapool_init_early(L));
+  program_memory = 8;
+  start_threads();
+  late = new_state();
+  print_error(late, luapool_init_early(late));
+  lua_close(late);
+  p = open_pool(L, 2);
+  print_start(L, p);
+  printf("%g\n", sum_of(L, p, "return engine.add(..., 0.5)", 100));
+  printf("%g\n", sum_of(L, p, "return both() + require 'engine.memory'.peek()", 10));
+  run_script(L, "local unit, add = hero, engine.add bonus = 100 return function(n) return add(unit:strength(), bonus) + n end");
+  lua_pushinteger(L, 2);
+  if (luapool_run(L, p, "map", 2, 1) != LUAPOOL_OK) fail(L, "luapool_run");
+  printf("%g\n", (lua_rawgeti(L, -1, 2), lua_tonumber(L, -1)));
+  lua_settop(L, 0);
+  run_script(L, "local newcomer = new_unit(1) return function() return newcomer:strength() end");
+  lua_pushinteger(L, 1);
+  print_error(L, luapool_run(L, p, "map", 2, 1));
+  load(L, "os.exit(5)");
+  lua_pushinteger(L, 1);
+  if (luapool_run(L, p, "map", 2, 0) != LUAPOOL_ERROR) fail(NULL, "no crash");
+  lua_getfield(L, -1, "kind");
+  lua_getfield(L, -2, "exitcode");
+  printf("%s %d\n", lua_tostring(L, -2), (int)lua_tointeger(L, -1));
+  lua_settop(L, 0);
+  q = open_pool(L, 3); /* two pools of one copy */
+  printf("%g %g\n", sum_of(L, q, "return new_unit(...):strength()", 10), sum_of(L, p, "return ...", 10));
+  printf("%d\n", luapool_close(L, p, -1));
+  lua_close(L); /* with a pool in it */
+  end_threads();
+  printf("%d %d\n", waitpid(-1, NULL, WNOHANG) < 0, count_fds() - n_fds);
+}
+
+static void *use_early(void *state) {
+  lua_State *L = state;
+  for (int i = 0; i < 5; i++) {
+    luapool *p = open_pool(L, 2);
+    lua_getglobal(L, "total");
+    lua_pushnumber(L, lua_tonumber(L, -1) + sum_of(L, p, "return hero:strength() + ...", 20));
+    lua_setglobal(L, "total");
+    lua_settop(L, 0);
+    luapool_close(L, p, -1);
+  }
+  return NULL;
+}
+
+static void word_early_states(void) {
+  lua_State *states[3];
+  pthread_t threads[3];
+  for (int i = 0; i < 3; i++) {
+    states[i] = engine_state();
+    if (luapool_init_early(states[i]) != LUAPOOL_OK) fail(states[i], "luapool_init_early");
+  }
+  for (int i = 0; i < 3; i++) pthread_create(&threads[i], NULL, use_early, states[i]);
+  for (int i = 0; i < 3; i++) pthread_join(threads[i], NULL);
+  for (int i = 0; i < 3; i++) {
+    lua_getglobal(states[i], "total");
+    printf("%g\n", lua_tonumber(states[i], -1));
+    lua_close(states[i]);
+  }
+  printf("%d\n", waitpid(-1, NULL, WNOHANG) < 0);
+}
+
+/* The program is killed while tasks run. */
+static void word_early_killed(void) {
+  lua_State *L = engine_state();
+  luapool_job *job;
+  luapool *p;
+  if (luapool_init_early(L) != LUAPOOL_OK) fail(L, "luapool_init_early");
+  start_threads();
+  p = open_pool(L, 2);
+  (void)sum_of(L, p, "return ...", 10);
+  load(L, "while true do end");
+  if (luapool_submit(L, p, 1, &job) != LUAPOOL_OK) fail(L, "luapool_submit");
+  puts("working");
+  raise(SIGKILL);
+}
+
+/* Somebody kills the copy. */
+static void word_early_lost(void) {
+  lua_State *L = engine_state();
+  luapool *p;
+  FILE *children;
+  int pid = 0;
+  if (luapool_init_early(L) != LUAPOOL_OK) fail(L, "luapool_init_early");
+  children = fopen("/proc/thread-self/children", "r");
+  if (children == NULL || fscanf(children, "%d", &pid) != 1) fail(NULL, "no child");
+  fclose(children);
+  start_threads();
+  p = open_pool(L, 2);
+  printf("%g\n", sum_of(L, p, "return ...", 10));
+  kill(pid, SIGKILL);
+  load(L, "local t = os.clock() while os.clock() < t + 0.2 do end os.exit(5)");
+  lua_pushinteger(L, 8);
+  if (luapool_run(L, p, "map", 2, 0) != LUAPOOL_ERROR) fail(NULL, "no error");
+  lua_settop(L, 0);
+  load(L, "return 1");
+  lua_pushinteger(L, 8);
+  print_error(L, luapool_run(L, p, "map", 2, 0));
+  luapool_terminate(L, p, 0.2);
+  start = "fork";
+  p = open_pool(L, 2);
+  load(L, "return 1");
+  lua_pushinteger(L, 8);
+  print_error(L, luapool_run(L, p, "map", 2, 0));
+  start = "auto";
+  p = open_pool(L, 2);
+  print_start(L, p);
+  printf("%g\n", sum_of(L, p, "return ...", 10));
+  end_threads();
+  lua_close(L);
+  printf("%d\n", waitpid(-1, NULL, WNOHANG) < 0);
+}
+
 /* ---- what is open here is not open there ---- */
 
 static void word_descriptors(void) {
@@ -405,7 +612,8 @@ int main(int argc, char **argv) {
   static const struct { const char *name; void (*run)(void); } words[] = {
     {"run", word_run}, {"options", word_options}, {"jobs", word_jobs}, {"close", word_close}, {"interrupt", word_interrupt}, {"log", word_log},
     {"reaper", word_reaper}, {"threads", word_threads}, {"states", word_states}, {"sandbox", word_sandbox}, {"own", word_own},
-    {"descriptors", word_descriptors}};
+    {"descriptors", word_descriptors}, {"early", word_early}, {"early_states", word_early_states}, {"early_killed", word_early_killed},
+    {"early_lost", word_early_lost}};
   luapool_worker_options worker = {.size = sizeof worker, .open_worker = getenv("NO_ENGINE") ? open_none : open_engine};
   int status = luapool_worker_main(argc, argv, &worker);
   if (status >= 0) return status;
