@@ -35,9 +35,11 @@ LUA_SHARED := $(if $(LUA_PC),$(shell pkg-config --libs $(LUA_PC)))
 ,         := ,
 LUA_LINK   = $(if $(LUA_STATIC),-Wl$(,)--whole-archive $(LUA_STATIC) -Wl$(,)--no-whole-archive,$(LUA_SHARED))
 CPPFLAGS  += -D_GNU_SOURCE -Iruntime -I$(BUILD) $(LUA_CFLAGS) $(if $(FAULTS),-DLUAPOOL_FAULTS)
-CFLAGS    += -std=c11 $(OPTIMIZE) -fPIC -fexceptions -fvisibility=hidden -ffile-prefix-map=$(CURDIR)=. $(WARNINGS) $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+CFLAGS    += -std=c11 $(OPTIMIZE) -fPIC -fexceptions -fvisibility=hidden -ffunction-sections -fdata-sections -ffile-prefix-map=$(CURDIR)=. $(WARNINGS) $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 CXXFLAGS  += -std=c++11 -pedantic $(OPTIMIZE) -Wall -Wextra $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
-LDFLAGS   += $(if $(SANITIZE),-fsanitize=$(SANITIZE))
+# What nobody calls is left out.
+GC_SECTIONS := -Wl,$(if $(filter Darwin,$(shell uname -s)),-dead_strip,--gc-sections)
+LDFLAGS   += $(GC_SECTIONS) $(if $(SANITIZE),-fsanitize=$(SANITIZE))
 NEEDS_LUA  = $(if $(LUA_PC),,$(error pkg-config finds no Lua 5.4 with headers: run scripts/install-dependencies))
 # One line for each file made; VERBOSE=1 shows the commands.
 QUIET      = $(NEEDS_LUA)$(if $(VERBOSE),,@echo "  make $@";)
@@ -47,17 +49,19 @@ COMPILE    = $(QUIET) mkdir -p $(@D); $(CC) $(CPPFLAGS) $(CFLAGS)
 FLOORS    := base memory process pool job binding
 LIBRARY   := $(sort $(wildcard $(FLOORS:%=runtime/%/*.c)))
 COMMAND   := $(sort $(wildcard runtime/cluster/*.c runtime/command/*.c))
-LUA_FILES := $(sort $(wildcard lua/luapool/*.lua))
+# What the command alone needs is not in the library.
+LUA_LIBRARY := $(sort $(wildcard lua/luapool/*.lua))
+LUA_COMMAND := $(sort $(wildcard lua/cluster/*.lua lua/command/*.lua))
 C_TESTS   := $(sort $(wildcard tests/c/test_*.c))
 LIB_OBJ   := $(LIBRARY:%.c=$(BUILD)/%.o) $(BUILD)/embedded.o
-CMD_OBJ   := $(COMMAND:%.c=$(BUILD)/%.o)
+CMD_OBJ   := $(COMMAND:%.c=$(BUILD)/%.o) $(BUILD)/embedded_command.o
 FAULTY    := $(BUILD)/faults
 PROBES    := $(filter-out $(C_TESTS),$(wildcard tests/c/*.c))
 HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp scripts/embed/*.c)
 TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test rig soak check bench portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects amalgamation
+.PHONY: all demo test rig soak check bench size portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects amalgamation
 .SECONDARY:
 
 all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(BUILD)/libluapool.so.0 $(BUILD)/luapool.pc $(if $(MPI),$(BUILD)/luapool-mpi.so) ## build the command, the library and the module
@@ -65,13 +69,20 @@ all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(BUILD)/lib
 $(BUILD)/%.o: %.c
 	$(COMPILE) -MMD -MP -c -o $@ $<
 
+$(BUILD)/embedded%.o: $(BUILD)/embedded%.c
+	$(COMPILE) -c -o $@ $<
+
 $(BUILD)/embedded.o: $(BUILD)/embedded.c
 	$(COMPILE) -c -o $@ $<
 
-# The Lua files become C arrays: name, length, text.
-$(BUILD)/embedded.c: $(LUA_FILES) scripts/embed-lua
-	@mkdir -p $(@D)
-	$(QUIET) sh scripts/embed-lua $(LUA_FILES) > $@.new && mv $@.new $@
+# The Lua files become C arrays, packed.
+EMBED = @mkdir -p $(@D); $(if $(LUA),echo "  make $@",echo "no Lua 5.4 interpreter here: run scripts/install-dependencies"; exit 1); \
+  $(LUA) scripts/embed-lua.lua
+$(BUILD)/embedded.c: $(LUA_LIBRARY) scripts/embed-lua.lua
+	$(EMBED) embedded_files $(LUA_LIBRARY) > $@.new && mv $@.new $@
+
+$(BUILD)/embedded_command.c: $(LUA_COMMAND) scripts/embed-lua.lua
+	$(EMBED) embedded_command $(LUA_COMMAND) > $@.new && mv $@.new $@
 
 $(BUILD)/libluapool.a: $(LIB_OBJ)
 	@rm -f $@
@@ -121,6 +132,9 @@ $(BUILD)/luapool-mpi.so: runtime/mpi/mpi.c runtime/cluster/engine.h
 # ---- the same with named fault points, for tests alone -----------------------------------------
 $(FAULTY)/%.o: %.c
 	$(COMPILE) -DLUAPOOL_FAULTS -MMD -MP -c -o $@ $<
+
+$(FAULTY)/embedded%.o: $(BUILD)/embedded%.o
+	@mkdir -p $(@D) && cp $< $@
 
 $(FAULTY)/embedded.o: $(BUILD)/embedded.o
 	@mkdir -p $(@D) && cp $< $@
@@ -192,6 +206,19 @@ check: ## layer rules, luacheck, and no warning from gcc and from clang
 	@for compiler in gcc clang; do \
 	  command -v $$compiler >/dev/null 2>&1 || { echo "no $$compiler here: its warnings are not checked"; continue; }; \
 	  $(MAKE) --no-print-directory BUILD=$(BUILD)/check-$$compiler CC=$$compiler STRICT=-Werror objects test-programs || exit 1; done
+
+# What a program grows by that links the library: the engine of the tests, and the same with nothing where the library's functions were.
+SIZE_LINK = $(CC) $(LDFLAGS) -Wl,-E,-s -o $@
+$(BUILD)/size/engine: tests/hosts/engine.c $(BUILD)/libluapool.a
+	$(COMPILE) $(SIZE_LINK:$(CC)%=%) $< $(BUILD)/libluapool.a $(LUA_LINK) -lm -ldl -lpthread
+
+$(BUILD)/size/without: tests/hosts/engine.c
+	$(COMPILE) $(SIZE_LINK:$(CC)%=%) $< -Wl,--unresolved-symbols=ignore-all $(LUA_LINK) -lm -ldl -lpthread
+
+size: all $(BUILD)/size/engine $(BUILD)/size/without ## what the library adds to a program, in bytes
+	@size $(BUILD)/libluapool.so.0 $(BUILD)/lua/luapool.so $(BUILD)/luapool $(BUILD)/size/engine $(BUILD)/size/without
+	@size $(BUILD)/size/without $(BUILD)/size/engine | awk 'NR == 2 { text = $$1; data = $$2 } NR == 3 { printf "a program that links libluapool.a grows by %d bytes of code and constants, %d of data\n", $$1 - text, $$2 - data }'
+	@size -t $(BUILD)/embedded.o | awk 'NR == 2 { printf "of these the Lua files: %d (%s)\n", $$1, "$(words $(LUA_LIBRARY)) files, packed" }'
 
 bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other ways to do the same (BENCH: some)
 	@BUILD=$(BUILD) $(BUILD)/luapool tests/bench/run.lua $(BENCH)

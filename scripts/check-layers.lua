@@ -5,6 +5,8 @@
 --   Only `command` prints, exits or aborts; `_exit` belongs to `process`.
 --   What a library must not do to its host: see GUESTS.
 --   Every file begins with a comment.
+--   Lua files ask (part "name") only for what is there: lua/luapool, the library, for files of its own; lua/cluster for those, too;
+--   lua/command for all. No two have the same name.
 -- ROOT (environment): another house to check, for the tests of this file.
 local root = os.getenv("ROOT") or "."
 local build = arg[1] or os.getenv("BUILD") or "build"
@@ -111,6 +113,38 @@ local function check_object(path)
     end
   end
 end
+
+-- ---- Lua files ----
+
+local FOLDERS = { "luapool", "cluster", "command" } -- each may ask for its own files, and for those of the folders before it
+
+local function lua_files()
+  local folder_of, files = {}, {}
+  for rank, folder in ipairs(FOLDERS) do
+    for _, path in ipairs(lines_of(("cd '%s' && find lua/%s -name '*.lua' 2>/dev/null | sort"):format(root, folder))) do
+      local name = path:match("([^/]+)%.lua$")
+      if folder_of[name] then complain("%s: there is a lua/%s/%s.lua, too", path, FOLDERS[folder_of[name]], name) end
+      folder_of[name] = rank
+      files[#files + 1] = { path = path, rank = rank }
+    end
+  end
+  return files, folder_of
+end
+
+local function check_parts()
+  local files, folder_of = lua_files()
+  for _, file in ipairs(files) do
+    for name in read(root .. "/" .. file.path):gmatch('%f[%w_]part%s*%(?%s*"([%w_]+)"') do
+      if not folder_of[name] then
+        complain("%s: asks for the part %s, which is not there", file.path, name)
+      elseif folder_of[name] > file.rank then
+        complain("%s: asks for the part %s, which only the command has (lua/%s)", file.path, name, FOLDERS[folder_of[name]])
+      end
+    end
+  end
+end
+
+check_parts()
 
 local sources = lines_of(("cd '%s' && find runtime tests/c -name '*.[ch]' 2>/dev/null | sort"):format(root))
 local objects = lines_of(("find '%s/runtime' -name '*.o' 2>/dev/null | sort"):format(build))

@@ -20,7 +20,7 @@ local pool = {
 
 --- The machines that work for this script: one, or under `luapool --mpi` all of the job.
 ---@return table[] { rank =, host =, pid =, workers =, load =, items =, state = "up" or "lost", why = }
-pool.nodes = later("cluster", "list")
+pool.nodes = later("pool", "nodes")
 
 -- One-shot verbs: as the methods of a pool, with workers forked for that call alone.
 for _, name in ipairs { "map", "starmap", "each", "imap", "imap_unordered", "filter", "find", "any", "all", "reduce", "apply" } do

@@ -282,17 +282,36 @@ function Pool.__tostring(self)
   return ("luapool.pool%s: %d workers, %s"):format(self.options.name and " " .. self.options.name or "", self.options.workers, state)
 end
 
+-- core.cluster is what lua/cluster adds in a job on many machines: is_on() in the script, open() a pool on all of them, list().
+
 local DEEPEST <const> = 4 -- levels of nested workers: beyond, pools run inline, so that a recursion does not fork for ever
 
 local function make(options, call_options)
   local self = { options = options, call_options = call_options, is_closed = false, futures = {}, problems = {} }
   local is_worker, depth = core.is_worker()
   if options.workers > 0 and (not is_worker or (options.nested and depth < DEEPEST)) then
-    if not is_worker and not core.wire() then part("record").begin(self) end
-    self.handle = (core.wire() and part("cluster").is_on() and part("remote_pool") or core).open(options)
+    local cluster = core.cluster
+    if not is_worker and not cluster then part("record").begin(self) end
+    self.handle = (cluster and cluster.is_on() and cluster or core).open(options)
     self.nested_in = is_worker and core.pid() or nil
   end
   return setmetatable(self, Pool)
+end
+
+local function host_name()
+  local file = io and io.open("/proc/sys/kernel/hostname")
+  if not file then return "localhost" end
+  local name = file:read("l")
+  file:close()
+  return name
+end
+
+--- pool.nodes: the machines that work for this script. Without MPI it is this one.
+---@return table[] { rank =, host =, pid =, workers =, load =, items =, state = "up" | "lost", why = }
+function Pool.nodes()
+  local cluster = core.cluster
+  if cluster and cluster.is_on() then return cluster.list() end
+  return { { rank = 0, host = host_name(), pid = core.pid(), workers = core.cpus(), state = "up", items = 0 } }
 end
 
 --- A pool of workers; they start at first use.

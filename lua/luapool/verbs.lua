@@ -325,7 +325,7 @@ end
 function verbs.reduce(self, job, init, call)
   local op, combine = job.fn, call.combine or job.fn
   local zero = call.combine and init
-  local in_place, spans = (self.options.one_shot or job.kind == "array") and not core.wire(), {}
+  local in_place, spans = (self.options.one_shot or job.kind == "array") and not core.cluster, {}
   local work = {
     fn = folder(op, call.map, in_place and job.kind ~= "range" and job.kind ~= "iterator" and job.a or nil),
     named = op, kind = "iterator", a = blocks(job, zero, in_place, spans), b = job.kind == "iterator" and job.a or nil,

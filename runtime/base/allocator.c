@@ -281,15 +281,14 @@ static __attribute__((noinline)) void reconsider(struct allocator *a, struct chu
   }
 }
 
-/* Blocks of every small size; most calls end here, and these look at nothing but the chunk. */
-static inline void *take(struct allocator *a, size_t size) {
+static void *take(struct allocator *a, size_t size) {
   unsigned size_class = class_of(size);
   struct chunk *chunk = a->open[size_class];
   if (!HAS_CHUNKS) return malloc(size);
   return chunk->free ? take_from(chunk) : take_elsewhere(a, size_class);
 }
 
-static inline void put(struct allocator *a, void *block) {
+static void put(struct allocator *a, void *block) {
   struct chunk *chunk = chunk_of(block);
   if (!HAS_CHUNKS) {
     free(block);
@@ -351,22 +350,15 @@ static void put_large(struct allocator *a, void *block, size_t bytes) {
   a->spare_bytes += bytes;
 }
 
-static __attribute__((noinline)) void *take_not_small(struct allocator *a, size_t size) {
+static void *take_any(struct allocator *a, size_t size) {
+  if (is_small(size)) return take(a, size);
   return is_large(size) ? take_large(a, in_pages(size)) : malloc(size);
 }
 
-static __attribute__((noinline)) void put_not_small(struct allocator *a, void *block, size_t size) {
-  if (is_large(size)) put_large(a, block, in_pages(size));
-  else free(block);
-}
-
-static inline void *take_any(struct allocator *a, size_t size) {
-  return is_small(size) ? take(a, size) : take_not_small(a, size);
-}
-
-static inline void put_any(struct allocator *a, void *block, size_t size) {
+static void put_any(struct allocator *a, void *block, size_t size) {
   if (is_small(size)) put(a, block);
-  else put_not_small(a, block, size);
+  else if (is_large(size)) put_large(a, block, in_pages(size));
+  else free(block);
 }
 
 /* Large to large: in place if the pages do, else the page tables move. */
@@ -388,7 +380,7 @@ static void *resize_large(struct allocator *a, void *block, size_t old_size, siz
   return moved;
 }
 
-static __attribute__((noinline)) void *resize(struct allocator *a, void *block, size_t old_size, size_t new_size) {
+static void *resize(struct allocator *a, void *block, size_t old_size, size_t new_size) {
   void *other;
   if (is_small(old_size) && is_small(new_size)) {
     if (!HAS_CHUNKS) return realloc(block, new_size);

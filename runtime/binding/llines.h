@@ -1,7 +1,7 @@
 /*
  * binding/llines -- a block of lines, and a function called with each: the inner loop of the one-liners.
  *
- * Room: binding (lluapool.c includes this).
+ * Room: binding (command/ includes this).
  */
 #ifndef LUAPOOL_BINDING_LLINES_H
 #define LUAPOOL_BINDING_LLINES_H

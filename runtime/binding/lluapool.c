@@ -2,10 +2,9 @@
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
  * Room: binding (may include binding/lerror.h, binding/lhelper.h, binding/lpool.h, binding/llong.h, binding/lshared.h, binding/lstep.h,
- * binding/ltrace.h, binding/embedded.h, binding/lreader.h, binding/llines.h, binding/lprogram.h and
- * binding/lwire.h).
- * Owns: the registry fields luapool.module, luapool.part,
- * luapool.Error, luapool.options, and the run scope of pool.catch_interrupts.
+ * binding/ltrace.h and binding/embedded.h).
+ * Owns: the registry fields luapool.module, luapool.part, luapool.files, luapool.Error, luapool.options, and the run scope of
+ * pool.catch_interrupts.
  */
 #include "binding/lluapool.h"
 
@@ -15,18 +14,15 @@
 #include <unistd.h>
 
 #include "base/os.h"
+#include "base/packed.h"
 #include "binding/embedded.h"
 #include "binding/lerror.h"
 #include "binding/lhelper.h"
-#include "binding/llines.h"
 #include "binding/llong.h"
 #include "binding/lpool.h"
-#include "binding/lprogram.h"
-#include "binding/lreader.h"
 #include "binding/lshared.h"
 #include "binding/lstep.h"
 #include "binding/ltrace.h"
-#include "binding/lwire.h"
 #include "job/codec.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
@@ -200,25 +196,39 @@ static int core_shield(lua_State *L) {
   return lua_gettop(L);
 }
 
-/* part(name) -> what lua/luapool/NAME.lua returns; each file is run once per state. Upvalues: core, the table of parts. */
+static const struct embedded_file *find_file(const struct embedded_file *files, const char *name) {
+  for (; files->name != NULL; files++)
+    if (strcmp(files->name, name) == 0) return files;
+  return NULL;
+}
+
+/* Push the file as a function. The text is garbage once it is compiled. */
+static void load_file(lua_State *L, const struct embedded_file *file) {
+  char *text = lua_newuserdatauv(L, file->length, 0);
+  if (packed_expand(file->packed, file->n_packed, text, file->length) < 0) luaL_error(L, "luapool: %s was damaged", file->chunk_name + 1);
+  if (luaL_loadbufferx(L, text, file->length, file->chunk_name, "t") != LUA_OK) lua_error(L);
+  lua_remove(L, -2);
+}
+
+/* part(name) -> what NAME.lua returns; each file is run once per state. Upvalues: core, the table of parts. */
 static int part(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
-  const struct embedded_file *file;
+  const struct embedded_file *file, *more;
   lua_settop(L, 1);
   if (lua_getfield(L, lua_upvalueindex(2), name) != LUA_TNIL) return 1;
-  for (file = embedded_files; file->module != NULL; file++) {
-    if (strncmp(file->module, "luapool.", 8) != 0 || strcmp(file->module + 8, name) != 0) continue;
-    if (luaL_loadbufferx(L, (const char *)file->text, file->length, file->chunk_name, "t") != LUA_OK) return lua_error(L);
-    lua_pushvalue(L, lua_upvalueindex(1)); /* the file is called with (core, part) */
-    lua_pushvalue(L, lua_upvalueindex(1));
-    lua_pushvalue(L, lua_upvalueindex(2));
-    lua_pushcclosure(L, part, 2);
-    lua_call(L, 2, 1);
-    lua_pushvalue(L, -1);
-    lua_setfield(L, lua_upvalueindex(2), name);
-    return 1;
-  }
-  return luaL_error(L, "luapool was built without lua/luapool/%s.lua", name);
+  more = luapool_files(L);
+  file = find_file(embedded_files, name);
+  if (file == NULL && more != NULL) file = find_file(more, name);
+  if (file == NULL) return luaL_error(L, "luapool was built without %s.lua", name);
+  load_file(L, file);
+  lua_pushvalue(L, lua_upvalueindex(1)); /* the file is called with (core, part) */
+  lua_pushvalue(L, lua_upvalueindex(1));
+  lua_pushvalue(L, lua_upvalueindex(2));
+  lua_pushcclosure(L, part, 2);
+  lua_call(L, 2, 1);
+  lua_pushvalue(L, -1);
+  lua_setfield(L, lua_upvalueindex(2), name);
+  return 1;
 }
 
 static void push_core(lua_State *L) {
@@ -233,10 +243,6 @@ static void push_core(lua_State *L) {
   lshared_open(L);
   lterminal_open(L);
   ltrace_open(L);
-  lreader_open_library(L);
-  llines_open_library(L);
-  lprogram_open_library(L);
-  lwire_open(L);
   luaL_newmetatable(L, "luapool.Error");
   lua_setfield(L, -2, "Error");
   lua_pushliteral(L, LUAPOOL_VERSION);
@@ -264,6 +270,25 @@ void luapool_push_part(lua_State *L, const char *name) {
   lua_getfield(L, LUA_REGISTRYINDEX, "luapool.part");
   lua_pushstring(L, name);
   lua_call(L, 1, 1);
+}
+
+void luapool_push_core(lua_State *L) {
+  lua_getfield(L, LUA_REGISTRYINDEX, "luapool.part");
+  lua_getupvalue(L, -1, 1);
+  lua_remove(L, -2);
+}
+
+void luapool_add_files(lua_State *L, const struct embedded_file *files) {
+  lua_pushlightuserdata(L, (void *)files);
+  lua_setfield(L, LUA_REGISTRYINDEX, "luapool.files");
+}
+
+const struct embedded_file *luapool_files(lua_State *L) {
+  const struct embedded_file *files;
+  lua_getfield(L, LUA_REGISTRYINDEX, "luapool.files");
+  files = lua_touserdata(L, -1);
+  lua_pop(L, 1);
+  return files;
 }
 
 void luapool_set_option(lua_State *L, const char *name, const char *value) {

@@ -154,7 +154,7 @@ static void push_line(struct loutput *o, lua_State *L) {
   if (record.item != OUTPUT_NO_ITEM) {
     lua_pushinteger(L, (lua_Integer)record.item + 1);
     lua_setfield(L, -2, "item");
-    lua_pushinteger(L, (lua_Integer)record.call); /* for luapool/node: whose item it is */
+    lua_pushinteger(L, (lua_Integer)record.call); /* for lua/cluster/node: whose item it is */
     lua_setfield(L, -2, "call");
   }
   o->lines_at += sizeof record + record.length;

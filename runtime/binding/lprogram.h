@@ -1,7 +1,7 @@
 /*
  * binding/lprogram -- a shell command, run by a task, with its output caught: the jobs of `luapool map --cmd`.
  *
- * Room: binding (lluapool.c includes this).
+ * Room: binding (command/ includes this).
  */
 #ifndef LUAPOOL_BINDING_LPROGRAM_H
 #define LUAPOOL_BINDING_LPROGRAM_H

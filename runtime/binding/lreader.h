@@ -1,7 +1,7 @@
 /*
  * binding/lreader -- input as blocks of whole items (lines): what the one-liners of the command read.
  *
- * Room: binding (llines.c, lpace.c and lluapool.c include this).
+ * Room: binding (llines.c, lpace.c and command/ include this).
  * A block is as large as asked for, or as much as is there: who reads a pipe that is filled line by line gets each line at once.
  */
 #ifndef LUAPOOL_BINDING_LREADER_H

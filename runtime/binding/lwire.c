@@ -1,9 +1,9 @@
 /*
  * binding/lwire -- see lwire.h.
  *
- * Room: binding (may include binding/lwire.h, binding/lcall.h and binding/embedded.h).
+ * Room: binding (may include binding/lwire.h, binding/lcall.h, binding/lluapool.h and binding/embedded.h).
  * A message is a head of MESSAGE_HEAD bytes (a letter that says what it is, the numbers of the call and of the batch) and a stream of
- * values (job/codec). Long ones travel as several records. lua/luapool/cluster and lua/luapool/node say what the letters mean.
+ * values (job/codec). Long ones travel as several records. lua/cluster/cluster and lua/cluster/node say what the letters mean.
  */
 #include "binding/lwire.h"
 
@@ -18,6 +18,7 @@
 #include "base/record.h"
 #include "binding/embedded.h"
 #include "binding/lcall.h"
+#include "binding/lluapool.h"
 #include "job/codec.h"
 #include "process/interrupt.h"
 
@@ -309,12 +310,16 @@ static int core_wire(lua_State *L) {
   return 2;
 }
 
+static uint64_t hash_files(uint64_t sum, const struct embedded_file *file) {
+  for (; file != NULL && file->name != NULL; file++) sum = hash_bytes(sum, file->packed, file->n_packed);
+  return sum;
+}
+
 /* core.build() -> text: the same in two programs if they understand each other's messages and bytecode */
 static int core_build(lua_State *L) {
-  const struct embedded_file *file;
   uint64_t sum = sizeof(void *) + sizeof(lua_Integer);
   char text[64];
-  for (file = embedded_files; file->module != NULL; file++) sum = hash_bytes(sum, file->text, file->length);
+  sum = hash_files(hash_files(sum, embedded_files), luapool_files(L));
   snprintf(text, sizeof text, "%s-%016llx", LUA_RELEASE, (unsigned long long)sum);
   lua_pushstring(L, text);
   return 1;

@@ -15,7 +15,7 @@
  */
 void lwire_attach(lua_State *L, int fd, int is_pool);
 
-/* lwire_open -- core on top of the stack: core.wire, core.build. */
+/* lwire_open -- core on top of the stack: core.wire, core.build. For the command: the library works on one machine. */
 void lwire_open(lua_State *L);
 
 #endif

@@ -2,7 +2,7 @@
  * command/repl -- see repl.h.
  *
  * Room: command (may print).
- * luapool/repl decides; it is given what only the program can do, as a table of functions, and is called again and again for one step each:
+ * lua/command/repl decides; it is given what only the program can do, as a table of functions, and is called again and again for one step each:
  * read a statement, run it, print what it returns. Whatever comes out of a step, an interrupt above all, does not end the prompt.
  */
 #include "command/repl.h"
@@ -103,7 +103,7 @@ static const luaL_Reg host_functions[] = {
   {"read", host_read}, {"add", host_add}, {"write", host_write}, {"complain", host_complain}, {"remember", host_remember},
   {"recall", host_recall}, {"history_path", host_history_path}, {"signal", host_signal}, {"set_completer", host_set_completer}, {NULL, NULL}};
 
-/* -> the table { step =, finish = } of luapool/repl */
+/* -> the table { step =, finish = } of lua/command/repl */
 static int start(lua_State *L) {
   int ignores_environment;
   luapool_push_part(L, "repl");

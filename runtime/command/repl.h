@@ -1,5 +1,5 @@
 /*
- * command/repl -- the prompt on a terminal: an editor, history, completion, and luapool/repl, which does everything else.
+ * command/repl -- the prompt on a terminal: an editor, history, completion, and lua/command/repl, which does everything else.
  *
  * Room: command (may print).  Owns: nothing beyond the call.
  */

@@ -1,4 +1,4 @@
--- luapool/oneliner_command -- shell commands out of a template with GNU parallel's replacement strings. Room: lua. Owns nothing.
+-- command/oneliner_command -- shell commands out of a template with GNU parallel's replacement strings. Room: lua. Owns nothing.
 local core = ...
 
 local command = {}

@@ -1,4 +1,4 @@
--- luapool/oneliner_expression -- the EXPR of a one-liner: a function of an expression, of statements, or out of a file. Room: lua.
+-- command/oneliner_expression -- the EXPR of a one-liner: a function of an expression, of statements, or out of a file. Room: lua.
 -- Owns nothing.
 
 local expression = {}

@@ -1,4 +1,4 @@
--- luapool/repl_locals -- `local x = 1` at the prompt stays visible on the lines that follow. Room: lua.
+-- command/repl_locals -- `local x = 1` at the prompt stays visible on the lines that follow. Room: lua.
 -- Owns: the variables of one prompt, as upvalues.
 --
 -- All lines of a prompt behave as if they were one block. Behind every `local` statement of a line that is not inside a block of the line,

@@ -1,4 +1,4 @@
--- luapool/repl_commands -- what begins with a dot at the prompt. Room: lua. Owns nothing.
+-- command/repl_commands -- what begins with a dot at the prompt. Room: lua. Owns nothing.
 local core, part = ...
 
 local commands = {}

@@ -1,5 +1,5 @@
--- luapool/node -- the pool of a node: does what the script on another machine sends. Room: lua.
--- Owns: per pool of the script a local one, per call its function and the batches that run. luapool/cluster has the list of messages.
+-- cluster/node -- the pool of a node: does what the script on another machine sends. Room: lua.
+-- Owns: per pool of the script a local one, per call its function and the batches that run. cluster/cluster has the list of messages.
 local core, part = ...
 
 local node = {}
@@ -454,6 +454,7 @@ end
 --- For the command: serve until the relay is gone, then end all pools. `share`: how many nodes share this machine's processors.
 function node.serve(share)
   wire = core.wire()
+  core.cluster = { is_on = function() return false end } -- pools here are local ones, but not all there is
   node.cpus = part("defaults").get().workers or math.max(1, core.cpus() // math.max(share or 1, 1))
   if node.cpus == 0 then node.cpus = 1 end
   open_modules()

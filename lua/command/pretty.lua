@@ -1,4 +1,4 @@
--- luapool/pretty -- values as people read them. Room: lua. Owns nothing.
+-- command/pretty -- values as people read them. Room: lua. Owns nothing.
 -- Bounded in every way: depth, items of a table, length of strings, items in all. Calls nothing of the value but __tostring (and __name is
 -- read): what cannot be had raw is not shown.
 local core, part = ...

@@ -1,4 +1,4 @@
--- luapool/remote_pool -- a pool whose workers are on other nodes: what luapool.handle (binding/lpool.c) is for local ones. Room: lua.
+-- cluster/remote_pool -- a pool whose workers are on other nodes: what luapool.handle (binding/lpool.c) is for local ones. Room: lua.
 -- Owns: on each node where it was used a pool of the same options, until it is closed.
 local core, part = ...
 

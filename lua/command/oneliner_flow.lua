@@ -1,4 +1,4 @@
--- luapool/oneliner_flow -- blocks of lines through the workers, and their results out in order. Room: lua.
+-- command/oneliner_flow -- blocks of lines through the workers, and their results out in order. Room: lua.
 -- Owns: per flow the list of blocks whose results are not out yet, where an order is wanted.
 -- A block is cut so large that it takes some milliseconds: while nothing is known of the function, and where it is slow, that is one line.
 -- What a worker has not done of a block when its time is over comes back as a block of its own; the lines of a block that a worker did not
@@ -10,7 +10,7 @@ local flow = {}
 local GOAL <const> = 0.004 -- seconds that a block should take
 local SHORT <const> = 0.0005 -- seconds; what took less has measured the clock
 local GROWTH <const> = 8 -- a block is so many times as large as one whose time is known, at most
-local MOST_BYTES <const> = 1 << 16 -- those that run, and what they give, should fit into the caches
+local MOST_BYTES <const> = 1 << 17 -- larger ones do not fit into the caches
 local HELD_BYTES <const> = 32 << 20 -- of blocks that run and of results that are not out; then no more are read until the first is
 local HELD_BLOCKS <const> = 1 << 16
 local RUNNING <const> = 4 -- blocks for each worker: what is learnt of one should be of use for the next

@@ -1,4 +1,4 @@
--- luapool/lexer -- Lua source as tokens, for the prompt: which names a line uses, where its statements end, what is being typed.
+-- command/lexer -- Lua source as tokens, for the prompt: which names a line uses, where its statements end, what is being typed.
 -- Room: lua. Owns nothing. It does not check: what is asked about has been compiled, or is still being typed.
 local lexer = {}
 

@@ -1,4 +1,4 @@
--- luapool/oneliner_joblog -- the joblog, in GNU parallel's format, and when to end early. Room: lua. Owns: per joblog its file.
+-- command/oneliner_joblog -- the joblog, in GNU parallel's format, and when to end early. Room: lua. Owns: per joblog its file.
 
 local joblog = {}
 

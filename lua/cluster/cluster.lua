@@ -1,5 +1,5 @@
--- luapool/cluster -- the script's side of many machines: which nodes there are, what comes from them, who is lost. Room: lua.
--- Owns: per state the wire to the relay (binding/lwire.c), the nodes, and the calls that are not over (luapool/remote).
+-- cluster/cluster -- the script's side of many machines: which nodes there are, what comes from them, who is lost. Room: lua.
+-- Owns: per state the wire to the relay (binding/lwire.c), the nodes, and the calls that are not over (cluster/remote).
 -- A node does for us what a worker does for a pool: it gets the function once per call and batches of items, runs them in a local pool of
 -- its own, and sends back what came of them. What is lost with a node is given to another.
 --
@@ -278,20 +278,9 @@ function cluster.join()
   end
 end
 
-local function host_name()
-  local file = io and io.open("/proc/sys/kernel/hostname")
-  if not file then return "localhost" end
-  local name = file:read("l")
-  file:close()
-  return name
-end
-
---- pool.nodes: the machines that work for this script. Without MPI it is this one.
----@return table[] { rank =, host =, pid =, workers =, load =, items =, state = "up" | "lost", why = }
+--- The machines that work for this script: see pool.nodes.
+---@return table[]
 function cluster.list()
-  if not cluster.is_on() then
-    return { { rank = 0, host = host_name(), pid = core.pid(), workers = core.cpus(), state = "up", items = 0 } }
-  end
   cluster.pump(0)
   local list = {}
   for rank = 0, n_nodes - 1 do
@@ -304,6 +293,10 @@ function cluster.list()
   return list
 end
 
+--- A pool on all nodes, as core.open makes one of this machine.
+function cluster.open(options) return part("remote_pool").open(options) end
+
 cluster.wire = wire
+core.cluster = wire and cluster -- the library knows nothing more of all this
 
 return cluster

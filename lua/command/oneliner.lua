@@ -1,4 +1,4 @@
--- luapool/oneliner -- luapool map, filter, reduce: a function over lines, in all workers. Room: lua (may print: it is the command's).
+-- command/oneliner -- luapool map, filter, reduce: a function over lines, in all workers. Room: lua (may print: it is the command's).
 -- Owns: per run an input and a pool.
 -- Lines go to the workers in blocks, and what a block gives comes back as one text. Where something is said of single lines (time limits,
 -- retries, seed, a joblog, --halt, --cmd) a block is one line.
@@ -62,28 +62,22 @@ local function write_to(self, file, ...)
   if self.job and self.job.flow then self.job.flow:stop() end
 end
 
--- Texts that are gathered to be written at once: short ones, joining long ones costs more than writing them one by one.
-local JOINED_BYTES <const> = 16 << 10
-
-local function write_texts(self, texts)
-  local n = #texts
-  if n == 0 then return {} end
-  write_to(self, io.stdout, n == 1 and texts[1] or table.concat(texts))
-  return {}
-end
-
 -- A piece is a text, or { stdout, stderr } of a job.
 local function write_pieces(self, pieces)
-  local texts, bytes = {}, 0
+  local texts = {}
   for _, piece in ipairs(pieces) do
-    local text, errors = piece, ""
-    if type(piece) ~= "string" then text, errors = piece[1], piece[2] end
-    texts[#texts + 1] = text
-    bytes = bytes + #text
-    if bytes > JOINED_BYTES or errors ~= "" then texts, bytes = write_texts(self, texts), 0 end
-    if errors ~= "" then io.stderr:write(errors) end
+    if type(piece) == "string" then
+      texts[#texts + 1] = piece
+    else
+      texts[#texts + 1] = piece[1]
+      if piece[2] ~= "" then
+        write_to(self, io.stdout, table.concat(texts))
+        texts = {}
+        io.stderr:write(piece[2])
+      end
+    end
   end
-  write_texts(self, texts)
+  if #texts == 1 then write_to(self, io.stdout, texts[1]) elseif #texts > 1 then write_to(self, io.stdout, table.concat(texts)) end
 end
 
 -- ---- the function ----

@@ -1,4 +1,4 @@
--- luapool/repl -- the prompt: read a statement, run it, show what it returns. Room: lua. Owns: the prompt's variables, and `_`.
+-- command/repl -- the prompt: read a statement, run it, show what it returns. Room: lua. Owns: the prompt's variables, and `_`.
 -- command/repl.c gives it what only the program can do, and calls step again and again. An interrupt may end any step anywhere: nothing
 -- here holds what would have to be put back.
 local core, part = ...

@@ -1,4 +1,4 @@
--- luapool/oneliner_options -- what the command line says behind the words map, filter and reduce. Room: lua. Owns nothing.
+-- command/oneliner_options -- what the command line says behind the words map, filter and reduce. Room: lua. Owns nothing.
 -- Options may stand anywhere before ":::"; those that luapool knows before the word, too (workers, memory, trace ...), are handed on to it.
 local options = {}
 

@@ -1,4 +1,4 @@
--- luapool/remote -- one call whose items run on other nodes: what luapool.call (binding/lcall.c) is for local ones. Room: lua.
+-- cluster/remote -- one call whose items run on other nodes: what luapool.call (binding/lcall.c) is for local ones. Room: lua.
 -- Owns: per call its source, what is under way, and what came back, until it is over.
 -- Items go out in batches, as many as a node can work on for a moment; results come in any order.
 local core, part = ...

@@ -1,4 +1,4 @@
--- luapool/oneliner_value -- values as text, for the lines that one-liners write. Room: lua. Owns nothing.
+-- command/oneliner_value -- values as text, for the lines that one-liners write. Room: lua. Owns nothing.
 local _, part = ...
 
 local json = part "json"

@@ -1,4 +1,4 @@
--- luapool/repl_complete -- what a word at the prompt may become. Room: lua. Owns nothing.
+-- command/repl_complete -- what a word at the prompt may become. Room: lua. Owns nothing.
 -- Nothing of the program is called: only what is there without metamethods is looked at.
 local _, part = ...
 

@@ -1,4 +1,4 @@
--- luapool/oneliner_input -- where one-liners take their lines from: standard input, files, arguments, and all combinations of several of
+-- command/oneliner_input -- where one-liners take their lines from: standard input, files, arguments, and all combinations of several of
 -- these. Room: lua. Owns: per input a reader, and with it the file that is open.
 local core = ...
 

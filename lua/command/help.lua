@@ -1,4 +1,4 @@
--- luapool/help -- what there is, in words: for help() at the prompt, and the source of the lists in the manual. Room: lua. Owns nothing.
+-- command/help -- what there is, in words: for help() at the prompt, and the source of the lists in the manual. Room: lua. Owns nothing.
 -- Every public function of the module, and every method of its objects, has an entry (a test compares): how it is called, and what it does.
 local _, part = ...
 
