@@ -62,22 +62,28 @@ local function write_to(self, file, ...)
   if self.job and self.job.flow then self.job.flow:stop() end
 end
 
+-- Texts that are gathered to be written at once: short ones, joining long ones costs more than writing them one by one.
+local JOINED_BYTES <const> = 16 << 10
+
+local function write_texts(self, texts)
+  local n = #texts
+  if n == 0 then return {} end
+  write_to(self, io.stdout, n == 1 and texts[1] or table.concat(texts))
+  return {}
+end
+
 -- A piece is a text, or { stdout, stderr } of a job.
 local function write_pieces(self, pieces)
-  local texts = {}
+  local texts, bytes = {}, 0
   for _, piece in ipairs(pieces) do
-    if type(piece) == "string" then
-      texts[#texts + 1] = piece
-    else
-      texts[#texts + 1] = piece[1]
-      if piece[2] ~= "" then
-        write_to(self, io.stdout, table.concat(texts))
-        texts = {}
-        io.stderr:write(piece[2])
-      end
-    end
+    local text, errors = piece, ""
+    if type(piece) ~= "string" then text, errors = piece[1], piece[2] end
+    texts[#texts + 1] = text
+    bytes = bytes + #text
+    if bytes > JOINED_BYTES or errors ~= "" then texts, bytes = write_texts(self, texts), 0 end
+    if errors ~= "" then io.stderr:write(errors) end
   end
-  if #texts == 1 then write_to(self, io.stdout, texts[1]) elseif #texts > 1 then write_to(self, io.stdout, table.concat(texts)) end
+  write_texts(self, texts)
 end
 
 -- ---- the function ----

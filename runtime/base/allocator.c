@@ -281,14 +281,15 @@ static __attribute__((noinline)) void reconsider(struct allocator *a, struct chu
   }
 }
 
-static void *take(struct allocator *a, size_t size) {
+/* Blocks of every small size; most calls end here, and these look at nothing but the chunk. */
+static inline void *take(struct allocator *a, size_t size) {
   unsigned size_class = class_of(size);
   struct chunk *chunk = a->open[size_class];
   if (!HAS_CHUNKS) return malloc(size);
   return chunk->free ? take_from(chunk) : take_elsewhere(a, size_class);
 }
 
-static void put(struct allocator *a, void *block) {
+static inline void put(struct allocator *a, void *block) {
   struct chunk *chunk = chunk_of(block);
   if (!HAS_CHUNKS) {
     free(block);
@@ -350,15 +351,22 @@ static void put_large(struct allocator *a, void *block, size_t bytes) {
   a->spare_bytes += bytes;
 }
 
-static void *take_any(struct allocator *a, size_t size) {
-  if (is_small(size)) return take(a, size);
+static __attribute__((noinline)) void *take_not_small(struct allocator *a, size_t size) {
   return is_large(size) ? take_large(a, in_pages(size)) : malloc(size);
 }
 
-static void put_any(struct allocator *a, void *block, size_t size) {
-  if (is_small(size)) put(a, block);
-  else if (is_large(size)) put_large(a, block, in_pages(size));
+static __attribute__((noinline)) void put_not_small(struct allocator *a, void *block, size_t size) {
+  if (is_large(size)) put_large(a, block, in_pages(size));
   else free(block);
+}
+
+static inline void *take_any(struct allocator *a, size_t size) {
+  return is_small(size) ? take(a, size) : take_not_small(a, size);
+}
+
+static inline void put_any(struct allocator *a, void *block, size_t size) {
+  if (is_small(size)) put(a, block);
+  else put_not_small(a, block, size);
 }
 
 /* Large to large: in place if the pages do, else the page tables move. */
@@ -380,7 +388,7 @@ static void *resize_large(struct allocator *a, void *block, size_t old_size, siz
   return moved;
 }
 
-static void *resize(struct allocator *a, void *block, size_t old_size, size_t new_size) {
+static __attribute__((noinline)) void *resize(struct allocator *a, void *block, size_t old_size, size_t new_size) {
   void *other;
   if (is_small(old_size) && is_small(new_size)) {
     if (!HAS_CHUNKS) return realloc(block, new_size);

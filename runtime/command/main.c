@@ -37,6 +37,12 @@
 #define OWN_PROGRAM "luapool"
 #endif
 
+/*
+ * Per cent of the heap after which young garbage of one-liners is collected. Lines are dead at once, and their memory is better used again while
+ * it is in the caches: a quarter less time than with Lua's default for `seq 1000000 | luapool map _`.
+ */
+enum { LINES_NURSERY = 2 };
+
 struct program {
   int argc;
   char **argv;
@@ -61,6 +67,10 @@ static const struct command_word *find_command_word(const char *name) {
   const struct command_word *word = command_words;
   while (word->name && strcmp(word->name, name) != 0) word++;
   return word->name ? word : NULL;
+}
+
+static int is_one_liner(const struct program *program) {
+  return program->options.script < program->argc && find_command_word(program->argv[program->options.script]) != NULL;
 }
 
 static int is_stdin(char **argv) {
@@ -105,7 +115,7 @@ static void set_defaults(lua_State *L, struct program *program) {
 /* Modules beside the script, also for -l. */
 static void open_folder(lua_State *L, const struct program *program) {
   char **script = program->argv + program->options.script;
-  if (program->options.script < program->argc && !find_command_word(*script) && !is_stdin(script)) modules_beside(L, *script);
+  if (program->options.script < program->argc && !is_one_liner(program) && !is_stdin(script)) modules_beside(L, *script);
 }
 
 static int prepare(lua_State *L) {
@@ -128,7 +138,7 @@ static int prepare(lua_State *L) {
   set_arg(L, program);
   open_folder(L, program);
   set_defaults(L, program);
-  lua_gc(L, LUA_GCGEN, 0, 0);
+  lua_gc(L, LUA_GCGEN, is_one_liner(program) ? LINES_NURSERY : 0, 0);
   return 0;
 }
 
