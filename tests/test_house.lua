@@ -175,7 +175,7 @@ function TestHouse:test_stripping_knows_strings_and_tokens()
   same("local t = { } ; local a = t [ [[x]] ]", "local t={};local a=t[ [[x]]]")
   same("local a <const> = 1 ; goto l :: l ::", "local a<const> =1;goto l::l::")
   same("return 1 ~= 2 , ~ 3 // 4 , not nil", "return 1~=2,~3//4,not nil")
-  same('return "a\\\nb" -- c', 'return "a\\\nb"')
+  same('return "a\\\nb" -- c', 'return"a\\\nb"')
   lu.assertErrorMsgContains("a string without an end", embed.strip, "return 'a")
   lu.assertErrorMsgContains("a long bracket without an end", embed.strip, "return [[a")
 end
