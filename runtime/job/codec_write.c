@@ -1,7 +1,7 @@
 /*
  * job/codec_write -- the writer: see codec.h for codec_begin, codec_write and their like, codec_write.h for what its files share.
  *
- * Room: job (may include job/codec_write.h).  Owns: the writer's frames, its open run, and the mark that a failed value goes back to.
+ * Room: job (may include job/codec_write.h and job/codec_run.h).  Owns: the writer's frames, its open run, and the mark that a failed value goes back to.
  * This file: scalars, references, frames, the loop over them, and top-level values. The hot path is a number that joins the open run.
  */
 #include "job/codec_write.h"
@@ -9,6 +9,8 @@
 #include <errno.h>
 #include <limits.h>
 #include <stdlib.h>
+
+#include "job/codec_run.h"
 
 int writer_put_varint(struct bytes *out, uint64_t value) {
   unsigned char text[10];
@@ -205,19 +207,6 @@ void codec_begin(struct codec *c, struct bytes *out, int flags, const char *root
   c->is_writing = 0;
 }
 
-/* join_run -- the 8 bytes of a number go into the open run if there is room: 1; else 0 and nothing was done. */
-static inline int join_run(struct codec *c, const void *number) {
-  struct bytes *out = c->out;
-  size_t length = out->length;
-  unsigned char *end = out->data + length, *at = out->data + c->run_at;
-  uint32_t count = get_count(at);
-  if (out->capacity - length < 8 || count == UINT32_MAX) return 0;
-  out->length = length + 8;
-  set_count(at, count + 1);
-  memcpy(end, number, 8);
-  return 1;
-}
-
 /* drop_natives -- those of another stream are not kept any longer. */
 static void drop_natives(struct codec *c, lua_State *L) {
   codec_renew_anchor(c, L, ANCHOR_NATIVES);
@@ -244,18 +233,7 @@ static __attribute__((noinline)) int write_other(struct codec *c, lua_State *L, 
 }
 
 int codec_write(struct codec *c, lua_State *L, int index) {
-  if (c->run_tag == TAG_RUN_INTEGER) {
-    if (lua_isinteger(L, index)) {
-      lua_Integer integer = lua_tointeger(L, index);
-      if (join_run(c, &integer)) return 0;
-    }
-  } else if (c->run_tag == TAG_RUN_FLOAT) {
-    if (lua_type(L, index) == LUA_TNUMBER && !lua_isinteger(L, index)) {
-      lua_Number number = lua_tonumber(L, index);
-      if (join_run(c, &number)) return 0;
-    }
-  }
-  return write_other(c, L, index);
+  return codec_join(c, L, index) ? 0 : write_other(c, L, index);
 }
 
 void codec_rollback(struct codec *c) {

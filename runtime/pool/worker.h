@@ -136,6 +136,32 @@ static inline int worker_needs_frame(const struct worker *w) {
   return !w->frame.is_borrowed || w->frame.length >= WORKER_FRAME_BYTES || w->frame.capacity - w->frame.length < w->frame_low;
 }
 
+/*
+ * The same for items without a time limit whose output needs no mark, and whose values never outgrow the frame (worker_room):
+ * worker_begin_plain_item, worker_end_plain_item.
+ */
+static inline void worker_begin_plain_item(struct worker *w, uint64_t item) {
+  if (w->has_progress) worker_progress(w, 0, 0);
+  atomic_store_explicit(&w->slot->item, item, memory_order_release);
+}
+
+static inline void worker_end_plain_item(struct worker *w) {
+  w->staged_count = ++w->frame_count;
+  channel_stage(&w->channel, w->frame.length, w->frame_count);
+}
+
+/* worker_are_plain -- 1 if the items of the present claim are such, as far as that is the worker's business. */
+static inline int worker_are_plain(const struct worker *w) {
+  return !(w->claim.flags & BOARD_HAS_TIMEOUT) && w->output.kind != OUTPUT_ITEMS;
+}
+
+/* worker_room -- the length that the present frame may have for one more item to go into it; 0: it needs another frame anyway. */
+static inline size_t worker_room(const struct worker *w) {
+  size_t room = w->frame.capacity >= w->frame_low ? w->frame.capacity - w->frame_low : 0;
+  if (!w->frame.is_borrowed) return 0;
+  return room < WORKER_FRAME_BYTES ? room : WORKER_FRAME_BYTES - 1;
+}
+
 /* worker_is_stopped -- 1 if the rest of the claim is not wanted any more. */
 static inline int worker_is_stopped(const struct worker *w) {
   return atomic_load_explicit(&w->slot->stopped_claim, memory_order_relaxed) == w->claim.number ||
