@@ -346,6 +346,24 @@ function TestReplKeys:test_signals_that_end_it()
   end
 end
 
+-- Signals that nobody can catch for a script, while the terminal is the editor's: it gets it back. (sh restores nothing by itself.)
+function TestReplKeys:test_deaths_leave_the_terminal_as_it_was()
+  for _, editor in ipairs(editors()) do
+    for signal, status in pairs { SEGV = 139, ABRT = 134, QUIT = 131 } do
+      local before = self.directory .. "/before"
+      local env = environment(editor)
+      env.XDG_STATE_HOME = self.directory
+      local s <close> = screen.start { env = env, command = ("ulimit -c 0; stty -a > %s; %s -i -e %s; s=$?; echo; echo status $s;"
+        .. " stty -a | cmp - %s && echo same"):format(before, PROGRAM, [["print('pid', io.open'/proc/self/stat':read'n')"]], before) }
+      local pid = math.tointeger(tonumber(s:wait("\npid%s+%d+\n.*\n> $"):match("\npid%s+(%d+)")))
+      s:type("half")
+      s:wait("> half$")
+      proc.kill(pid, signal)
+      s:wait(("\nstatus %d\nsame\n"):format(status))
+    end
+  end
+end
+
 -- ---- pools ----
 
 TestReplPools = class()
@@ -400,6 +418,69 @@ function TestReplPools:test_ctrl_c_twice()
     s:press("C-l")
     s:wait("^> $")
   end
+  s:press("C-d")
+  lu.assertEquals(s:ended(), "0")
+end
+
+-- What was begun goes on while nobody types, and while somebody does: the line stays what it was.
+for _, editor in ipairs { "readline", "libedit", "plain" } do
+  TestReplPools["test_pools_go_on_beside_the_prompt_" .. editor] = function(self)
+    skip_without(editor)
+    local s <close> = self:prompt { env = environment(editor), arguments = "-j 1 -i" }
+    s:enter("p = pool.new(1) wait = function(n) local c <close> = io.popen('sleep 0.1') c:read 'a' print('task ' .. n) return n end")
+    s:enter("function more(f) local n = f:get() if n < 5 then p:submit(wait, n + 1):on_done(more) else print 'all done' end end")
+    s:enter("p:submit(wait, 1):on_done(more); -- begun")
+    s:wait("begun\n")
+    s:type("10 + 1")
+    s:wait("\ntask 5\nall done\n>")
+    local text = s:text()
+    for i = 1, 5 do lu.assertStrContains(text, ("\ntask %d\n"):format(i)) end
+    if editor ~= "plain" then lu.assertStrContains(text, "\n> 10 + 1") end -- (who edits a plain line is the terminal)
+    s:press("Enter")
+    s:wait("\n11\n> $")
+    s:enter("f = p:submit(function() return 'quiet' end)")
+    s:wait("quiet' end%)\n.*> $")
+    s:enter("f:get()")
+    s:wait('\n"quiet"\n> $')
+    s:press("C-d")
+    lu.assertEquals(s:ended(), "0")
+  end
+end
+
+function TestReplPools:test_an_error_in_a_callback_is_told_by_the_next_call()
+  local s <close> = self:prompt { arguments = "-j 1 -i" }
+  s:enter("p = pool.new(1) p:submit(function() end):on_done(function() print 'called' error 'oh no' end)")
+  s:wait("\ncalled\n> $")
+  s:enter("p:step()")
+  s:wait("oh no.*\n> $")
+end
+
+-- A callback that does not return: Ctrl-C ends it, and the line.
+function TestReplPools:test_ctrl_c_in_a_callback()
+  local s <close> = self:prompt { arguments = "-j 1 -i" }
+  s:enter("p = pool.new(1) p:submit(function() end):on_done(function() print 'called' while true do end end)")
+  s:wait("\ncalled$")
+  proc.sleep(0.3) -- (faster it would be a key that is held down)
+  s:press("C-c")
+  s:wait("%^C\n> $")
+  s:enter("p:apply(function() return 'fine' end)")
+  s:wait('\n"fine"\n> $')
+end
+
+function TestReplPools:test_waiting_costs_nothing()
+  local s <close> = self:prompt { arguments = "-j 1 -i" }
+  s:enter("p = pool.new(1) f = p:submit(function() local c <close> = io.popen('sleep 100') c:read 'a' end)")
+  s:enter("'pid' .. io.open '/proc/self/stat':read 'n'")
+  local pid = math.tointeger(tonumber(s:wait('"pid%d+"\n> $'):match('"pid(%d+)"')))
+  local function spent()
+    local stat = proc.stat(pid)
+    return stat.utime + stat.stime
+  end
+  local before = spent()
+  proc.sleep(1)
+  lu.assertTrue(spent() - before <= 0.02 * proc.slowness)
+  s:enter("f:cancel()")
+  s:wait("\ntrue\n> $")
   s:press("C-d")
   lu.assertEquals(s:ended(), "0")
 end

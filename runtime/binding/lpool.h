@@ -59,6 +59,7 @@ struct lpool {
   uint32_t n_judged;   /* open calls that may end without an event: those with a deadline, and those that let their last items finish */
   struct call *taking; /* whose event is being read: no verb may be used from inside */
   int64_t rest_at_ns;  /* a turn ends when this time is over, whatever else there is to do; 0: it does all */
+  int is_beside;       /* it was told that somebody types on the terminal (binding/lidle) */
   int must_settle;     /* a call is over: half lines of its items go out */
   int depth;           /* how many waits are under way: the pool is freed when the last one ends */
   /* the hook: Lua code that is to be run now and then while the host waits (callbacks of futures, progress) */

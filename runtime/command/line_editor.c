@@ -18,11 +18,16 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
+#include "base/os.h"
+#include "binding/lidle.h"
+#include "command/call.h"
 #include "command/job_control.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 
 enum kind { PLAIN, READLINE, LIBEDIT };
+
+enum { MOST_POOLS = 16, PAUSE_NS = 20 * 1000 * 1000 /* from one look at the pools to the next: each may draw the line again */ };
 
 typedef char **completion_function(const char *, int, int);
 typedef char *generator(const char *, int);
@@ -67,6 +72,9 @@ static struct {
   char *line;       /* that was read; malloc'ed by the library */
   int is_over;      /* the line has been read, or its end */
   int is_dropped;   /* libedit: the wait for a character was ended by an interrupt */
+  int has_error;    /* an interrupt that came while a pool was served is on top of L's stack */
+  int is_alone;     /* serving the pools has failed: not again for this line */
+  int64_t next_ns;  /* when to serve them again */
   struct winsize size;
 } editor;
 
@@ -299,10 +307,39 @@ static int is_resized(void) {
   return is_other;
 }
 
+static void clear_line(void) {
+  fputs("\r\033[K", stdout);
+  fflush(stdout);
+}
+
+/* What runs in the background has something for us: results, lines of output, callbacks. */
+static void serve_pools(void) {
+  int is_disturbed = 0, status = lidle_attend(editor.L, clear_line, &is_disturbed);
+  editor.next_ns = os_now_ns() + PAUSE_NS;
+  if (status != LUA_OK && delivery_is_interrupt(editor.L, -1)) {
+    editor.has_error = 1;
+  } else if (status != LUA_OK) {
+    clear_line();
+    call_report(editor.L, status);
+    editor.is_alone = is_disturbed = 1;
+  }
+  fflush(stdout);
+  if (is_disturbed) rl.forced_update_display();
+}
+
+/* Sleep until there is something to read, as job_control_wait; pools have their turns meanwhile. */
+static int wait_beside_pools(void) {
+  int fds[MOST_POOLS], flags, n = editor.is_alone ? 0 : lidle_fds(editor.L, fds, MOST_POOLS);
+  int64_t pause_ns = n > 0 ? editor.next_ns - os_now_ns() : 0;
+  flags = pause_ns > 0 ? job_control_wait(interrupt_fd(), NULL, 0, pause_ns) : job_control_wait(interrupt_fd(), fds, n, -1);
+  if (flags & JOB_OTHERS && !(flags & (JOB_INPUT | JOB_STOPS))) serve_pools();
+  return flags;
+}
+
 /* Sleep until there is input or an interrupt; what job control wants meanwhile is done. Returns 0 for an interrupt. */
 static int wait_for_input(void) {
-  while (!interrupt_pending()) {
-    int flags = job_control_wait(interrupt_fd());
+  while (!interrupt_pending() && !editor.has_error) {
+    int flags = wait_beside_pools();
     if (flags & JOB_STOPS) {
       rl.deprep_terminal();
       job_control_stop();
@@ -313,7 +350,7 @@ static int wait_for_input(void) {
       rl.forced_update_display();
     }
     if (flags & (JOB_RESIZED | JOB_CONTINUED) && is_resized()) rl.resize_terminal();
-    if (interrupt_pending()) break;
+    if (interrupt_pending() || editor.has_error) break;
     if (flags & JOB_INPUT) return 1;
   }
   return 0;
@@ -348,6 +385,12 @@ static void end_line(void) {
   fflush(stdout);
 }
 
+/* What a terminal is told when we die while it is edited: pasted text is not to be marked any more. */
+static const char *farewell(void) {
+  const char *marks = editor.kind == READLINE ? rl.variable_value("enable-bracketed-paste") : NULL;
+  return marks && strcmp(marks, "on") == 0 ? "\033[?2004l\r\n" : "\r\n";
+}
+
 static void on_line(char *line) {
   editor.line = line;
   editor.is_over = 1;
@@ -355,7 +398,7 @@ static void on_line(char *line) {
 }
 
 static void print_mark(void) {
-  fputs(interrupt_pending() == SIGINT ? "^C\n" : "", stdout); /* (else the newline comes where it is raised) */
+  fputs(interrupt_pending() == SIGINT || editor.has_error ? "^C\n" : "", stdout); /* (else the newline comes where it is raised) */
   fflush(stdout);
 }
 
@@ -402,6 +445,7 @@ static enum line read_plain(lua_State *L, const char *prompt) {
 
 /* Raises what ends the program. */
 static enum line dropped(lua_State *L) {
+  if (editor.has_error && delivery_signal(L, -1) != SIGINT) lua_error(L);
   plain_line_take_interrupt(L);
   lua_pushliteral(L, "");
   return LINE_DROPPED;
@@ -411,11 +455,11 @@ enum line line_editor_read(lua_State *L, const char *prompt) {
   if (editor.kind == PLAIN) return read_plain(L, prompt);
   free(editor.line); /* of a call that memory ended */
   editor.line = NULL;
-  editor.is_over = editor.is_dropped = 0;
+  editor.is_over = editor.is_dropped = editor.has_error = editor.is_alone = 0;
   editor.L = L;
   luaL_checkstack(L, 10, "line editor");
   fflush(stdout);
-  job_control_begin();
+  job_control_begin(farewell());
   if (editor.kind == READLINE) read_readline(prompt);
   else read_libedit(prompt);
   job_control_end();
