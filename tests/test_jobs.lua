@@ -3,6 +3,7 @@ local lu = require "luaunit"
 local proc = require "proc"
 local post = require "post"
 local pool = require "luapool"
+local ways = require "ways"
 
 local path
 
@@ -131,6 +132,116 @@ function TestLogged.test_another_job_is_refused()
   lu.assertStrContains(message, "resume = true")
 end
 
+-- Whoever runs it, the log is the same.
+function TestLogged.test_without_workers()
+  for _, verb in ipairs { "map", "each", "imap" } do
+    os.remove(path)
+    local options = { workers = 0, log = path, errors = "collect", resume = true }
+    for _ = 1, 2 do
+      local errors
+      if verb == "map" then
+        local results, n
+        results, n, errors = pool.map(half, 5, options)
+        lu.assertEquals({ n, results[5].nan }, { 5, 5 })
+      elseif verb == "each" then
+        local n
+        n, errors = pool.each(half, 5, options)
+        lu.assertEquals(n, 5)
+      else
+        errors = {}
+        for i, value, err in pool.imap(half, 5, options) do
+          lu.assertEquals(value and value.nan, i ~= 4 and i or nil)
+          errors[i] = err
+        end
+      end
+      lu.assertEquals(errors[4].message, "four is bad")
+      lu.assertEquals(count_runs(path), 5, verb)
+    end
+  end
+end
+
+-- on_crash = "skip": the log says what happened, the results have nil in its place.
+function TestLogged.test_skipped_crashes()
+  local function fatal(x)
+    if x == 3 then os.exit(9) end
+    return x
+  end
+  local options = { workers = 2, log = path, on_crash = "skip", resume = true }
+  for _ = 1, 2 do
+    local results, n = pool.map(fatal, 5, options)
+    lu.assertEquals({ n, results[2], results[3], results[5] }, { 5, 2, nil, 5 })
+    local seen = 0
+    for i, value in pool.imap(fatal, 5, options) do
+      seen = seen + i
+      lu.assertEquals(value, i ~= 3 and i or nil)
+    end
+    lu.assertEquals(seen, 15)
+  end
+  options.errors = "collect"
+  local _, _, errors = pool.map(fatal, 5, options)
+  lu.assertEquals({ errors[3].kind, errors[3].exitcode }, { "crash", 9 })
+end
+
+-- A result that this program cannot make any more (here: of a module that is gone) is computed again, in its place.
+function TestLogged.test_stored_results_that_cannot_be_read_are_done_again()
+  local function clock(x)
+    local ok, module = pcall(require, "proc")
+    return x % 2 == 0 and ok and module.now or x
+  end
+  local loaded, cpath = package.loaded.proc, package.cpath
+  local restored <close> = setmetatable({}, { __close = function() package.loaded.proc, package.cpath = loaded, cpath end })
+  lu.assertIsTable(restored)
+  for _, verb in ipairs { "map", "imap" } do
+    os.remove(path)
+    package.loaded.proc, package.cpath = loaded, cpath
+    lu.assertIs(pool.map(clock, 5, { workers = 1, log = path })[2], proc.now)
+    package.loaded.proc, package.cpath = nil, ""
+    local results, order = {}, {}
+    if verb == "map" then
+      results = pool.map(clock, 5, { workers = 1, log = path, resume = true })
+    else
+      for i, value in pool.imap(clock, 5, { workers = 1, log = path, resume = true }) do
+        results[i], order[#order + 1] = value, i
+      end
+      lu.assertEquals(order, { 1, 2, 3, 4, 5 })
+    end
+    lu.assertEquals(results, { 1, 2, 3, 4, 5 }, verb)
+  end
+end
+
+-- Only the log knows which items of an iterator were run before; errors of the others name their item all the same.
+function TestLogged.test_errors_name_items_of_resumed_iterators()
+  local function words()
+    local i = 0
+    return function()
+      i = i + 1
+      return i <= 6 and "word " .. i or nil
+    end
+  end
+  local function fail(word)
+    if word:find "[25]" then error("no") end
+  end
+  local options = { workers = 2, log = path, errors = "collect", resume = "failed" }
+  for _ = 1, 2 do
+    local _, _, errors = pool.map(fail, words(), options)
+    lu.assertEquals({ errors[2].index, errors[2].item, errors[5].index, errors[5].item }, { 2, '"word 2"', 5, '"word 5"' })
+  end
+end
+
+-- Whoever waits for a success does not go on over failures: they end the call, log or not.
+function TestLogged.test_failures_end_a_call_that_waits_for_successes()
+  for _, log in ipairs { false, path } do
+    local ran = pool.counter()
+    local ok, err = pcall(pool.map, function(x)
+      ran:add()
+      error("bad " .. x)
+    end, 200000, { workers = 1, log = log, halt = "now,success=1" })
+    lu.assertFalse(ok)
+    lu.assertStrContains(err.message, "bad 1")
+    lu.assertTrue(ran:get() < 200000, tostring(log))
+  end
+end
+
 -- kill -9 of the host at any moment: what was acknowledged is there, the rest is run again, and the sum comes out right.
 function TestLogged.test_kill_and_resume()
   local code = ([[
@@ -156,7 +267,7 @@ end
 
 -- ---- arrays ----
 
-TestInto = {}
+TestInto = { setUp = set_up, tearDown = function() os.remove(path) end }
 
 function TestInto.test_results_go_into_an_array()
   local p <close> = pool.new(2)
@@ -191,6 +302,32 @@ function TestInto.test_what_does_not_fit_is_the_items_error()
     i = i + 1
     return i <= 5 and i or nil
   end, { into = a, errors = "collect", workers = 1 })
+  lu.assertStrContains(errors[5].message, "the array has 4 elements")
+end
+
+-- The same without workers, and with a log, where the host puts them there.
+function TestInto.test_what_does_not_fit_wherever_it_is_stored()
+  local a = pool.array("u8", 4)
+  local function large(x)
+    if x == 2 then return nil end
+    return x * 100
+  end
+  for _, workers in ipairs { 0, 1 } do
+    for _, log in ipairs { false, path } do
+      os.remove(path)
+      for round = 1, log and 2 or 1 do -- the second is resumed
+        local result, n, errors = pool.map(large, 4, { into = a, workers = workers, log = log, errors = "collect", resume = log and true })
+        lu.assertTrue(rawequal(result, a))
+        lu.assertEquals({ n, a[1] }, { 4, 100 })
+        lu.assertEquals({ errors[2].kind, errors[2].index, errors[2].item }, { "error", 2, "2" })
+        lu.assertStrContains(errors[2].message, "result cannot be stored: number expected for u8, got nil")
+        lu.assertStrContains(errors[3].message, "out of the range of u8", round)
+        lu.assertStrContains(errors[4].message, "out of the range of u8")
+        lu.assertNil(errors[1])
+      end
+    end
+  end
+  local _, _, errors = pool.map(math.tointeger, ways.up_to(5), { into = a, errors = "collect", workers = 0 })
   lu.assertStrContains(errors[5].message, "the array has 4 elements")
 end
 

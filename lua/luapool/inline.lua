@@ -65,6 +65,23 @@ local function failure(value, traceback, copy, index, item)
   return e
 end
 
+--- Put a result into a shared array. What does not fit is the item's error, worded as in a worker: nothing, or that.
+---@param index integer of the item
+---@return table?
+function inline.store(into, index, value)
+  if index > #into then
+    local e = new_error("error", index)
+    e.message = ("result cannot be stored: the array has %d elements"):format(#into)
+    return e
+  end
+  local ok, problem = pcall(function() into[index] = value end)
+  if ok then return nil end
+  if core.is_interrupt(problem) then error(problem, 0) end
+  local e = new_error("error", index)
+  e.message = tostring(problem):gsub("^.*cannot set element %d+", "result cannot be stored")
+  return e
+end
+
 -- One try at one item: true, result | false, error table (or interrupt).
 local function try(fn, copy, index, item, options)
   local ok, sent = copy(item, "item")
@@ -75,6 +92,11 @@ local function try(fn, copy, index, item, options)
   output.item(nil)
   if not done then return false, failure(result, traceback, copy, index, item) end
   if options.discard then return true end
+  if options.into then
+    local problem = inline.store(options.into, index, result)
+    if problem then problem.item = core.item_text(item) end
+    return problem == nil, problem
+  end
   ok, result = copy(result, "result")
   if not ok then return false, refusal(result, index, item) end
   return true, result
@@ -127,7 +149,7 @@ end
 
 --- As handle:run: results, n, errors.
 function inline.run(job, call, seed)
-  local copy, into = core.copier(job.named or job.fn), call.into
+  local copy = core.copier(job.named or job.fn)
   local options = setmetatable({ seed = seed }, { __index = call })
   local fetch, results, errors = item_at(job.kind, job.a, job.b), {}, nil
   local judge, n, index = new_judge(call, job.n), job.n, 0
@@ -136,9 +158,7 @@ function inline.run(job, call, seed)
     if n == nil and item == nil then break end
     index = index + 1
     local ok, result = try_often(job.fn, copy, index, item, options)
-    if ok and into then
-      into[index] = result
-    elseif ok then
+    if ok then
       results[index] = result
     else
       errors = errors or {}

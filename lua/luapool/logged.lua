@@ -17,10 +17,10 @@ local function fetcher(job)
   end
 end
 
--- What is still to be run, as a source; `index_of[k]` is the number of its k-th item. Items travel with their number: their random numbers
--- and what is said of them are those of the whole job.
+-- What is still to be run, as a source; `boxes[k]` is { number, item } of its k-th item, until somebody takes it away. Items travel with
+-- their number: their random numbers and what is said of them are those of the whole job.
 local function remaining(job, skip, seed)
-  local fetch, index, count, n, index_of = fetcher(job), 0, 0, job.n, {}
+  local fetch, index, count, n, boxes = fetcher(job), 0, 0, job.n, {}
   local function pull()
     repeat
       index = index + 1
@@ -29,8 +29,8 @@ local function remaining(job, skip, seed)
       if item == nil then return nil end
       if not skip[index] then
         count = count + 1
-        index_of[count] = index
-        return { index, item }
+        boxes[count] = { index, item }
+        return boxes[count]
       end
     until false
   end
@@ -40,7 +40,7 @@ local function remaining(job, skip, seed)
     if seed then math.randomseed(seed, box[1]) end
     return f(box[2])
   end
-  return { fn = run, named = job.named or job.fn, kind = "iterator", a = pull }, index_of
+  return { fn = run, named = job.named or job.fn, kind = "iterator", a = pull }, boxes
 end
 
 -- For side effects: nothing of the result is stored.
@@ -60,36 +60,56 @@ Run.__index = Run
 function Run.__close(self, err)
   if self.stream then self.stream:__close(err) end
   local ok, message = self.log:close()
-  if ok == false and err == nil then error(message, 0) end
+  if not ok and err == nil then error(message, 0) end
 end
 
-local function open(self, job, call, order, owns)
+-- With `into`: a result goes into the array now; one that does not fit is a failure. ok, value
+local function put(self, index, worker, ok, value)
+  if not ok or not self.call.into then return ok, value end
+  local err = part("inline").store(self.call.into, index, value)
+  if not err then return true, value end
+  err.worker, err.item = worker, self.item_of and core.item_text(self.item_of(index)) or nil
+  return false, err
+end
+
+-- `take` is told what is stored. All of it is read before anything runs: what cannot be used is done again.
+local function open(self, job, call, order, owns, take)
   local journal = part "journal"
   local identity = journal.identity {
     fn = job.named or job.fn, verb = call.verb, kind = job.kind, a = job.a, b = job.b, n = job.n, seed = self.options.seed,
   }
-  local run = setmetatable({ log = journal.open(call.log, identity, call.resume or nil), skip = {}, n = job.n }, Run)
+  local run = setmetatable({ log = journal.open(call.log, identity, call.resume or nil), skip = {}, n = job.n, call = call }, Run)
+  run.item_of = job.kind ~= "iterator" and fetcher(job) or nil
   local _ <close> = setmetatable({}, { __close = function(_, err) if err ~= nil then run.log:close() end end })
+  for index, ok, value in run.log:stored() do
+    if take then take(run, index, put(run, index, nil, ok, value)) end
+  end
   for index in pairs(run.log.at) do run.skip[index] = true end
   local source, is_wrapped = job, job.named ~= nil
   if call.verb == "each" then source, is_wrapped = without_result(job), true end
   if next(run.skip) ~= nil then
     local rest
-    rest, run.index_of = remaining(source, run.skip, self.options.seed)
+    rest, run.boxes = remaining(source, run.skip, self.options.seed)
     if is_wrapped then rest.named = nil end -- names of classes lie one wrapper deeper than C looks: they travel as copies
     source, is_wrapped = rest, true
   end
-  run.fetch = job.kind ~= "iterator" and fetcher(job) or nil
   local options = with(call, { seconds = true, collect = true, wrapped = is_wrapped, into = false })
   run.stream = part("stream").open(self, source, options, order, owns, run.log.n_done)
   return run
 end
 
--- The error of a boxed item, in terms of the job.
-local function locate(self, err, index)
-  if not self.index_of or core.is_interrupt(err) then return end
-  err.index = index
-  err.item = self.fetch and core.item_text(self.fetch(index)) or nil
+-- The number, within the job, of the k-th item that was run; its error is put in these terms.
+local function locate(self, k, err)
+  local box = self.boxes and self.boxes[k]
+  if not box then return k end
+  self.boxes[k] = nil
+  if err and not core.is_interrupt(err) then err.index, err.item = box[1], core.item_text(box[2]) end
+  return box[1]
+end
+
+-- What on_crash = "skip" makes of an item that killed its worker: nil, and no failure (which stands in the log).
+local function is_skipped(self, ok, value)
+  return not ok and self.call.on_crash == "skip" and not self.call.collect and value.kind == "crash"
 end
 
 -- An iterator over what finishes: index, ok, value. Everything has been written to the log by then.
@@ -109,11 +129,12 @@ local function finished(self)
         return nil
       end
       for k = 1, count do
-        local index = self.index_of and self.index_of[first + k - 1] or first + k - 1
-        if err then locate(self, err, index) end
+        local index = locate(self, first + k - 1, err)
+        local worker, seconds = (err or values).worker, nil
+        if err then seconds = err.seconds else seconds = values[2 * k] end
         local ok, value = err == nil, err
-        if ok then value = values[2 * k - 1] end
-        self.log:add(index, ok and values[2 * k] or err.seconds, ok and values.worker or err.worker, ok, value)
+        if ok then ok, value = put(self, index, worker, true, values[2 * k - 1]) end
+        self.log:add(index, seconds, worker, ok, value)
         push(index, ok, value)
       end
       self.log:flush()
@@ -128,20 +149,21 @@ end
 ---@return table results, integer n, table? errors, table call for verbs.finish
 function logged.map(self, job, call)
   local results, errors, last = call.into or {}, nil, 0
-  local run <close> = open(self, job, call, "unordered")
-  local function take(index, ok, value)
+  local goes_on = call.collect or (call.halt and call.halt.what == "fail")
+  local function take(run, index, ok, value)
     last = math.max(last, index)
     if ok then
-      results[index] = value
-    else
+      if not call.into then results[index] = value end
+    elseif not is_skipped(run, ok, value) then
       errors = errors or {}
       errors[index] = value
+      return true
     end
   end
-  for index, ok, value in run.log:stored() do take(index, ok, value) end
+  local run <close> = open(self, job, call, "unordered", false, take)
   for index, ok, value in finished(run) do
-    take(index, ok, value)
-    if not ok and not call.collect and not call.halt then
+    local is_failure = take(run, index, ok, value)
+    if is_failure and not goes_on then
       run.log:sync()
       error(value, 0)
     end
@@ -189,6 +211,7 @@ function logged.imap(self, job, call, order, owns)
       return nil
     end
     if ok then return index, value end
+    if is_skipped(run, ok, value) then return index, nil end
     if call.collect then return index, nil, value end
     pcall(Run.__close, run)
     error(value, 0)
