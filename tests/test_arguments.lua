@@ -53,6 +53,19 @@ function TestArguments.test_source_of_map()
   end
 end
 
+-- __len may say anything, also what would never end.
+function TestArguments.test_tables_with_a_length_of_their_own()
+  for _, length in ipairs { "'x'", "-3", "2.5", "1 << 60", "{}" } do
+    local shown = length == "1 << 60" and tostring(1 << 60) or length == "{}" and "table" or length:gsub("'", '"')
+    refused(("p:map(print, setmetatable({}, { __len = function() return %s end }))"):format(length),
+      ("bad argument #2 to 'map' (a table whose length is a number of items expected, got %s)"):format(shown))
+  end
+  local proxy = setmetatable({}, { __len = function() return 2.0 end, __index = function(_, i) return i * 10 end })
+  for _, workers in ipairs { 0, 2 } do
+    lu.assertEquals(pool.map(function(x) return x + 1 end, proxy, { workers = workers }), { 11, 21 })
+  end
+end
+
 function TestArguments.test_a_pool_called_with_a_dot()
   refuse_all {
     { "p.map(print, 3)", "bad argument #1 to 'map' (pool expected, got function; write p:map(...))" },

@@ -341,6 +341,35 @@ function TestSources.test_an_iterator_that_raises()
   end
 end
 
+-- error(nil) is an error: nothing of it may look like an end, or like success.
+function TestSources.test_an_error_without_a_value()
+  local function counting()
+    local i = 0
+    return function()
+      i = i + 1
+      if i > 3 then error(nil) end
+      return i
+    end
+  end
+  for _, workers in ipairs { 0, 2 } do
+    lu.assertFalse((pcall(pool.map, tostring, counting(), { workers = workers })))
+    local seen = 0
+    lu.assertFalse((pcall(function()
+      for i in pool.imap(tostring, counting(), { workers = workers }) do seen = i end
+    end)))
+    lu.assertEquals(seen, 3)
+    local p <close> = pool.new { workers = workers }
+    lu.assertFalse((pcall(function() p:map_async(tostring, counting()):get() end)))
+    local f = p:submit(tostring, 1)
+    f:on_done(function() error(nil) end)
+    local ok, problem = pcall(function()
+      f:get()
+      p:close()
+    end)
+    lu.assertEquals({ ok, problem }, { false, "(error object is a nil value)" })
+  end
+end
+
 function TestSources.test_an_iterator_that_yields_has_nowhere_to_go()
   local p <close> = pool.new(1)
   local co = coroutine.wrap(function()
@@ -870,6 +899,8 @@ function TestInlineHooks.test_errors_in_them()
   lu.assertEquals(err.message, "on_start failed: not today")
   lu.assertEquals(getmetatable(err), pool.Error)
   lu.assertNil(pool.worker)
+  local bad = setmetatable({}, { __tostring = function() error("in __tostring") end })
+  pool.map(tostring, 1, { workers = 0, on_exit = function() error(bad) end })
 end
 
 function TestInlineHooks.test_a_pool_used_inside_its_own_task_starts_nothing_twice()

@@ -393,6 +393,30 @@ function TestWorkers.test_progress_is_told()
 end
 
 -- On a terminal only, and nothing of it stays.
+-- Without workers, too, each verb tells it, and does what it does without.
+function TestWorkers.test_progress_of_an_inline_pool()
+  local function odd(x)
+    if x == 7 then error("seven", 0) end
+    return x % 2 == 1 and x or nil
+  end
+  local told
+  local options = { workers = 0, errors = "collect", progress = function(done) told = done end }
+  for _, source in ipairs { 9, ways.up_to(9) } do
+    told = nil
+    local results, n, errors = pool.map(odd, source, options)
+    lu.assertEquals({ results[1], results[2], results[9], n, errors[7].message, told }, { 1, nil, 9, 9, "seven", 9 })
+  end
+  told = nil
+  lu.assertEquals((pool.each(odd, 9, options)), 9)
+  lu.assertEquals(told, 9)
+  options.errors = nil
+  local ok, err = pcall(pool.map, odd, 9, options)
+  lu.assertEquals({ ok, err.message, told }, { false, "seven", 7 })
+  options.halt, told = "now,success=2", nil
+  local results, n = pool.map(odd, 9, options)
+  lu.assertEquals({ results, n, told }, { { 1 }, 9, 2 })
+end
+
 function TestWorkers.test_progress_on_a_terminal()
   local code = "pool.map(function(x) os.execute('sleep 0.1') return x end, 20, { workers = 2, progress = true }) print 'end'"
   local s <close> = post.start { pty = true, code = code }

@@ -53,7 +53,12 @@ function check.source(src, number, name)
     if is_callable(src) then
       return "iterator", function() return src() end
     end
-    return "table", src, nil, #src
+    local n = #src -- (__len may give anything)
+    n = type(n) == "number" and math.tointeger(n) or n
+    if math.type(n) ~= "integer" or n < 0 or n > MAX_ITEMS then
+      bad_argument(number, name, "a table whose length is a number of items", n)
+    end
+    return "table", src, nil, n
   elseif core.array_length(src) then
     return "array", src, nil, #src
   elseif is_callable(src) then
@@ -140,7 +145,7 @@ local function seconds(low, text)
     if type(value) ~= "number" or value ~= value or value < low or (low == 0 and text:find("positive") and value == 0) then
       bad_option(option, name, text, value)
     end
-    return math.min(value, 1e9) + 0.0
+    return value > 0 and math.max(1e-9, math.min(value, 1e9)) or 0.0 -- (less than a nanosecond would be none)
   end
 end
 

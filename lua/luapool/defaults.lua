@@ -154,9 +154,16 @@ function defaults.color(is_terminal, environment)
   return is_terminal and (environment("NO_COLOR") or "") == "" and environment("TERM") ~= "dumb"
 end
 
---- warn(...) about something of ours, unless --quiet.
-function defaults.warn(...)
-  if warn and not defaults.get().quiet then warn("luapool: ", ...) end
+local function as_text(value)
+  local ok, text = pcall(tostring, value)
+  return ok and text or "an error whose value cannot be made into text"
+end
+
+--- Warn about something of ours, unless --quiet.
+---@param what string
+---@param about any what it is about: a text, or the value of an error
+function defaults.warn(what, about, ...)
+  if warn and not defaults.get().quiet then warn("luapool: ", what, as_text(about), ...) end
 end
 
 --- pool.defaults: a copy of what was given.

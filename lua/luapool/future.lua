@@ -207,7 +207,7 @@ local function call_back(self, fn)
   end, self)
   if ok then return end
   if part("init").is_interrupt(err) then error(err, 0) end
-  table.insert(self.pool.problems, err)
+  table.insert(self.pool.problems, err == nil and "(error object is a nil value)" or err)
 end
 
 --- Tell whoever waits for several, then call back. (luapool/pool calls it while the host waits.) If an interrupt comes out of a callback,

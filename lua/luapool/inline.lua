@@ -126,7 +126,7 @@ function inline.finish(on_exit, worker)
   local ok, problem = pcall(on_exit, worker)
   if ok then return end
   if core.is_interrupt(problem) then error(problem, 0) end
-  part("defaults").warn("on_exit failed: ", tostring(problem))
+  part("defaults").warn("on_exit failed: ", problem)
 end
 
 -- Ends a call early, as C's lcall_judge does: nil, "halted", or an error to raise.

@@ -130,7 +130,8 @@ local function finished(self)
       end
       for k = 1, count do
         local index = locate(self, first + k - 1, err)
-        local worker, seconds = (err or values).worker, nil
+        local worker = (err or values).worker
+        local seconds
         if err then seconds = err.seconds else seconds = values[2 * k] end
         local ok, value = err == nil, err
         if ok then ok, value = put(self, index, worker, true, values[2 * k - 1]) end

@@ -77,7 +77,7 @@ end
 
 -- The pool is gone: there is no later call that could raise them.
 local function warn_of_problems(self)
-  for _, problem in ipairs(self.problems) do part("defaults").warn("a callback failed: ", tostring(problem)) end
+  for _, problem in ipairs(self.problems) do part("defaults").warn("a callback failed: ", problem) end
   self.problems = {}
 end
 

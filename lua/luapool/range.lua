@@ -28,7 +28,7 @@ end
 local function number(value, argument, default)
   if value == nil and default then return default end
   if type(value) ~= "number" or value ~= value then
-    error(("bad argument #%d to 'range' (number expected, got %s)"):format(argument, type(value)), 3)
+    error(("bad argument #%d to 'range' (number expected, got %s)"):format(argument, value ~= value and "nan" or type(value)), 3)
   end
   return value
 end

@@ -148,4 +148,22 @@ function stream.run_with_progress(self, job, call)
   return results or {}, n, errors
 end
 
+--- The same of a pool without workers.
+function stream.run_inline(self, job, call)
+  local results, errors, n = {}, nil, 0
+  local goes_on = call.collect or (call.halt and call.halt.what == "fail")
+  local object <close> = stream.open(self, job, setmetatable({ collect = true }, { __index = call }), "ordered")
+  for index, _, values, err in object:frames() do
+    n = index
+    if err then
+      errors = errors or {}
+      errors[index] = err
+      if not goes_on then break end
+    elseif not call.into then
+      results[index] = values[1]
+    end
+  end
+  return results, job.n or n, errors
+end
+
 return stream

@@ -33,6 +33,7 @@ end
 -- results, n, errors; blocks.
 local function run(self, job, call)
   if pool_class().is_inline(self) then
+    if call.progress then return part("stream").run_inline(self, job, call) end
     return pool_class().as_worker(self, part("inline").run, job, call, self.options.seed)
   end
   if call.progress then return part("stream").run_with_progress(self, job, call) end
@@ -396,8 +397,10 @@ function over_items.map_async(self, job, call)
   if pool_class().is_inline(self) then
     local outcome = table.pack(pcall(run, self, job, call))
     if outcome[1] then return part("future").done(self, "map", call, unpack(outcome, 2, 4)) end
-    if core.is_interrupt(outcome[2]) then error(outcome[2], 0) end
-    return part("future").done(self, "map", call, nil, nil, nil, outcome[2])
+    local problem = outcome[2]
+    if core.is_interrupt(problem) then error(problem, 0) end
+    if problem == nil then problem = "(error object is a nil value)" end
+    return part("future").done(self, "map", call, nil, nil, nil, problem)
   end
   local begun = self.handle:begin(job.fn, job.kind, job.a, job.b, job.n, call, "table")
   return part("future").new(self, "map", begun, call)

@@ -390,11 +390,19 @@ void lcall_settle_ending(lua_State *L, struct lpool *lp) {
   }
 }
 
-void lcall_fail(lua_State *L, struct call *c) {
+void lcall_set_problem(lua_State *L, struct call *c) {
+  if (lua_isnil(L, -1)) { /* which would be none */
+    lua_pop(L, 1);
+    lua_pushliteral(L, "(error object is a nil value)");
+  }
   lcall_push(L, c);
   lua_insert(L, -2);
   lua_setiuservalue(L, -2, CALL_PROBLEM);
   lua_pop(L, 1);
+}
+
+void lcall_fail(lua_State *L, struct call *c) {
+  lcall_set_problem(L, c);
   lcall_conclude(L, c, OUTCOME_PROBLEM, c->lp->grace_ns);
 }
 

@@ -123,6 +123,8 @@ void lcall_judge(lua_State *L, struct call *c);
 void lcall_conclude(lua_State *L, struct call *c, enum call_outcome outcome, int64_t grace_ns);
 /* lcall_release -- the call is over: give everything back but the results. Does not raise. */
 void lcall_release(lua_State *L, struct call *c);
+/* lcall_set_problem -- the value on top is what whoever asks for the outcome gets raised; pops it. */
+void lcall_set_problem(lua_State *L, struct call *c);
 /* lcall_fail -- the value on top ends the call as a whole; pops it. */
 void lcall_fail(lua_State *L, struct call *c);
 /* lcall_raise_ended -- raise that the call was ended by somebody else: cancelled, or its pool closed or terminated. */

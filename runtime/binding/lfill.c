@@ -298,10 +298,7 @@ static void end_source(lua_State *L, struct call *c) {
     lcall_fail(L, c);
     return;
   }
-  lcall_push(L, c);
-  lua_insert(L, -2);
-  lua_setiuservalue(L, -2, CALL_PROBLEM);
-  lua_pop(L, 1);
+  lcall_set_problem(L, c);
   c->total = c->written;
 }
 
