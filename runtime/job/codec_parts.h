@@ -116,7 +116,7 @@ struct codec {
   uint32_t stream, n_named;
   struct shape *shapes;
   uint32_t n_shapes, shapes_capacity, last_shape;
-  const char **shape_keys;
+  const void **shape_keys; /* addresses of the keys: short strings, each of which is there once */
   uint32_t n_shape_keys, shape_keys_capacity;
   uint32_t *shape_slots; /* 2 * MAX_SHAPES; shape number + 1 */
   struct seen *seen;

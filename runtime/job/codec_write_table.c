@@ -10,19 +10,19 @@
 #include <errno.h>
 #include <stdlib.h>
 
-static size_t hash_keys(const char *const *keys, uint32_t n) {
+static size_t hash_keys(const void *const *keys, uint32_t n) {
   uint64_t hash = n;
   for (uint32_t i = 0; i < n; i++) hash = (hash ^ (uint64_t)(uintptr_t)keys[i]) * UINT64_C(0x9E3779B97F4A7C15) + (hash >> 31);
   return (size_t)(hash ^ (hash >> 32));
 }
 
-static int is_shape(const struct codec *c, uint32_t number, const char *const *keys, uint32_t n) {
+static int is_shape(const struct codec *c, uint32_t number, const void *const *keys, uint32_t n) {
   const struct shape *s = &c->shapes[number];
   return s->n_keys == n && memcmp(c->shape_keys + s->first_key, keys, n * sizeof *keys) == 0;
 }
 
 /* find_shape -- the number of the shape with these keys, or -1; *slot is then where it belongs. */
-static int64_t find_shape(struct codec *c, const char *const *keys, uint32_t n, uint32_t *slot) {
+static int64_t find_shape(struct codec *c, const void *const *keys, uint32_t n, uint32_t *slot) {
   if (c->last_shape < c->n_shapes && is_shape(c, c->last_shape, keys, n)) return c->last_shape;
   *slot = (uint32_t)(hash_keys(keys, n) & (2 * MAX_SHAPES - 1));
   for (; c->shape_slots && c->shape_slots[*slot]; *slot = (*slot + 1) & (2 * MAX_SHAPES - 1)) {
@@ -44,7 +44,7 @@ static int reserve_shape(struct codec *c, uint32_t n) {
  * define_shape -- a new shape whose key strings are on the Lua stack at first, first + 2, ...
  * The strings are anchored: while the stream lasts no other string can come to their addresses.
  */
-static int define_shape(struct codec *c, lua_State *L, const char *const *keys, uint32_t n, uint32_t slot, int first) {
+static int define_shape(struct codec *c, lua_State *L, const void *const *keys, uint32_t n, uint32_t slot, int first) {
   struct shape *s;
   if (reserve_shape(c, n) < 0) return codec_out_of_memory(c);
   codec_push_anchor(c, L, ANCHOR_SHAPE_KEYS);
@@ -81,15 +81,13 @@ void writer_forget_shapes(struct codec *c, uint32_t n, uint32_t n_keys) {
  * collect_record -- leave the pairs of the table at `at` on the stack, if it is a record: a few keys, all of them short strings.
  * Returns how many, or -1 (the stack is as before). *is_leaf: all values are scalars.
  */
-static int collect_record(lua_State *L, int at, const char **keys, int *is_leaf) {
+static int collect_record(lua_State *L, int at, const void **keys, int *is_leaf) {
   int n = 0;
   *is_leaf = 1;
   lua_pushnil(L);
   while (lua_next(L, at)) {
-    size_t length;
-    if (n == MAX_RECORD_KEYS || lua_type(L, -2) != LUA_TSTRING) break;
-    keys[n] = lua_tolstring(L, -2, &length);
-    if (length > MAX_SHAPE_KEY_BYTES) break;
+    if (n == MAX_RECORD_KEYS || lua_type(L, -2) != LUA_TSTRING || lua_rawlen(L, -2) > MAX_SHAPE_KEY_BYTES) break;
+    keys[n] = lua_topointer(L, -2);
     if (!is_scalar(lua_type(L, -1))) *is_leaf = 0;
     n++;
     lua_pushvalue(L, -2);
@@ -103,7 +101,7 @@ static int collect_record(lua_State *L, int at, const char **keys, int *is_leaf)
  * put_record_tag -- the tag and the shape of a record whose pairs are on the stack behind `at`. 0; 1: no more shapes in this stream;
  * negative.
  */
-static int put_record_tag(struct codec *c, lua_State *L, int at, const char *const *keys, int n, int flags) {
+static int put_record_tag(struct codec *c, lua_State *L, int at, const void *const *keys, int n, int flags) {
   uint32_t slot = 0;
   int64_t shape = find_shape(c, keys, (uint32_t)n, &slot);
   if (shape < 0 && c->n_shapes == MAX_SHAPES) return 1;
@@ -118,7 +116,7 @@ static int put_record_tag(struct codec *c, lua_State *L, int at, const char *con
 
 /* begin_record -- write the table on top of the stack as a record. As writer_value; -1 (no failure): it is none. */
 static int begin_record(struct codec *c, lua_State *L, int has_metatable, int *result) {
-  const char *keys[MAX_RECORD_KEYS];
+  const void *keys[MAX_RECORD_KEYS];
   int at = lua_gettop(L), is_leaf, n, status;
   size_t tag_at = c->out->length;
   if (!lua_checkstack(L, 2 * MAX_RECORD_KEYS + 8)) return -1;
@@ -147,6 +145,39 @@ static int begin_record(struct codec *c, lua_State *L, int has_metatable, int *r
   return 0;
 }
 
+/*
+ * write_alike -- write the table on top of the stack, if it has no metatable, the keys of the latest record in their order, and scalars only:
+ * most records are one of many, and need neither be collected nor looked up.
+ * Returns 1: written and popped; 0: it is something else, and nothing was done; -ENOMEM.
+ */
+static int write_alike(struct codec *c, lua_State *L) {
+  const struct shape *s = &c->shapes[c->last_shape];
+  const void *const *keys = c->shape_keys + s->first_key;
+  struct bytes *out = c->out;
+  size_t length = out->length;
+  uint32_t n = 0;
+  int at = lua_gettop(L);
+  if (put_tag(out, TAG_RECORD) < 0 || writer_put_varint(out, c->last_shape) < 0) return codec_out_of_memory(c);
+  lua_pushnil(L);
+  while (lua_next(L, at)) {
+    int type = lua_type(L, -1);
+    if (n == s->n_keys || lua_topointer(L, -2) != keys[n] || !is_scalar(type)) {
+      n = UINT32_MAX;
+      break;
+    }
+    if (writer_put_scalar(out, L, -1, type) < 0) return codec_out_of_memory(c);
+    lua_settop(L, at + 1);
+    n++;
+  }
+  if (n == s->n_keys) {
+    lua_settop(L, at - 1);
+    return 1;
+  }
+  out->length = length;
+  lua_settop(L, at);
+  return 0;
+}
+
 int writer_begin_table(struct codec *c, lua_State *L) {
   static const unsigned char no_counts[8];
   int status, has_metatable = lua_getmetatable(L, -1);
@@ -155,6 +186,12 @@ int writer_begin_table(struct codec *c, lua_State *L) {
   if (has_metatable) lua_pop(L, 1);
   pointer = lua_topointer(L, -1);
   status = writer_has_name(c, pointer) ? writer_named_table(c, L) : 0;
+  /* At the top level there is nothing yet that could refer to it. */
+  if (status == 0 && !has_metatable && c->n_frames == 0 && c->last_shape < c->n_shapes) {
+    c->is_stateful = 1;
+    status = write_alike(c, L);
+    if (status != 0) return status < 0 ? status : 0;
+  }
   if (status == 0) status = writer_reference(c, L, pointer);
   if (status < 0) return status;
   if (status == 1) {
