@@ -56,7 +56,7 @@ function TestSpelling:test_every_spelling()
     { "memory=100000", "--memory", "100000" },
     { "seed=-7", "--seed", "-7" }, { "seed=255", "--seed=0xff" }, { "chunk=0", "--chunk", "auto" }, { "chunk=8", "--chunk", "8" },
     { "buffer=8", "--buffer", "8" }, { "retries=2", "--retries", "2" }, { "on_crash=skip", "--on-crash", "skip" },
-    { "grace=0.0", "--grace", "0" },
+    { "grace=0.0", "--grace", "0" }, { "deadline=2.5", "--deadline", "2.5" }, { "halt=now,fail=3", "--halt", "now,fail=3" },
     { "max_tasks=10", "--max-tasks", "10" }, { "output=tag", "--output", "tag" }, { "progress=auto", "--progress" },
     { "progress=always", "--progress=always" }, { "color=never", "--color=never" }, { "quiet=true", "-q" }, { "quiet=true", "--quiet" },
     { "resume=true", "--resume" }, { "resume=failed", "--resume=failed" }, { "start=fork", "--start", "fork" },
@@ -101,6 +101,8 @@ function TestSpelling:test_bad_values_are_told_with_the_name_of_the_option()
     { '--output: "line" or "tag" or "order" or "discard" or function expected, got "x"', "--output", "x" },
     { "--seed: integer expected, got \"1.5\"", "--seed", "1.5" }, { "--log: name of a file expected, got \"\"", "--log=" },
     { "--max-tasks: integer from 1 expected, got \"0\"", "--max-tasks", "0" },
+    { "--deadline: positive number of seconds expected, got \"-1\"", "--deadline", "-1" },
+    { '--halt: "now,fail=3", "soon,fail=10%", "now,success=1" or the like expected, got "often"', "--halt", "often" },
   }
   for _, mistake in ipairs(mistakes) do
     local result = run(table.unpack(mistake, 2))
@@ -168,6 +170,48 @@ function TestPrecedence:test_one_shot_calls_take_them()
   local skipped = run("--on-crash", "skip", "-j1", "-e",
     "print(select('#', pool.map(function(i) if i == 2 then os.exit(3) end return i end, 3)))")
   lu.assertEquals({ skipped.out, skipped.err }, { "2\n", "" })
+end
+
+function TestPrecedence:test_deadline_of_each_call()
+  local code = [[
+    local wait = function() pool.channel():receive(60) end
+    local function limit(verb, ...)
+      local ok, err = pcall(verb, ...)
+      return ok, tostring(err):match("took longer than [%d.]+ s %(deadline%)") or err
+    end
+    local p <close> = pool.new(1)
+    print(limit(p.map, p, wait, 1))
+    print(limit(pool.each, wait, 1, { deadline = 0.2 }))
+    print(limit(pool.find, wait, 2))
+    print(#p:map(tostring, 2))
+  ]]
+  local result = run("--deadline", "0.3", "-j1", "-e", code, { LUAPOOL_DEADLINE = "50" })
+  local expected = "false\ttook longer than 0.3 s (deadline)\n"
+  lu.assertEquals(result, { exit = 0, err = "", out = expected .. expected:gsub("0.3", "0.2") .. expected .. "2\n" })
+end
+
+function TestPrecedence:test_halt_of_each_call()
+  local code = [[
+    local fail = function(i) if i > 2 then error(i, 0) end return i end
+    local function count(list) local n = 0 for _ in pairs(list) do n = n + 1 end return n end
+    local p <close> = pool.new(1)
+    local _, _, errors = p:map(fail, 1000, { errors = "collect", chunk = 1 })
+    local _, _, others = pool.map(fail, 10, { errors = "collect", chunk = 1, halt = "now,fail=5", workers = 1 })
+    print(count(errors) < 500, count(others) >= 5, p:find(function(i) return i == 7 end, 10), p:reduce(math.max, 10, 0))
+  ]]
+  local result = run("--halt", "now,fail=2", "-e", code)
+  lu.assertEquals(result, { exit = 0, err = "", out = "true\ttrue\t7\t10\n" })
+end
+
+function TestPrecedence:test_limits_of_one_liners()
+  local late = run("--deadline", "0.3", "map", "pool.channel():receive(60)", ":::", "a")
+  lu.assertEquals({ late.exit, late.out }, { 1, "" })
+  lu.assertStrContains(late.err, "0.3 s (deadline)")
+  local halted = run("--halt", "now,fail=1", "-j1", "map", "error(_)", ":::", "a", "b", "c")
+  lu.assertEquals({ halted.exit, halted.out }, { 1, "" })
+  lu.assertStrContains(halted.err, "argument:1: ")
+  lu.assertNotStrContains(halted.err, "argument:2: ")
+  lu.assertEquals(run("map", "_", ":::", "a", { LUAPOOL_HALT = "now,fail=2" }), { exit = 0, out = "a\n", err = "" })
 end
 
 function TestPrecedence:test_inline_when_asked()

@@ -312,6 +312,7 @@ end
 
 local function prepare_jobs(self)
   local read, joblog = self.read, part "oneliner_joblog"
+  if not read.halt and read.word ~= "reduce" then read.halt = part("defaults").get().halt end
   if read.halt then
     local halt, expected = joblog.halt(read.halt)
     if not halt then error(("--halt: %s expected, got %s"):format(expected, core.item_text(read.halt)), 0) end
@@ -336,6 +337,9 @@ local function call_options(self, pool)
   if self.halt and not self.halt.is_never then wish.chunk, wish.buffer = 1, math.max(pool.options.workers, 1) end
   local call = part("check").call_options(wish, pool.call_options, 3, "imap_unordered")
   call.log = nil
+  for name in pairs(call) do
+    if name:find("^halt") then call[name] = nil end -- it would count blocks
+  end
   return call
 end
 

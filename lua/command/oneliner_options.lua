@@ -22,6 +22,7 @@ A FILE.lua (or -f FILE) returns a function of the same. Results: nil prints noth
   -f, --file FILE          the function that FILE returns
       --text               reduce: lines stay strings, numerals too
   -t, --timeout SECONDS    what a line may take
+      --deadline SECONDS   what all of it may take
       --retries N          map EXPR: a failed line is tried again, so many times; --cmd: N tries in all, as GNU parallel
       --halt WHEN          never, now,fail=1, soon,fail=10%, now,success=1, now,done=5: when to end early
       --joblog FILE        a line for each item that is done, as GNU parallel writes it
@@ -56,6 +57,7 @@ local SHARED = {
   j = { "workers", true }, workers = { "workers", true }, jobs = { "workers", true }, t = { "timeout", true },
   timeout = { "timeout", true }, m = { "memory", true }, memory = { "memory", true }, seed = { "seed", true },
   retries = { "retries", true }, ["on-crash"] = { "on-crash", true },
+  deadline = { "deadline", true },
   grace = { "grace", true }, ["max-tasks"] = { "max-tasks", true }, start = { "start", true }, progress = { "progress", "maybe" },
   color = { "color", "maybe" }, quiet = { "quiet" }, q = { "quiet" }, trace = { "trace", true }, report = { "report", true },
 }

@@ -363,7 +363,7 @@ end
 
 --- One option from outside: its value, or nil and what was expected (nothing if there is no such option).
 function check.option(option, value)
-  local reader = CALL[option] or POOL[option]
+  local reader = CALL[option] or POOL[option] or ONCE[option]
   if not reader then return nil, nil end
   local ok, result = pcall(reader, value, option)
   if ok then return result end
@@ -408,16 +408,25 @@ local function add_log(call, name)
   if call.log and call.resume == nil then call.resume = defaults.get().resume end
 end
 
+-- --deadline and --halt: a pool cannot say them for its calls, and not every verb knows them.
+local function add_limits(call, name)
+  local given = part("defaults").get()
+  if given.deadline and call.deadline == nil and fits("deadline", name) then call.deadline = given.deadline end
+  if given.halt and call.halt == nil and fits("halt", name) then call.halt = halt(given.halt, "halt", name) end
+end
+
 --- A call's options as handle:run wants them: the pool's, overridden by the call's own.
 ---@param defaults table what check.pool_options returned for the pool's calls
 function check.call_options(options, defaults, number, name)
-  if options == nil and not part("defaults").get().log then return defaults end
+  local given = part("defaults").get()
+  if options == nil and not given.log and not given.deadline and not given.halt then return defaults end
   if options ~= nil and type(options) ~= "table" then bad_argument(number, name, "table of options", options) end
   local call = {}
   for key, value in pairs(defaults) do call[key] = value end
   call.collect = nil
   read(options or {}, name, { { CALL, call }, { ONCE, call } })
   add_log(call, name)
+  add_limits(call, name)
   return check.finish_call(call)
 end
 
@@ -461,7 +470,10 @@ function check.pool_options(options, number, name, is_once)
   if is_once then sets[3] = { ONCE, call } end
   read(options, name, sets)
   add_defaults(pool, call)
-  if is_once then add_log(call, name) end
+  if is_once then
+    add_log(call, name)
+    add_limits(call, name)
+  end
   if not pool.workers then pool.workers, pool.auto_workers = core.cpus(), true end
   pool.timeout = call.timeout
   return pool, check.finish_call(call)

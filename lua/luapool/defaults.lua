@@ -47,10 +47,17 @@ local function file(text)
   return nil, "name of a file"
 end
 
+-- Kept as a text: a call, and a one-liner, read it each in their way.
+local function halt(text)
+  local value, expected = check.option("halt", text)
+  if value then return text end
+  return nil, expected
+end
+
 local READERS = {
   workers = workers, timeout = of_pool "timeout", memory = word_of_pool "memory", seed = of_pool "seed", chunk = of_pool "chunk",
   buffer = of_pool "buffer", retries = of_pool "retries", on_crash = word_of_pool "on_crash", grace = of_pool "grace",
-  max_tasks = of_pool "max_tasks", start = word_of_pool "start", output = word_of_pool "output",
+  deadline = of_pool "deadline", halt = halt, max_tasks = of_pool "max_tasks", start = word_of_pool "start", output = word_of_pool "output",
   progress = when, color = when, quiet = flag, log = file, resume = resume, trace = file, report = file,
 }
 
@@ -77,7 +84,7 @@ local function read_variable(name)
 end
 
 --- What was given, by name; nothing that was not. Not to be changed.
----   of pools and calls: workers timeout memory seed chunk buffer retries on_crash grace max_tasks start output
+---   of pools and calls: workers timeout memory seed chunk buffer retries on_crash grace max_tasks start output deadline halt (a text)
 ---   log, resume, trace, report: files, and true or "failed";   progress, color: "auto" "always" "never";   quiet: boolean
 ---@return table
 --- Raises a message that names the option or the variable whose value cannot be.

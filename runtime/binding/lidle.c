@@ -1,6 +1,6 @@
 /*
- * binding/lidle -- see lidle.h. A host that waits for a lock or a channel still serves its pools, too: whom it waits for may have died in one of
- * them.
+ * binding/lidle -- see lidle.h. A host that waits for a lock or a channel still serves its pools, too: whom it waits for may have died in
+ * one of them.
  *
  * Room: binding (may include binding/lcall.h, binding/lpool.h and binding/lshared.h).  Owns: nothing.
  */

@@ -49,8 +49,8 @@ static void handle(int i) {
 }
 
 /*
- * In a handler: the terminal as it was, then the signal as if we had not been here. (A process forked meanwhile has inherited this, but not the
- * terminal.)
+ * In a handler: the terminal as it was, then the signal as if we had not been here. (A process forked meanwhile has inherited this, but not
+ * the terminal.)
  */
 static void die(int signo) {
   for (int i = 0; i < N_DEADLY; i++) {

@@ -38,8 +38,8 @@
 #endif
 
 /*
- * Per cent of the heap after which young garbage of one-liners is collected. Lines are dead at once, and their memory is better used again while
- * it is in the caches: a quarter less time than with Lua's default for `seq 1000000 | luapool map _`.
+ * Per cent of the heap after which young garbage of one-liners is collected. Lines are dead at once, and their memory is better used again
+ * while it is in the caches: a quarter less time than with Lua's default for `seq 1000000 | luapool map _`.
  */
 enum { LINES_NURSERY = 2 };
 

@@ -41,6 +41,8 @@ static const struct option long_options[] = {
   {"retries", required_argument, NULL, FIRST_LONG},
   {"on-crash", required_argument, NULL, FIRST_LONG},
   {"grace", required_argument, NULL, FIRST_LONG},
+  {"deadline", required_argument, NULL, FIRST_LONG},
+  {"halt", required_argument, NULL, FIRST_LONG},
   {"max-tasks", required_argument, NULL, FIRST_LONG},
   {"start", required_argument, NULL, FIRST_LONG},
   {"output", required_argument, NULL, FIRST_LONG},
@@ -74,6 +76,8 @@ static const char our_lines[] =
   "  -t, --timeout SECONDS        how long an item may take                                   [LUAPOOL_TIMEOUT]\n"
   "  -m, --memory SIZE            what a worker may allocate: 512M, 2G                        [LUAPOOL_MEMORY]\n"
   "      --grace SECONDS          how long an interrupted item may clean up, before the kill  [LUAPOOL_GRACE]\n"
+  "      --deadline SECONDS       how long each call may take, all in all                     [LUAPOOL_DEADLINE]\n"
+  "      --halt WHEN              end each call early: now,fail=3, soon,fail=10%, now,success=1  [LUAPOOL_HALT]\n"
   "      --retries N              try a failed item again, so many times                      [LUAPOOL_RETRIES]\n"
   "      --on-crash WHAT          an item that a worker does not survive: raise, retry, skip  [LUAPOOL_ON_CRASH]\n"
   "\n"

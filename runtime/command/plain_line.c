@@ -62,7 +62,7 @@ static int serve_pools(lua_State *L, const char *prompt) {
   return status == LUA_OK;
 }
 
-/* Until there is a line to be read (or something else that reading will find out); the pools go on meanwhile, if any has something to do. */
+/* Until there is a line to be read (or something else that reading will find out); pools that have something to do go on meanwhile. */
 static void wait_beside_pools(lua_State *L, const char *prompt) {
   int fds[MOST_POOLS], n, i, status;
   while (!interrupt_pending() && (n = lidle_fds(L, fds, MOST_POOLS)) > 0 && os_is_foreground(STDIN_FILENO) && input_would_wait(stdin)) {

@@ -40,7 +40,7 @@ _luapool() {
     return
   fi
   case $previous in
-    -t | --timeout | -m | --memory | -H | --hosts | --mpirun | --grace | --seed | --retries | --max-tasks | -e | --cmd) return ;;
+    -t | --timeout | -m | --memory | -H | --hosts | --mpirun | --grace | --deadline | --seed | --retries | --max-tasks | -e | --cmd) return ;;
     --log | --trace | --report | --joblog | -f | --file | --shell)
       compopt -o filenames 2>/dev/null
       COMPREPLY=($(compgen -f -- "$current"))
@@ -48,12 +48,12 @@ _luapool() {
       ;;
   esac
   if [[ $current == -* ]]; then
-    options='-e -i -l -v -E -W -j --workers --start --max-tasks --seed --chunk --buffer -t --timeout -m --memory --grace --retries
+    options='-e -i -l -v -E -W -j --workers --start --max-tasks --seed --chunk --buffer -t --timeout -m --memory --grace --deadline --halt --retries
       --on-crash --output --progress --color -q --quiet --log --resume --trace --report --mpi -H --hosts --mpirun
       --help --version'
     if _luapool_word; then
       options='-0 --null --print0 --unordered -f --file --text --halt --joblog --resume --resume-failed --cmd -u --ungroup --tag --dry-run
-        --shell -j --workers -t --timeout -m --memory --seed --retries --on-crash --grace --max-tasks --start --progress --color -q --quiet
+        --shell -j --workers -t --timeout -m --memory --seed --retries --on-crash --grace --deadline --max-tasks --start --progress --color -q --quiet
         --trace --report --help'
     fi
     COMPREPLY=($(compgen -W "$options" -- "$current"))
