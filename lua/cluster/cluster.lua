@@ -14,7 +14,7 @@ local cluster = {}
 
 local wire, is_node = core.wire()
 
-local JOIN_SECONDS <const> = 120 -- for all nodes to say hello
+local JOIN_SECONDS <const> = tonumber(os and os.getenv("LUAPOOL_JOIN_WITHIN")) or 120 -- for all nodes to say hello
 local BATCHES_AHEAD <const> = 2  -- in flight for each node, and twice its workers in items: measured, hides the way there and back
 
 ---@class luapool.Node
@@ -273,8 +273,13 @@ function cluster.join()
   end
   while not is_complete() do
     local left = until_time - core.now()
-    if left <= 0 then error(("not all nodes have started within %d s"):format(JOIN_SECONDS), 0) end
-    cluster.pump(left)
+    if left <= 0 then error(("not all nodes have started within %g s"):format(JOIN_SECONDS), 0) end
+    local ok, problem = pcall(cluster.pump, left)
+    if not ok then
+      if core.is_interrupt(problem) or type(problem) ~= "table" then error(problem, 0) end
+      if not n_nodes then os.exit(1) end -- MPI did not start: it was said why
+      error(problem.message, 0)
+    end
   end
 end
 

@@ -186,7 +186,7 @@ static void from_agent(struct relay *r, int from, const struct record *head, con
     snprintf(why, sizeof why, "%.*s", (int)head->length, (const char *)data);
     note_down(r, from, why);
   } else if (head->kind == RECORD_BYE) {
-    note_down(r, from, "the process that launched it has ended");
+    if (r->phase == RUNNING) note_lost(r, from, "the process that launched it has ended");
     r->peers[from].has_ended = 1;
   }
 }
@@ -277,15 +277,16 @@ static int all_ended(const struct relay *r) {
   return 1;
 }
 
-/* The manager waits for all, within reason; the others wait for the manager's word. */
+/* The manager waits for all, within reason; the others wait for the manager's word, but for those whose launcher is gone. */
 static void go_on_stopping(struct relay *r) {
-  int is_late = r->now_ns >= r->until_ns;
+  int is_late = r->now_ns >= r->until_ns, lost;
   if (is_late && !r->is_pool_reaped) (void)kill(r->o.pool, SIGKILL);
   if (!is_manager(r)) {
     if (r->is_pool_reaped && !r->peers[0].has_ended) {
       r->peers[0].has_ended = 1;
       send_to(r, 0, RECORD_BYE, (unsigned)r->o.rank, 0, NULL, 0);
     }
+    if (r->has_loss == 2 && r->peers[0].has_ended && r->o.engine->progress(&lost) <= 0) r->phase = OVER;
   } else if (all_ended(r) || r->now_ns >= r->until_ns + 4 * SECOND) {
     if (!all_ended(r)) r->has_loss = 1;
     r->phase = OVER;

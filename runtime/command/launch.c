@@ -9,12 +9,10 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <ftw.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <sys/wait.h>
 #include <unistd.h>
 #ifdef __linux__
@@ -25,6 +23,7 @@
 #include "base/os.h"
 #include "command/call.h"
 #include "command/ranks.h"
+#include "command/scratch.h"
 
 extern char **environ;
 
@@ -367,25 +366,10 @@ static int attend(struct launch *l) {
   return status;
 }
 
-static int remove_one(const char *path, const struct stat *about, int kind, struct FTW *place) {
-  (void)about, (void)kind, (void)place;
-  (void)remove(path);
-  return 0;
-}
-
-/* An mpirun that was killed leaves its folder. */
-static void remove_folder(pid_t mpirun) {
-  const char *temporary = getenv("TMPDIR");
-  char host[256] = "", path[PATH_BYTES];
-  (void)gethostname(host, sizeof host - 1);
-  host[strcspn(host, ".")] = '\0';
-  snprintf(path, sizeof path, "%s/ompi.%s.%u/pid.%d", temporary && *temporary ? temporary : "/tmp", host, (unsigned)geteuid(), (int)mpirun);
-  (void)nftw(path, remove_one, 16, FTW_DEPTH | FTW_PHYS);
-}
-
 /* As a shell says it. */
 static int status_of(const struct launch *l, int status) {
   if (l->status >= 0) return l->status;
+  if (last_signal && WIFSIGNALED(status) && WTERMSIG(status) == SIGUSR2) return 128 + last_signal; /* not every launcher passes it on */
   if (WIFSIGNALED(status)) return 128 + WTERMSIG(status);
   if (WEXITSTATUS(status) != 0) {
     char text[160];
@@ -415,7 +399,7 @@ int launch_run(const struct options *options, int argc, char **argv) {
   if (status < 0) return complain(strerror(-status));
   mpirun = l->pid;
   status = attend(l);
-  if (WIFSIGNALED(status)) remove_folder(mpirun);
+  scratch_remove_of(mpirun); /* it leaves something, unless all went well */
   status = status_of(l, status);
   if (last_signal && status == 128 + last_signal) { /* so that a shell sees what it would see of one process */
     (void)signal(last_signal, SIG_DFL);

@@ -8,6 +8,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,14 +22,14 @@
 #include "binding/lluapool.h"
 #include "cluster/relay.h"
 #include "command/call.h"
+#include "command/scratch.h"
 
 extern char **environ;
 
 static int own_share; /* how many processes of the job share this machine; known while the environment tells */
 
-#define LOST_AFTER 30.0 /* seconds */
-
-enum { STOP_SECONDS = 5, PATH_BYTES = 4096 };
+enum { LOST_SECONDS = 30, JOIN_SECONDS = 120 /* for all to start: see luapool/cluster */, LATER_SECONDS = 30, SOON_SECONDS = 2,
+       STOP_SECONDS = 5, PATH_BYTES = 4096 };
 
 /* ---- who are we? ---- */
 
@@ -158,6 +159,21 @@ int ranks_engine(const char **path) {
   return 0;
 }
 
+/* Why this rank cannot take part: one line for each machine. */
+__attribute__((format(printf, 2, 3))) static void complain(int rank, const char *format, ...) {
+  static const char *const names[] = {"OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID"};
+  char host[256] = "?", text[2 * PATH_BYTES];
+  va_list arguments;
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++)
+    if (number_of(names[i]) > 0) return;
+  va_start(arguments, format);
+  vsnprintf(text, sizeof text, format, arguments);
+  va_end(arguments);
+  (void)gethostname(host, sizeof host - 1);
+  if (rank == 0) fprintf(stderr, "%s: %s\n", call_program(), text);
+  else fprintf(stderr, "%s: node %d (%s): %s\n", call_program(), rank, host, text);
+}
+
 static const struct engine *load_engine(int rank) {
   const struct engine *engine;
   const char *path;
@@ -166,22 +182,16 @@ static const struct engine *load_engine(int rank) {
   library = is_there ? dlopen(path, RTLD_NOW | RTLD_GLOBAL) : NULL; /* GLOBAL: components of some MPIs want its symbols */
   engine = library ? dlsym(library, ENGINE_SYMBOL) : NULL;
   if (engine && engine->abi == ENGINE_ABI) return engine;
-  if (rank != 0) return NULL;
-  if (!is_there) {
-    fprintf(stderr, "%s: " RANKS_NO_ENGINE "\n", call_program(), path);
-  } else if (!library) {
-    fprintf(stderr, "%s: cannot load %s: %s\n", call_program(), path, dlerror());
-  } else {
-    fprintf(stderr, "%s: %s was built for another version of luapool\n", call_program(), path);
-  }
+  if (!is_there) complain(rank, RANKS_NO_ENGINE, path);
+  else if (!library) complain(rank, "cannot load %s: %s", path, dlerror());
+  else complain(rank, "%s was built for another version of luapool", path);
   return NULL;
 }
 
-static int64_t lost_after(void) {
-  const char *text = getenv("LUAPOOL_LOST_AFTER");
-  double seconds = text ? strtod(text, NULL) : LOST_AFTER;
-  if (!(seconds >= 0.5 && seconds <= 86400)) seconds = LOST_AFTER;
-  return (int64_t)(seconds * 1e9);
+static double seconds_of(const char *name, double otherwise) {
+  const char *text = getenv(name);
+  double seconds = text ? strtod(text, NULL) : otherwise;
+  return seconds >= 0.5 && seconds <= 86400 ? seconds : otherwise;
 }
 
 /* ---- the relay ---- */
@@ -193,51 +203,96 @@ static void on_stuck(int signo) {
   _exit((int)exit_status);
 }
 
-/* The launcher learns the status from a line on stderr: mpirun forgets it when it is to survive losses. */
-static int tell_status(int rank, int status) {
+/* The launcher learns the status from a line on stderr: mpirun forgets it when it is to survive losses. May be called by a signal handler. */
+static int tell_status(int status) {
   const char *token = getenv("LUAPOOL_LAUNCHER");
   char line[128];
   int n;
-  if (rank != 0 || token == NULL) return status;
+  if (token == NULL) return status;
   n = snprintf(line, sizeof line, "\036luapool %.32s %d\n", token, status);
   return os_write(STDERR_FILENO, line, (size_t)n) == 0 ? EXIT_SUCCESS : status;
+}
+
+/* ---- until all have started ---- */
+
+static volatile pid_t awaited; /* the script, whose end ends the waiting */
+
+/* 1: it has ended, *status as a shell says it. It can still be waited for. */
+static int has_script_ended(int *status) {
+  siginfo_t info = {0};
+  if (awaited <= 0 || waitid(P_PID, (id_t)awaited, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid == 0) return 0;
+  *status = info.si_code == CLD_EXITED ? info.si_status : 128 + info.si_status;
+  return 1;
+}
+
+/* Whoever starts waits for all others, inside MPI, and some may never come: the script has given up, or our time is over. */
+static void on_start_over(int signo) {
+  int status = EXIT_FAILURE, is_over = has_script_ended(&status);
+  if (signo == SIGALRM) _exit(is_over ? tell_status(status) : status);
+  if (is_over) (void)alarm(SOON_SECONDS);
+}
+
+static void watch_start(pid_t script, int is_begin) {
+  awaited = script;
+  (void)signal(SIGCHLD, is_begin ? on_start_over : SIG_DFL);
+  (void)signal(SIGALRM, is_begin ? on_start_over : SIG_DFL);
+  (void)alarm(is_begin ? (unsigned)seconds_of("LUAPOOL_JOIN_WITHIN", JOIN_SECONDS) + LATER_SECONDS : 0);
+  if (is_begin) on_start_over(SIGCHLD);
+}
+
+/* Open MPI ends the process, after a page about how it should have been built. */
+static int has_wrong_srun(const struct engine *engine) {
+  return strncmp(engine->name, "Open MPI", 8) == 0 && getenv("SLURM_STEP_ID") && getenv("PMI_RANK") && !getenv("PMIX_RANK");
 }
 
 static const struct engine *start_engine(struct relay_options *options, int rank, int size) {
   char text[256] = "";
   const struct engine *engine = load_engine(rank);
   if (engine == NULL) return NULL;
-  if (engine->start(&options->rank, &options->size, text, sizeof text) < 0) {
-    fprintf(stderr, "%s: %s: %s\n", call_program(), engine->name, text);
+  if (has_wrong_srun(engine)) {
+    if (rank == 0) complain(rank, "srun --mpi=pmi2 does not start Open MPI: say srun --mpi=pmix");
     return NULL;
   }
+  watch_start(options->script, 1);
+  if (engine->start(&options->rank, &options->size, text, sizeof text) < 0) {
+    complain(rank, "%s: %s", engine->name, text);
+    return NULL;
+  }
+  watch_start(options->script, 0);
   if (options->size == size && options->rank == rank) return engine;
   if (rank == 0) {
-    fprintf(stderr, "%s: the launcher started %d processes, but %s counts %d: the launcher is of another MPI than the one that "
-            "luapool-mpi.so was built with\n", call_program(), size, engine->name, options->size);
+    complain(rank, "the launcher started %d processes, but %s counts %d: the launcher is of another MPI than the one that "
+             "luapool-mpi.so was built with", size, engine->name, options->size);
   }
   engine->stop(1); /* each is alone */
   return NULL;
+}
+
+/* Who launched us on this machine would have tidied up. */
+static _Noreturn void leave(const struct relay_options *options, int status) {
+  if (getppid() != options->parent) scratch_remove();
+  _exit(status);
 }
 
 static _Noreturn void relay_process(struct relay_options *options, int rank, int size) {
   int status, is_clean;
   ignore_signals();
   read_nothing();
+  scratch_note();
   options->parent = getppid();
-  options->lost_after_ns = lost_after();
+  options->lost_after_ns = (int64_t)(seconds_of("LUAPOOL_LOST_AFTER", LOST_SECONDS) * 1e9);
   options->engine = start_engine(options, rank, size);
   if (options->engine == NULL) { /* the children read the end of their sockets */
     os_close(&options->pool_fd);
     os_close(&options->script_fd);
-    _exit(tell_status(rank, EXIT_FAILURE));
+    leave(options, tell_status(EXIT_FAILURE));
   }
   is_clean = relay_run(options, &status);
-  exit_status = tell_status(rank, status);
+  exit_status = rank == 0 ? tell_status(status) : status;
   (void)signal(SIGALRM, on_stuck); /* whoever was lost in this moment must not keep us */
   (void)alarm(STOP_SECONDS);
   options->engine->stop(is_clean);
-  _exit((int)exit_status);
+  leave(options, (int)exit_status);
 }
 
 enum rank_role ranks_begin(int *fd) {
@@ -270,5 +325,5 @@ int ranks_run(lua_State *L, enum rank_role role) {
   lua_getfield(L, -1, role == RANK_POOL ? "serve" : "join");
   lua_remove(L, -2);
   lua_pushinteger(L, own_share > 0 ? own_share : 1);
-  return call_report(L, call_function(L, 1, 0));
+  return call_report(L, role == RANK_POOL ? call_function(L, 1, 0) : lua_pcall(L, 1, 0, 0)); /* no traceback: nothing in it is the user's */
 }

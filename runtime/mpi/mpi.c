@@ -57,8 +57,8 @@ static void unlink_segments(void) {
   char line[4352], *path;
   FILE *maps = fopen("/proc/self/maps", "r");
   while (maps != NULL && fgets(line, sizeof line, maps) != NULL) {
-    path = strstr(line, "/dev/shm/vader_segment.");
-    if (path == NULL) continue;
+    path = strchr(line, '/');
+    if (path == NULL || strstr(path, "/vader_segment.") == NULL) continue;
     path[strcspn(path, " \n")] = '\0';
     (void)unlink(path);
   }
