@@ -61,7 +61,7 @@ HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp scripts/embed/*.c)
 TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test rig soak check bench size portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects amalgamation
+.PHONY: all demo test rig nightly soak check bench size portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects amalgamation
 .SECONDARY:
 
 all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(BUILD)/libluapool.so.0 $(BUILD)/luapool.pc $(if $(MPI),$(BUILD)/luapool-mpi.so) ## build the command, the library and the module
@@ -190,10 +190,20 @@ demo: ## install what is missing, build, run the main job on real input
 
 test: ## install what is missing, build, run every test (TESTS="codec -p pattern": some)
 	@sh scripts/install-dependencies test
+	@sh scripts/install-dependencies mpi || echo "no Open MPI can be had here: the tests of many machines are skipped (and counted)"
 	@$(MAKE) --no-print-directory -j$(JOBS) run-tests
 
 rig: ## many machines, as three hosts in network namespaces (needs ip, unshare, Open MPI; as root, or where namespaces are allowed)
-	@MPI_RIG=1 $(MAKE) --no-print-directory TESTS="mpi -p Rig" run-tests
+	@$(MAKE) --no-print-directory TESTS="mpi_loss -p Rig" run-tests
+
+# Another MPI: its engine, and the tests with its launcher.
+OTHER_MPI ?= mpich
+nightly: ## many machines again, for longer: a Slurm of three nodes (as root), random losses, and the same with MPICH
+	@sh scripts/install-dependencies nightly || echo "what is missing is skipped (and counted)"
+	@SLURM_RIG=1 MPI_LONG=1 FILE_SECONDS=1200 $(MAKE) --no-print-directory TESTS="mpi mpi_loss slurm" run-tests
+	@! command -v mpicc.$(OTHER_MPI) >/dev/null || { \
+	  $(MAKE) --no-print-directory BUILD=$(BUILD)/$(OTHER_MPI) MPICC=mpicc.$(OTHER_MPI) $(BUILD)/$(OTHER_MPI)/luapool-mpi.so && \
+	  MPIEXEC=mpiexec.$(OTHER_MPI) LUAPOOL_ENGINE=$(abspath $(BUILD))/$(OTHER_MPI)/luapool-mpi.so FILE_SECONDS=1200 $(MAKE) --no-print-directory TESTS="mpi mpi_loss" run-tests; }
 
 soak: ## signals and deaths at random moments, thousands of them (about ten minutes)
 	@SOAK=1 FILE_SECONDS=1200 $(MAKE) --no-print-directory TESTS="signals crash" run-tests

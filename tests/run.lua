@@ -18,11 +18,8 @@ local FILE_SECONDS = tonumber(os.getenv("FILE_SECONDS") or 120)
 local JOBS = math.max(1, math.tointeger(tonumber(os.getenv("JOBS") or 1)) or 1)
 local GLANCE = 0.02 -- seconds for each running file in its turn
 
--- What leaves names in /dev/shm for a while is not run beside others, whose guard would see them.
-local ALONE = { ["tests/test_mpi.lua"] = true }
-
 -- The longest begin first, so that none of them is alone at the end.
-local FIRST = { "tests/test_stream.lua", "tests/test_signals.lua", "tests/c/test_pool.c" }
+local FIRST = { "tests/test_mpi_loss.lua", "tests/test_mpi.lua", "tests/test_stream.lua", "tests/test_signals.lua", "tests/c/test_pool.c" }
 
 -- The promises of pools hold for all workers, not only for copies of the program.
 local AGAIN = { server = { "pool", "crash", "functions", "stream", "future" }, spawn = { "pool", "functions", "trace" } }
@@ -299,12 +296,11 @@ local function main()
   end
   environment.CMOCKA_MESSAGE_OUTPUT = "TAP"
   print("tests run under " .. interpreter)
-  local runs, alone = {}, {}
+  local runs = {}
   for _, file in ipairs(discover()) do
-    if is_wanted(file, names, all_of_c) then add_runs(ALONE[file] and alone or runs, file, pattern) end
+    if is_wanted(file, names, all_of_c) then add_runs(runs, file, pattern) end
   end
   run_all(runs, JOBS)
-  run_all(alone, 1)
   if #failures > 0 then print("\nFailures:") end
   for number, text in ipairs(failures) do print(number .. ") " .. printable(text)) end
   local skipped = totals.skipped > 0 and (", %d skipped"):format(totals.skipped) or ""

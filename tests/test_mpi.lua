@@ -1,86 +1,12 @@
 -- Beyond one machine: the same scripts over MPI, on nodes that are pretended on this machine (two or three ranks, few workers).
--- Skipped where there is no mpirun, or the engine was not built.
+-- Skipped where there is no mpirun, or the engine was not built. Losses: test_mpi_loss.lua.
 local lu = require "luaunit"
 local proc = require "proc"
+local job = require "jobs_mpi"
 
-local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
-local BUILD = os.getenv("BUILD") or "build"
-local SECONDS <const> = 90
-
-local function is_file(path)
-  local file = io.open(path)
-  if file then file:close() end
-  return file ~= nil
-end
-
-local HAS_MPI = os.execute("command -v mpirun > /dev/null 2>&1") and is_file(BUILD .. "/luapool-mpi.so")
-
-local function need_mpi()
-  if not HAS_MPI then lu.skip("no mpirun, or no luapool-mpi.so (make MPI=1)") end
-end
-
-local function file_with(text, name)
-  name = name or os.tmpname()
-  local file = assert(io.open(name, "w"))
-  file:write(text)
-  file:close()
-  return name
-end
-
-local ENVIRONMENT = { OMPI_ALLOW_RUN_AS_ROOT = "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = "1", LUAPOOL_LOST_AFTER = "5" }
-
-local function environment(more)
-  local all = {}
-  for name, value in pairs(ENVIRONMENT) do all[name] = value end
-  for name, value in pairs(more or {}) do all[name] = value end
-  return all
-end
-
--- A process that runs the script on `nodes` nodes; nil: on this machine alone.
-local function start(nodes, text, options)
-  options = options or {}
-  local path = file_with(text)
-  local args = { LUAPOOL, "-j", "2", path }
-  if nodes then table.insert(args, 2, "--mpi=" .. nodes) end
-  for _, word in ipairs(options.args or {}) do args[#args + 1] = word end
-  local p = proc.spawn { args = args, env = environment(options.env), stdin = options.stdin, pty = options.pty, deadline = SECONDS }
-  return p, path
-end
-
--- mpirun keeps its files there.
-local function new_folder()
-  local name = os.tmpname()
-  os.remove(name)
-  os.execute("mkdir " .. name)
-  return name
-end
-
-local function files_below(folder)
-  local pipe = io.popen("find " .. folder .. " -type f")
-  local text = pipe:read("a")
-  pipe:close()
-  return text
-end
-
-local function run(nodes, text, options)
-  need_mpi()
-  local folder = new_folder()
-  options = options or {}
-  options.env = options.env or {}
-  options.env.TMPDIR = folder
-  local process <close>, path = start(nodes, text, options)
-  local status, out, err = process:finish(SECONDS)
-  os.remove(path)
-  local left = {}
-  proc.wait_until(function()
-    left = proc.leftovers(process.mark)
-    return #left == 0
-  end, 20)
-  lu.assertEquals(#left, 0, "processes left behind")
-  lu.assertEquals(files_below(folder), "", "files left behind")
-  os.execute("rm -rf " .. folder)
-  return status, out, err
-end
+local LUAPOOL, BUILD, SECONDS, MPIEXEC, HAS_MPI, need_mpi, need_open_mpi, file_with, environment, start, run =
+  job.LUAPOOL, job.BUILD, job.SECONDS, job.MPIEXEC, job.HAS_MPI, job.need_mpi, job.need_open_mpi, job.file_with, job.environment, job.start,
+  job.run
 
 -- Both must print the same; the name of the script may differ.
 local function assert_same(text, nodes)
@@ -475,7 +401,7 @@ function TestNodes.test_hooks_of_workers_run_on_every_node()
 end
 
 function TestNodes.test_under_plain_mpirun()
-  need_mpi()
+  need_open_mpi()
   local path = file_with("print(#pool.nodes(), #pool.map(function(x) return x end, 100)) os.exit(0, true)")
   local words = { "mpirun", "--oversubscribe", "--bind-to", "none", "-np", "2", LUAPOOL, path }
   local p <close> = proc.spawn { args = words, env = environment() }
@@ -532,7 +458,7 @@ end
 
 function TestProgram.test_uncaught_interrupts_end_it_by_the_signal()
   need_mpi()
-  for _, signal in ipairs { "INT", "TERM" } do
+  for _, signal in ipairs { "INT", not MPIEXEC and "TERM" or nil } do -- others end their processes on SIGTERM
     local p <close>, path = start(2, BUSY .. "p:map(busy, 20)")
     lu.assertNotNil(p:read_until("begun", SECONDS))
     p:kill(signal)
@@ -558,99 +484,6 @@ function TestProgram.test_ctrl_c_on_a_terminal()
   lu.assertNotNil(p:read_until("read%s+hello", SECONDS))
   lu.assertEquals(p:finish(SECONDS).exit, 0)
   os.remove(path)
-end
-
--- ---- losses ----
-
-TestLoss = {}
-
--- A map in which, at item 20, something is killed; %s says how its pid is found.
-local LOSS <const> = [[
-  local function parent(pid) return tonumber(io.open("/proc/" .. pid .. "/stat"):read("a"):match("%%) %%a (%%d+)")) end
-  local p <close> = pool.new()
-  local nodes = pool.nodes()
-  local function work(x) local t = os.clock() + 0.02 while os.clock() < t do end return x end
-  local count = 0
-  for i, v in p:imap(work, 150, { retries = 2 }) do
-    assert(i == v)
-    count = count + 1
-    if i == 20 then
-      local victim = %s
-      print("kill") io.stdout:flush()
-      os.execute("kill -9 " .. victim)
-    end
-  end
-  print("done", count)
-  for _, node in ipairs(pool.nodes()) do print(node.rank, node.state, node.why) end
-]]
-
-local function lose(victim) return run(2, LOSS:format(victim)) end
-
-function TestLoss.test_a_worker()
-  local status, out, err = lose("p:workers()[3].pid")
-  lu.assertEquals(status.exit, 0, err)
-  lu.assertEquals(out, "kill\ndone\t150\n0\tup\tnil\n1\tup\tnil\n")
-end
-
-function TestLoss.test_the_pool_of_a_node()
-  for rank = 1, 2 do
-    local status, out, err = lose(("nodes[%d].pid"):format(rank))
-    lu.assertEquals(status.exit, 0, err)
-    lu.assertStrContains(out, "done\t150\n")
-    lu.assertStrContains(out, "lost\tits pool was killed by signal 9")
-  end
-end
-
-function TestLoss.test_the_relay_of_a_node()
-  local status, out, err = lose("parent(nodes[2].pid)")
-  lu.assertEquals(status.exit, 0, err)
-  lu.assertStrContains(out, "done\t150\n")
-  lu.assertStrContains(out, "1\tlost\tnothing was heard of it")
-end
-
-function TestLoss.test_the_script()
-  local status, out = lose("io.open('/proc/self/stat'):read('n')")
-  lu.assertEquals(status.exit or 128 + 9, 137)
-  lu.assertEquals(out, "kill\n")
-end
-
-function TestLoss.test_the_manager_mpirun_and_the_launcher()
-  for _, victim in ipairs { "parent(nodes[1].pid)", "parent(parent(nodes[1].pid))", "parent(parent(parent(nodes[1].pid)))" } do
-    local status, out = lose(victim)
-    lu.assertNotEquals(status.exit, 0)
-    lu.assertNil(out:find("done", 1, true))
-  end
-end
-
-function TestLoss.test_all_nodes()
-  local status, out = run(2, [[
-    local p <close> = pool.new()
-    for _, node in ipairs(pool.nodes()) do os.execute("kill -9 " .. node.pid) end
-    local ok, e = pcall(p.map, p, function(x) local t = os.clock() + 0.1 while os.clock() < t do end end, 1000)
-    print(ok, e.kind, e.message:match("all nodes are lost"))
-    ok, e = pcall(p.map, p, function(x) return x end, 3)
-    print(ok, e.kind, e.message:match("all nodes are lost"))
-  ]])
-  lu.assertEquals(status.exit, 0)
-  lu.assertEquals(out, ("false\tcrash\tall nodes are lost\n"):rep(2))
-end
-
-function TestLoss.test_an_item_that_ends_nodes_is_blamed()
-  local status, out, err = run(3, [[
-    local p <close> = pool.new()
-    local function poison(x)
-      if x == 9 then
-        local host = tonumber(io.open("/proc/self/stat"):read("a"):match("%) %a (%d+)"))
-        os.execute("kill -9 " .. host)
-        while true do end
-      end
-      return x
-    end
-    local ok, e = pcall(p.map, p, poison, 40)
-    print(ok, e.kind)
-  ]])
-  lu.assertEquals(status.exit, 0, err)
-  lu.assertEquals(out, "false\tcrash\n")
 end
 
 -- ---- refusals ----
@@ -684,7 +517,7 @@ function TestRefusals.test_a_bad_number()
 end
 
 function TestRefusals.test_root_without_permission()
-  need_mpi()
+  need_open_mpi()
   if os.execute("test $(id -u) = 0") == nil then lu.skip("not root") end
   local exit, err = refused({ LUAPOOL, "--mpi=2", "-e", "print(1)" }, { OMPI_ALLOW_RUN_AS_ROOT = false })
   lu.assertEquals(exit, 1)
@@ -693,14 +526,14 @@ end
 
 -- A launcher of another MPI: its variables say two, MPI_Init says one.
 function TestRefusals.test_another_mpi_than_the_launchers()
-  need_mpi()
+  need_open_mpi()
   local exit, err = refused({ LUAPOOL, "-e", "print(1)" }, { PMI_RANK = "0", PMI_SIZE = "2" })
   lu.assertEquals(exit, 1)
   lu.assertStrContains(err, "the launcher started 2 processes, but Open MPI")
 end
 
 function TestRefusals.test_hosts_that_cannot_be_reached()
-  need_mpi()
+  need_open_mpi()
   local exit, err = refused({ LUAPOOL, "-H", "no-such-host.invalid", "-e", "print(1)" }, { OMPI_MCA_plm_rsh_agent = "false" })
   lu.assertNotEquals(exit, 0)
   lu.assertStrContains(err, "before the script did (does 'ssh HOST true' work for every host?)")
@@ -708,7 +541,7 @@ end
 
 -- A node whose program was built with another Lua: the same but for its text.
 function TestRefusals.test_another_lua_on_a_node()
-  need_mpi()
+  need_open_mpi()
   local file = assert(io.open(LUAPOOL, "rb"))
   local text = file:read("a")
   file:close()
@@ -723,8 +556,29 @@ function TestRefusals.test_another_lua_on_a_node()
   lu.assertStrContains(err, "install the same on every node")
 end
 
+-- Rank 1 is started by a shell that does something before, or instead.
+local function with_rank_1(command)
+  local shell = file_with(('[ "$OMPI_COMM_WORLD_RANK" = 1 ] && %s\nexec "$@"\n'):format(command))
+  local words = "mpirun -q --enable-recovery --oversubscribe -np 2 sh " .. shell
+  local exit, err = refused({ LUAPOOL, "--mpirun", words, "-e", "print(1)" }, { LUAPOOL_JOIN_WITHIN = "2" })
+  os.remove(shell)
+  lu.assertEquals(exit, 1)
+  return err
+end
+
+function TestRefusals.test_a_node_without_the_engine()
+  need_open_mpi()
+  lu.assertStrContains(with_rank_1("export LUAPOOL_ENGINE=/nowhere/luapool-mpi.so && unset OMPI_COMM_WORLD_LOCAL_RANK"),
+    "no engine for MPI here (/nowhere/luapool-mpi.so)")
+end
+
+function TestRefusals.test_a_node_that_is_lost_before_it_has_started()
+  need_open_mpi()
+  lu.assertStrContains(with_rank_1("kill -9 $$"), "not all nodes have started within 2 s\n")
+end
+
 function TestRefusals.test_options_that_know_one_machine_only()
-  need_mpi()
+  need_open_mpi()
   local path = os.tmpname()
   local exit, err = refused({ LUAPOOL, "--mpi=2", "--trace", path, "-e", "print(1)" })
   os.remove(path)
@@ -733,7 +587,7 @@ function TestRefusals.test_options_that_know_one_machine_only()
 end
 
 function TestRefusals.test_one_liners()
-  need_mpi()
+  need_open_mpi()
   local exit, err = refused({ LUAPOOL, "--mpi=2", "map", "_ * 2" })
   lu.assertEquals(exit, 1)
   lu.assertStrContains(err, "luapool map works on one machine: run it without --mpi")
@@ -743,49 +597,6 @@ function TestRefusals.test_version_names_the_engine()
   local p <close> = proc.spawn { args = { LUAPOOL, "--version" } }
   local _, out = p:finish(SECONDS)
   lu.assertStrContains(out, HAS_MPI and "engines found: mpi (" or "engines not found: mpi")
-end
-
--- ---- hosts of their own ----
-
-TestRig = {}
-
--- Three hosts in namespaces; `event` happens at item 20: a shell command, run on h1.
-local function on_three_hosts(event)
-  need_mpi()
-  if not os.getenv("MPI_RIG") then lu.skip("only on request: make rig") end
-  if not os.execute("tests/rig/hosts true 2> /dev/null") then lu.skip("no namespaces here") end
-  local path = file_with(([[
-    local p <close> = pool.new()
-    local count = 0
-    for i, v in p:imap(function(x) local t = os.clock() + 0.02 while os.clock() < t do end return x end, 200) do
-      assert(i == v)
-      count = count + 1
-      if i == 20 then os.execute(%q) end
-    end
-    print("done", count)
-    for _, node in ipairs(pool.nodes()) do print(node.host, node.state) end
-  ]]):format(event))
-  local p <close> = proc.spawn {
-    args = { "tests/rig/hosts", LUAPOOL, "--mpi", "-H", "h1,h2,h3", "-j", "1", path }, env = environment(), deadline = SECONDS,
-  }
-  local status, out, err = p:finish(SECONDS)
-  os.remove(path)
-  lu.assertEquals(status.exit, 0, err)
-  lu.assertStrContains(out, "done\t200\nh1\tup\n")
-  return out
-end
-
-function TestRig.test_three_hosts()
-  lu.assertStrContains(on_three_hosts("true"), "h3\tup\n")
-end
-
-function TestRig.test_a_link_that_is_down()
-  lu.assertStrContains(on_three_hosts("ip netns exec lpsw ip link set p3 down"), "h3\tlost\n")
-end
-
--- The namespace has processes of its own: the newest orted is that of h3.
-function TestRig.test_a_daemon_that_is_killed()
-  on_three_hosts("kill -9 $(pgrep -n orted)")
 end
 
 -- ---- at rest ----
