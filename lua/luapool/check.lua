@@ -145,7 +145,7 @@ local function seconds(low, text)
     if type(value) ~= "number" or value ~= value or value < low or (low == 0 and text:find("positive") and value == 0) then
       bad_option(option, name, text, value)
     end
-    return value > 0 and math.max(1e-9, math.min(value, 1e9)) or 0.0 -- (less than a nanosecond would be none)
+    return value > 0 and math.max(1e-9, math.min(value, 1e9)) + 0.0 or 0.0 -- (less than a nanosecond would be none)
   end
 end
 
