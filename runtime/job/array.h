@@ -90,4 +90,13 @@ static inline int array_store(lua_State *L, const struct array *a, uint64_t i, i
   return 1;
 }
 
+/* array_keep -- 1: the value at index is a number, and is in element i of an "f64" now; 0: array_store has to do it. Does not raise. */
+static inline int array_keep(lua_State *L, const struct array *a, uint64_t i, int value_index) {
+  union array_cell cell;
+  if (a->type != ARRAY_F64 || lua_type(L, value_index) != LUA_TNUMBER) return 0;
+  cell.f64 = lua_tonumber(L, value_index);
+  __atomic_store_n((uint64_t *)(void *)a->data + i, cell.u64, __ATOMIC_RELAXED);
+  return 1;
+}
+
 #endif

@@ -738,12 +738,22 @@ static void run_item(struct task_context *t, lua_State *T, int n_results) {
   lua_call(T, push_arguments(t, T), n_results);
 }
 
-/* Are the items integers of a range, their results wanted as they are, and nothing else of them? */
+/* Are the items integers of a range, and is nothing wanted of them but one result, or none? */
 static int is_plain(const struct task_context *t) {
-  enum { UNUSUAL = BOARD_NO_RESULTS | BOARD_INTO | BOARD_ALL_RESULTS | BOARD_SECONDS | BOARD_ARGUMENTS };
+  enum { UNUSUAL = BOARD_ALL_RESULTS | BOARD_SECONDS | BOARD_ARGUMENTS };
   const struct worker_claim *claim = &t->worker->claim;
   if (claim->kind != BOARD_INDEXED || t->from || t->source.kind != SOURCE_INTEGERS) return 0;
   return !(claim->flags & UNUSUAL) && !t->has_seed && worker_are_plain(t->worker);
+}
+
+/* The result on top, which stays there: 1: it is where it belongs; 0: that takes more than an ordinary number does. */
+static inline int keep_number(struct task_context *t, lua_State *T) {
+  const uint32_t flags = t->worker->claim.flags;
+  if (flags & BOARD_INTO) return t->next < t->into->length && array_keep(T, t->into, t->next, -1);
+  if (flags & BOARD_NO_RESULTS) return 1;
+  if ((t->n_written + 1) % SAMPLE == 0 || !codec_join(t->codec, T, -1)) return 0;
+  t->n_written++;
+  return 1;
 }
 
 /*
@@ -760,8 +770,7 @@ static int run_numbers(struct task_context *t, lua_State *T, uint64_t end) {
     FAULT_POINT("worker_run");
     lua_pushinteger(T, task_integer(&t->source, t->next));
     lua_call(T, 1, 1);
-    if ((t->n_written + 1) % SAMPLE == 0 || !codec_join(t->codec, T, -1)) return 1;
-    t->n_written++;
+    if (!keep_number(t, T)) return 1;
     worker_end_plain_item(w);
     t->next++;
     if (--t->until_look == 0) look_at_times(t);
