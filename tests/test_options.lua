@@ -227,7 +227,10 @@ function TestFiles:test_what_cannot_be_written_is_told_before_work_starts()
     lu.assertEquals(result, { exit = 2, out = "", err = message })
     lu.assertStrContains(run("--" .. option, "/", "-e", "print(1)").err, "Is a directory")
   end
-  lu.assertStrContains(run("--log", "/dev/full", "-e", "print(1)").err, 'cannot write "/dev/full": it is not a regular file')
+  for _, option in ipairs { "log", "trace", "report" } do
+    local message = ('PROGRAM: --%s: cannot write "/dev/full": it is not a regular file\n'):format(option)
+    lu.assertEquals(run("--" .. option, "/dev/full", "-e", "print(1)"), { exit = 2, out = "", err = message })
+  end
   local result = run("-e", "print(1)", { LUAPOOL_TRACE = "/no/such/folder/x" })
   lu.assertStrContains(result.err, "the environment variable LUAPOOL_TRACE: cannot write")
 end
@@ -242,6 +245,85 @@ function TestFiles:test_looking_leaves_nothing_and_changes_nothing()
   lu.assertEquals(run("--log", path, "-e", "print(1)").out, "1\n")
   lu.assertEquals(read(path), "precious")
   os.remove(path)
+end
+
+-- A disk that is full after a while: said once, the work goes on, the exit status tells.
+TestFullDisk = {}
+
+local function is_refused(command)
+  return not os.execute(command .. " > /dev/null 2>&1")
+end
+
+function TestFullDisk:setUp()
+  if is_refused("unshare -rm mount -t tmpfs -o size=64k none /mnt") then lu.skip("no file systems of our own here") end
+  self.folder = temporary()
+  assert(os.execute(("mkdir '%s'"):format(self.folder)))
+end
+
+function TestFullDisk:tearDown()
+  if self.folder then os.execute(("rmdir '%s'"):format(self.folder)) end
+end
+
+-- Run with a folder of 64 KiB, of which so many bytes are left: $D/out is the file.
+function TestFullDisk:run(left, command, ...)
+  local script = ("mount -t tmpfs -o size=64k none '%s' && head -c %d /dev/zero > '%s/fill' && %s"):format(self.folder, 65536 - left,
+    self.folder, command:gsub("%$D", self.folder))
+  local p <close> = proc.spawn { args = { "unshare", "-rm", "sh", "-c", script, LUAPOOL, ... } }
+  local status, out, err = p:finish(60)
+  return { exit = status.exit, out = out, err = (err:gsub("^[^:]*: ", "")) }
+end
+
+local MUCH = "local n = 0 for i = 1, 4 do n = n + #pool.map(function(i) return ('x'):rep(100) end, 1000) end print(n) "
+
+function TestFullDisk:test_log()
+  for _, ending in ipairs { "", "os.exit(true)", "os.exit(0, true)" } do
+    local result = self:run(16384, '"$0" -j2 --log $D/out -e "$1"', MUCH .. ending)
+    lu.assertEquals({ result.exit, result.out }, { 1, "4000\n" })
+    lu.assertStrMatches(result.err, "cannot write the log [^\n]*/out any more: No space left on device\n")
+  end
+end
+
+-- What a script wants by itself is its own business.
+function TestFullDisk:test_log_of_a_script()
+  local result = self:run(16384, 'OUT=$D/out "$0" -j2 -e "$1"',
+    "local ok, err = pcall(pool.map, function() return ('x'):rep(100) end, 1000, { log = os.getenv 'OUT' }) print(ok, err)")
+  lu.assertEquals(result.exit, 0)
+  lu.assertStrMatches(result.out, "false\tcannot write the log [^\n]*: No space left on device\n")
+end
+
+function TestFullDisk:test_trace()
+  local result = self:run(4096, '"$0" -j2 --trace $D/out -e "$1"', MUCH)
+  lu.assertEquals({ result.exit, result.out }, { 1, "4000\n" })
+  lu.assertStrMatches(result.err, 'cannot write the trace to "[^\n]*/out" any more: No space left on device\n')
+end
+
+function TestFullDisk:test_report()
+  local result = self:run(4096, '"$0" -j2 --report $D/out -e "$1"', MUCH)
+  lu.assertEquals({ result.exit, result.out }, { 1, "4000\n" })
+  lu.assertStrMatches(result.err, 'cannot write the report to "[^\n]*/out": No space left on device\n')
+end
+
+function TestFullDisk:test_joblog()
+  local again = 'seq 2000 | "$0" map -j2 --joblog $D/new _ > /dev/null'
+  local result = self:run(16384, 'seq 2000 | "$0" map -j2 --joblog $D/out _ | tail -n 1; ' .. again)
+  lu.assertEquals(result.out, "2000\n")
+  lu.assertEquals(result.exit, 2) -- the second time there is no room for the first line
+  local full = "[^\n]*%s: No space left on device\n"
+  lu.assertStrMatches(result.err, full:format("/out") .. full:format("%%-%%-joblog: cannot write [^\n]*/new"))
+  result = self:run(16384, 'seq 2000 | "$0" map -j2 --joblog $D/out _')
+  lu.assertEquals(result.exit, 1)
+end
+
+function TestFullDisk:test_results()
+  local result = self:run(16384, 'seq 100000 | "$0" map -j2 _ > $D/out')
+  lu.assertEquals(result, { exit = 1, out = "", err = "cannot write: No space left on device\n" })
+end
+
+-- The limit on file sizes is no reason to die either.
+function TestFullDisk:test_limit_on_file_sizes()
+  local result = self:run(65536, 'ulimit -f 40; "$0" -j2 --start fork --log $D/out -e "$1"', MUCH)
+  lu.assertEquals({ result.exit, result.out }, { 1, "4000\n" })
+  lu.assertStrContains(result.err, "any more: File too large\n")
 end
 
 TestLog = {}

@@ -404,7 +404,10 @@ end
 local function add_log(call, name)
   if not fits("log", name) then return end
   local defaults = part "defaults"
-  if call.log == nil then call.log = defaults.next_log() end
+  if call.log == nil then
+    call.log = defaults.next_log()
+    call.log_may_end = call.log ~= nil
+  end
   if call.log and call.resume == nil then call.resume = defaults.get().resume end
 end
 

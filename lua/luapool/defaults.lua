@@ -63,6 +63,7 @@ local READERS = {
 
 local given      -- once it is known
 local n_logs = 0 -- calls that had a log by default
+local has_no_room = false -- for more logs
 
 local function read_option(name, text)
   local value, expected = READERS[name](text)
@@ -120,7 +121,7 @@ local FILES = { "log", "trace", "report" }
 function defaults.check()
   local found = defaults.get()
   for _, name in ipairs(FILES) do
-    local problem = found[name] and core.cannot_write(found[name], name == "log")
+    local problem = found[name] and core.cannot_write(found[name], name ~= "trace")
     if found[name] and not problem and name ~= "log" then problem = part("record").use_default(name, found[name]) end
     if problem then
       local options = core.options() or {}
@@ -135,12 +136,15 @@ end
 ---@return string?
 function defaults.next_log()
   local path = defaults.get().log
-  if not path or core.is_worker() then return nil end
+  if not path or has_no_room or core.is_worker() then return nil end
   n_logs = n_logs + 1
   if n_logs == 1 then return path end
   local stem, ending = path:match("^(.*[^/])(%.[^./]*)$")
   return ("%s.%d%s"):format(stem or path, n_logs, ending or "")
 end
+
+--- One of these logs could not be written any more, which was told: no further ones are begun.
+function defaults.end_logs() has_no_room = true end
 
 --- Shall `progress = true` be shown: "auto" (on a terminal), "always", "never".
 ---@return string

@@ -271,8 +271,13 @@ end
 
 -- ---- writing ----
 
+-- A log that a script wants is a promise to it; one that the command was asked for is less than the work it is about.
 local function check_written(self, ok, problem)
-  if not ok then error(("cannot write the log %s: %s"):format(self.path, problem), 0) end
+  if ok then return end
+  if not self.may_end then error(("cannot write the log %s: %s"):format(self.path, problem), 0) end
+  self.has_ended = true
+  part("defaults").end_logs()
+  part("record").problem(("cannot write the log %s any more: %s"):format(self.path, problem))
 end
 
 -- A value as JSON; nil and why if that cannot be.
@@ -322,7 +327,7 @@ local UNFINISHED = { interrupt = true, cancelled = true }
 ---@param ok boolean
 ---@param value any its result, or its error
 function methods:add(index, seconds, worker, ok, value)
-  if not ok and type(value) == "table" and UNFINISHED[value.kind] then return end
+  if self.has_ended or not ok and type(value) == "table" and UNFINISHED[value.kind] then return end
   local members = ok and result_member(self, index, value) or error_members(self, value)
   local line = ('{"i":%d,"s":%s,"w":%s,"ok":%s%s}'):format(index, seconds and ("%.6g"):format(seconds):gsub(",", ".") or "null",
     worker and ("%d"):format(worker) or "null", ok and "true" or "false", members)
@@ -332,6 +337,7 @@ end
 --- Write what was added: after it, death of this process loses none of it. Cheap when there is nothing; call it before waiting.
 --- (A power cut may cost the last second.) Raises when it cannot be written; nothing is lost by that, a later flush tries again.
 function methods:flush()
+  if self.has_ended then return end
   local now = core.now()
   if now - self.synced_at < SYNC_SECONDS then
     check_written(self, self.handle:flush())
@@ -342,6 +348,7 @@ end
 
 --- The same, and wait until it is on the disk: before anything of it is given to the script. Cheap when there is nothing new.
 function methods:sync()
+  if self.has_ended then return end
   check_written(self, self.handle:sync())
   self.synced_at = core.now()
 end
@@ -349,8 +356,16 @@ end
 --- Write, sync, close. Idempotent; never raises for a full disk, so that it can end any call.
 ---@return boolean? ok, string? message
 function methods:close()
+  if self.has_ended then
+    self.handle:abandon()
+    return true
+  end
   local ok, problem = self.handle:close()
   if ok then return true end
+  if self.may_end then
+    check_written(self, ok, problem)
+    return true
+  end
   return nil, ("cannot write the log %s: %s"):format(self.path, problem)
 end
 
@@ -394,14 +409,15 @@ end
 ---@param path string
 ---@param identity table from journal.identity
 ---@param mode boolean|string|nil
+---@param may_end boolean? what cannot be written is told once, by the exit status too, and nothing more is written then: no error
 ---@return luapool.Journal
 --- Raises (a string) when the file cannot be used: no log, another job's, in use by somebody else, not to be read or written. It is not
 --- changed then. Blocks in the file system; reads the whole file once.
-function journal.open(path, identity, mode)
+function journal.open(path, identity, mode, may_end)
   local handle, problem = core.journal(path)
   if not handle then error(("cannot open the log %s: %s"):format(path, problem), 0) end
   local self = setmetatable({
-    path = path, handle = handle, coder = core.coder(identity.callee), warnings = {}, at = {}, failed = {},
+    path = path, may_end = may_end, handle = handle, coder = core.coder(identity.callee), warnings = {}, at = {}, failed = {},
     n_done = 0, n_failed = 0, n_records = 0, synced_at = core.now(),
   }, Journal)
   if not problem then warn_of(self, "its file system has no locks: see that no other process writes to it") end -- (has_lock, here)

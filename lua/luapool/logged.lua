@@ -78,7 +78,8 @@ local function open(self, job, call, order, owns, take)
   local identity = journal.identity {
     fn = job.named or job.fn, verb = call.verb, kind = job.kind, a = job.a, b = job.b, n = job.n, seed = self.options.seed,
   }
-  local run = setmetatable({ log = journal.open(call.log, identity, call.resume or nil), skip = {}, n = job.n, call = call }, Run)
+  local log = journal.open(call.log, identity, call.resume or nil, call.log_may_end)
+  local run = setmetatable({ log = log, skip = {}, n = job.n, call = call }, Run)
   run.item_of = job.kind ~= "iterator" and fetcher(job) or nil
   local _ <close> = setmetatable({}, { __close = function(_, err) if err ~= nil then run.log:close() end end })
   for index, ok, value in run.log:stored() do

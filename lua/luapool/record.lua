@@ -126,8 +126,7 @@ end
 -- os.exit ends the process without the state, unless it is told to close it.
 local function exit_after_all(exit)
   return function(code, close, ...)
-    if close then return exit(code, close, ...) end
-    write_all()
+    if not close then write_all() end
     if ending.has_problem and (code == nil or code == true or code == 0) then code = false end
     return exit(code, close, ...)
   end
@@ -140,6 +139,14 @@ local function prepare_end()
   ending.sentinel = setmetatable({}, { __gc = write_all })
   local library = os
   if library and library.exit then library.exit = exit_after_all(library.exit) end
+end
+
+--- Something that was asked for is not, or not wholly, written: it is told, and the exit status tells, however the program ends.
+---@param text string
+function record.problem(text)
+  prepare_end()
+  ending.has_problem = true
+  core.problem(text)
 end
 
 --- For the command, before it begins: --trace, --report.

@@ -250,9 +250,14 @@ int os_write_at(int fd, const void *data, size_t size, uint64_t offset) {
   return 0;
 }
 
-int os_may_have_size(uint64_t size) {
+uint64_t os_most_size(void) {
   struct rlimit limit;
-  return size <= INT64_MAX && (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY || size <= limit.rlim_cur);
+  if (getrlimit(RLIMIT_FSIZE, &limit) < 0 || limit.rlim_cur == RLIM_INFINITY || limit.rlim_cur > INT64_MAX) return INT64_MAX;
+  return limit.rlim_cur;
+}
+
+int os_may_have_size(uint64_t size) {
+  return size <= os_most_size();
 }
 
 int64_t os_size(int fd) {

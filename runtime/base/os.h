@@ -39,6 +39,7 @@ ssize_t os_read_text(const char *path, char *text, size_t size);
  *   either. Returns the descriptor; -ENOTSUP: it is no regular file; -errno. *is_new (may be NULL): it was made.
  * os_read_at, os_write_at -- as os_read and os_write, at an offset. A short file gives fewer bytes.
  * os_may_have_size -- 1 if the limit on file sizes (ulimit -f) lets a file become so large: a write beyond it gets the signal SIGXFSZ.
+ * os_most_size -- that limit, or the largest size there is.
  * os_size -- bytes in the file, or -errno.   os_resize -- make it exactly `size` bytes.
  * os_lock -- lock the whole file for this open descriptor and its copies, without waiting: 0; -EAGAIN: somebody else has it (in this
  *   process, too); -ENOLCK, -ENOSYS, -EOPNOTSUPP: the file system has no locks. The last close of a copy, or death, releases it.
@@ -52,6 +53,7 @@ int os_open_regular(const char *path, int *is_new);
 ssize_t os_read_at(int fd, void *data, size_t size, uint64_t offset);
 int os_write_at(int fd, const void *data, size_t size, uint64_t offset);
 int os_may_have_size(uint64_t size);
+uint64_t os_most_size(void);
 int64_t os_size(int fd);
 int os_resize(int fd, uint64_t size);
 int os_lock(int fd);

@@ -185,13 +185,16 @@ int journal_add(struct journal *j, const char *text, size_t length) {
   return 0;
 }
 
+/* Beyond the limit on file sizes a write would be answered by a signal that kills: what fits is written. */
 static int write_waiting(struct journal *j) {
+  uint64_t at = j->out_at + j->written, most = os_most_size();
+  size_t left = j->out.length - j->written, length = at + left <= most ? left : at < most ? (size_t)(most - at) : 0;
   int status;
-  if (j->written == j->out.length) return 0;
+  if (left == 0) return 0;
   j->is_dirty = 1;
-  status = os_write_at(j->fd, j->out.data + j->written, j->out.length - j->written, j->out_at + j->written);
-  if (status == 0) j->written = j->out.length;
-  return status;
+  status = os_write_at(j->fd, j->out.data + j->written, length, at);
+  if (status == 0) j->written += length;
+  return status == 0 && length < left ? -EFBIG : status;
 }
 
 int journal_sync(struct journal *j) {
