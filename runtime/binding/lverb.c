@@ -132,15 +132,14 @@ static int apply_body(lua_State *L) {
 
 /* (handle, options, fn, ...) -> (handle, fn, nil, nil, nil, nil, options, ...) */
 static int order_arguments(lua_State *L) {
-  int n = lua_gettop(L) - 3, i;
-  luaL_checkstack(L, n + 16, "too many arguments");
-  lua_pushvalue(L, 1);
-  lua_pushvalue(L, 3);
-  for (i = 0; i < 4; i++) lua_pushnil(L);
+  luaL_checkstack(L, 16, "too many arguments");
   lua_pushvalue(L, 2);
-  for (i = 1; i <= n; i++) lua_pushvalue(L, 3 + i);
-  for (i = 1; i <= 3 + n; i++) lua_remove(L, 1);
-  return 7 + n;
+  lua_pushvalue(L, 3);
+  lua_replace(L, 2);
+  lua_replace(L, 3);
+  lua_settop(L, lua_gettop(L) + 4);
+  lua_rotate(L, 3, 4);
+  return lua_gettop(L);
 }
 
 /*
