@@ -1,6 +1,7 @@
 -- What fails: errors of tasks, crashes, time limits, memory budgets; blame on the item, nothing lost, nothing run twice, the pool usable.
 local lu = require "luaunit"
 local proc = require "proc"
+local ways = require "ways"
 
 local IS_SANITIZED = os.getenv("ASAN_OPTIONS") ~= nil
 
@@ -396,6 +397,102 @@ function TestSources.test_terminate_by_the_source_ends_the_call()
   lu.assertStrContains(tostring(e), "the pool was terminated")
   lu.assertNotNil(pids)
   lu.assertEquals(#proc.children(proc.pid()), 0)
+end
+
+TestRetryDelay = {}
+
+function TestRetryDelay.test_each_wait_is_twice_as_long()
+  for _, workers in ipairs { 0, 2 } do
+    for _, verb in ipairs { "map", "imap" } do
+      local at, tries = pool.array("f64", 4), pool.counter()
+      local function fn(x)
+        if x ~= 2 then return x end
+        local try = tries:add()
+        at[try] = proc.now()
+        if try < 4 then error("not yet") end
+        return try
+      end
+      local options, results = { workers = workers, retries = 3, retry_delay = 0.05 }, {}
+      if verb == "map" then
+        results = pool.map(fn, 5, options)
+      else
+        for i, value in pool.imap(fn, 5, options) do results[i] = value end
+      end
+      lu.assertEquals(results, { 1, 4, 3, 4, 5 })
+      for k = 1, 3 do lu.assertTrue(at[k + 1] - at[k] >= 0.05 * 2 ^ (k - 1), k) end
+    end
+  end
+end
+
+-- One worker is enough for all that is not waiting, and a lazy source goes on. Deaths wait, too.
+function TestRetryDelay.test_others_run_meanwhile()
+  for _, how in ipairs { "error", "exit" } do
+    local others, early, tries = pool.counter(), pool.counter(), pool.array("i32", 400)
+    local results = pool.map(function(x)
+      tries[x] = tries[x] + 1
+      if x > 40 then
+        others:add()
+      elseif tries[x] == 1 then
+        if how == "exit" and x % 10 == 0 then os.exit(1) end
+        error("not yet")
+      elseif others:get() < 360 then
+        early:add()
+      end
+      return x
+    end, ways.up_to(400), { workers = 1, chunk = 1, retries = 1, retry_delay = 2 })
+    lu.assertEquals(#results, 400)
+    lu.assertEquals(early:get(), 0, how)
+    for i = 1, 400 do lu.assertEquals(tries[i], i <= 40 and 2 or 1) end
+  end
+end
+
+-- Whatever ends the call ends the waiting.
+function TestRetryDelay.test_ended_while_they_wait()
+  local p <close> = pool.new(2)
+  local function begin(options)
+    local ran = pool.counter()
+    options.retries, options.retry_delay = 1, 3600
+    local f = p:map_async(function()
+      ran:add()
+      error("no")
+    end, 10, options)
+    while ran:get() < 10 do p:step(0.01) end
+    return f, ran
+  end
+  local f, ran = begin {}
+  lu.assertTrue(f:cancel())
+  lu.assertEquals(f:status(), "cancelled")
+  f = begin {}
+  p:cancel()
+  lu.assertEquals(f:status(), "cancelled")
+  f = begin { deadline = 0.1 }
+  local ok, err = pcall(f.get, f)
+  lu.assertFalse(ok)
+  lu.assertStrContains(err.message, "deadline")
+  lu.assertEquals(p:map(math.abs, { -1, -2 }), { 1, 2 })
+  f = begin {}
+  lu.assertFalse(p:close(0.05))
+  lu.assertEquals(f:status(), "pending")
+  p:terminate()
+  lu.assertEquals(f:status(), "cancelled")
+  lu.assertEquals(ran:get(), 10)
+end
+
+-- Somebody else's loop is woken when the time has come.
+function TestRetryDelay.test_in_a_loop_of_ones_own()
+  local p <close> = pool.new(1)
+  local tries = pool.counter()
+  local f = p:map_async(function()
+    if tries:add() < 3 then error("not yet") end
+    return "at last"
+  end, 1, { retries = 5, retry_delay = 0.02 })
+  local fd, woken = p:fd(), 0
+  while p:step() > 0 do
+    lu.assertTrue(proc.readable(fd, 60))
+    woken = woken + 1
+  end
+  lu.assertEquals((f:get()), { "at last" })
+  lu.assertTrue(woken < 100, woken) -- it waits, and does not only ask
 end
 
 TestCrash = {}

@@ -272,6 +272,7 @@ local CALL = {
   memory = memory,
   on_crash = one_of("raise", "retry", "skip"),
   retries = whole(0, 1 << 20, "integer from 0"),
+  retry_delay = seconds(0, "number of seconds, 0 or more,"),
   errors = one_of("raise", "collect"),
   progress = progress,
 }

@@ -9,6 +9,8 @@ local inline = {}
 
 local Error = core.Error
 
+local LONGEST_DELAY <const> = 3600 -- seconds
+
 local function item_at(kind, a, b)
   if kind == "range" then
     return function(i) return a + (i - 1) * b end
@@ -102,9 +104,17 @@ local function try(fn, copy, index, item, options)
   return true, result
 end
 
+-- What schedule_delay_ns is to workers. Who waits can be interrupted.
+local function wait_before(number, first)
+  local delay = first
+  for _ = 2, number do delay = delay < LONGEST_DELAY / 2 and delay * 2 or delay end
+  core.channel(1):receive(delay)
+end
+
 local function try_often(fn, copy, index, item, options)
   local ok, result
-  for _ = 0, options.retries or 0 do
+  for number = 0, options.retries or 0 do
+    if number > 0 and (options.retry_delay or 0) > 0 then wait_before(number, options.retry_delay) end
     ok, result = try(fn, copy, index, item, options)
     if ok then return true, result end
     if core.is_interrupt(result) then error(result, 0) end

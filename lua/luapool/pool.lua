@@ -328,7 +328,7 @@ end
 ---   helper         the program to execute for that (default: LUAPOOL_HELPER, else the command luapool, where it is found)
 ---   output         what becomes of what tasks print (see the README);   name   stands in messages and in front of progress
 ---   trace          name of a file: what workers and host do when, for chrome://tracing or Perfetto; true: for p:report{ html = } alone
----   timeout, memory, chunk, buffer, on_crash, retries, errors, progress   defaults of its calls: see map
+---   timeout, memory, chunk, buffer, on_crash, retries, retry_delay, errors, progress   defaults of its calls: see map
 ---@return luapool.Pool
 function Pool.new(options)
   local pool_options, call_options = check.pool_options(options, 1, "new")

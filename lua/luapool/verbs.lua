@@ -46,6 +46,7 @@ end
 ---@param options table? of a one-shot verb also those of pool.new;
 ---   timeout (seconds), memory (bytes, "512M")   what each try of an item may take
 ---   retries        a failed item is tried again, so many times; what a later try gives is its result, only the last error counts
+---   retry_delay    seconds before that (0), and twice as long before each further try; others run meanwhile
 ---   on_crash       when a worker does not survive an item: nothing said: a failure like others; "raise": never tried again; "retry": as
 ---                  `retries` says, or twice; "skip": never tried again, and the result is nil (with errors = "collect" the error is there)
 ---   errors         "raise" (default): the call ends at a failure; "collect": it goes on, and failures come as a table

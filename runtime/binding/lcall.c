@@ -69,6 +69,7 @@ static void read_policies(struct call *c, lua_State *L, int options) {
   lua_pop(L, 1);
   c->retries = option_count(L, options, "retries");
   c->crash_retries = option_count(L, options, "crash_retries");
+  c->retry_delay_ns = (int64_t)(option_number(L, options, "retry_delay") * NS_PER_S);
   c->collects = option_flag(L, options, "collect");
   c->halt_failed = option_count(L, options, "halt_failed");
   c->halt_done = option_count(L, options, "halt_done");

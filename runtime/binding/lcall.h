@@ -66,7 +66,7 @@ struct call {
   uint32_t chunk, retries, crash_retries;
   int crash, collects, wants_results, has_seconds;
   uint64_t buffer;           /* streams: items ahead of the consumer; 0: as the schedule says */
-  int64_t timeout_ns;
+  int64_t timeout_ns, retry_delay_ns;
   int64_t deadline_ns, deadline_after_ns; /* when the call is to be over, and the user's word for it; 0: none */
   int64_t began_ns;
   int64_t kill_ns;           /* CALL_ENDING: when those who are still in it are killed */

@@ -184,12 +184,19 @@ static void skip_item(lua_State *L, struct call *c, uint64_t number) {
   hold(L, c, number, 1);
 }
 
+/* The item that failed is to be tried again, perhaps later. 0: its call is over, or there is no memory for it. */
+static int try_again(struct call *c, const struct pool_event *event, uint32_t tries) {
+  int64_t delay = c->retry_delay_ns ? schedule_delay_ns(tries, c->retry_delay_ns) : 0;
+  if (pool_repost(c->lp->pool, event, delay ? os_now_ns() + delay : 0) < 0) return 0;
+  c->lp->n_retries++;
+  return 1;
+}
+
 /* The error table is on top, and is popped. */
 static void take_failure(lua_State *L, struct call *c, const struct pool_event *event) {
   int is_crash = lerror_is_kind(L, "crash"); /* a worker that was told to end by others says so itself: no POOL_LOST */
-  uint32_t retries = is_crash ? c->crash_retries : c->retries;
-  if (retries && schedule_retry(count_try(L, c, event->first), retries) && pool_repost(c->lp->pool, event) == 0) {
-    c->lp->n_retries++;
+  uint32_t retries = is_crash ? c->crash_retries : c->retries, tries = retries ? count_try(L, c, event->first) : 0;
+  if (retries && schedule_retry(tries, retries) && try_again(c, event, tries)) {
     lua_pop(L, 1);
     return;
   }

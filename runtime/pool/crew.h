@@ -89,11 +89,12 @@ struct pool_call {
 /* The host's account of one piece of work. See ledger.c. */
 struct pool_entry {
   struct table_node node;  /* in pool.entries while active; its key: the entry's sequence number */
-  struct links order;      /* in pool.again or pool.backlog while it waits, then in pool.active; or in pool.spare */
+  struct links order;      /* in pool.later, pool.again or pool.backlog while it waits, then in pool.active; or in pool.spare */
   struct links own;        /* in its call's list */
   struct pool_call *call;
   int is_active;           /* it has, or had, a place on the board */
   int is_unclaimed;        /* counts in call->n_unclaimed */
+  int64_t due_ns;          /* it waits in pool.later until then; 0: it does not */
   int is_cancelled;
   int is_drained;          /* nothing more of it is claimed or run again; what runs comes to its end, and is shown */
   int64_t kill_at_ns;      /* of a cancelled entry: who is in it then is killed; -1: nobody */
@@ -134,9 +135,10 @@ struct pool {
   struct table calls;
   struct links active;        /* entries in the order of their numbers */
   struct links again, backlog; /* entries that wait for a place: what is to be run again goes first */
+  struct links later;         /* entries that wait for their time; the earliest first */
   struct links spare;         /* memory of entries */
   struct links idle_calls;    /* those without entries, the oldest first */
-  size_t n_waiting, n_spare, n_idle_calls;
+  size_t n_waiting, n_later, n_spare, n_idle_calls;
   uint64_t published;         /* the number of the next entry */
   uint64_t n_broadcasts;      /* their entries' numbers are apart */
   uint64_t seen_front;        /* the board's front when we looked last */
@@ -192,7 +194,8 @@ void pool_kill_worker(struct pool *p, uint32_t number, uint32_t claims, uint64_t
  * pool_settle -- note items as done; the entry is gone when that were all. -EBADMSG: they were not the entry's to report, or were
  * reported before. -ENOMEM: the pool is broken.
  * pool_move_items -- items are to be done again, by whoever comes: they move to an entry of their own. Of a cancelled entry: they are done.
- * pool_post_again -- a new entry for some of its items, which stay to be settled. 0 or -ENOMEM.
+ * pool_post_again -- a new entry for some of its items, which stay to be settled; not before `due_ns` (0: now). 0 or -ENOMEM.
+ * pool_next_due -- when the next of those that wait for their time is due; -1: there is none.
  * pool_cancel_all -- as pool_cancel, for every call.
  */
 void pool_open_ledger(struct pool *p);
@@ -204,7 +207,8 @@ void pool_publish(struct pool *p);
 int pool_settle(struct pool *p, struct pool_entry *entry, uint64_t first, uint64_t count);
 void pool_move_items(struct pool *p, struct pool_entry *entry, uint64_t first, uint64_t count);
 void pool_describe(const struct pool_entry *entry, struct board_entry *e); /* but for the cursor */
-int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count);
+int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count, int64_t due_ns);
+int64_t pool_next_due(const struct pool *p);
 void pool_cancel_all(struct pool *p);
 
 /*

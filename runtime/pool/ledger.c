@@ -24,6 +24,7 @@ void pool_open_ledger(struct pool *p) {
   table_init(&p->calls);
   links_init(&p->active);
   links_init(&p->again);
+  links_init(&p->later);
   links_init(&p->backlog);
   links_init(&p->spare);
   links_init(&p->idle_calls);
@@ -128,6 +129,7 @@ static void free_entry(struct pool *p, struct pool_entry *entry) {
 /* An entry that waits is not to be. */
 static void discard(struct pool *p, struct pool_entry *entry) {
   p->n_waiting--;
+  p->n_later -= entry->due_ns != 0;
   free_entry(p, entry);
 }
 
@@ -168,11 +170,11 @@ static struct pool_entry *add_entry(struct pool *p, struct links *queue, const s
 }
 
 void pool_close_ledger(struct pool *p) {
-  struct links *lists[] = {&p->active, &p->again, &p->backlog};
+  struct links *lists[] = {&p->active, &p->again, &p->backlog, &p->later};
   size_t i;
   if (p->active.next == NULL) return; /* was never opened */
   p->is_closing = 1;
-  for (i = 0; i < 3; i++)
+  for (i = 0; i < 4; i++)
     while (!links_are_empty(lists[i])) free_entry(p, OWNER_OF(lists[i]->next, struct pool_entry, order));
   while (!links_are_empty(&p->spare)) {
     struct pool_entry *entry = take_spare(p);
@@ -302,8 +304,39 @@ static void activate_apart(struct pool *p, struct pool_entry *entry) {
   pool_send_errands(p, entry);
 }
 
+/* ---- what waits for its time ---- */
+
+/* It is nothing that a worker could claim: a lazy source need not wait for it. */
+static void put_off(struct pool *p, struct pool_entry *entry, int64_t due_ns) {
+  struct links *at = &p->later;
+  while (at->previous != &p->later && OWNER_OF(at->previous, struct pool_entry, order)->due_ns > due_ns) at = at->previous;
+  links_remove(&entry->order);
+  links_append(at, &entry->order); /* before `at` */
+  note_claimed(entry);
+  entry->due_ns = due_ns;
+  p->n_later++;
+}
+
+int64_t pool_next_due(const struct pool *p) {
+  return p->n_later ? OWNER_OF(p->later.next, struct pool_entry, order)->due_ns : -1;
+}
+
+static void take_due(struct pool *p) {
+  int64_t now = os_now_ns();
+  while (p->n_later && pool_next_due(p) <= now) {
+    struct pool_entry *entry = OWNER_OF(p->later.next, struct pool_entry, order);
+    links_remove(&entry->order);
+    links_append(&p->again, &entry->order);
+    entry->due_ns = 0;
+    entry->is_unclaimed = 1;
+    entry->call->n_unclaimed++;
+    p->n_later--;
+  }
+}
+
 void pool_publish(struct pool *p) {
-  while (p->n_waiting > 0 && p->published - move_front(p) < BOARD_ENTRIES) {
+  if (p->n_later) take_due(p);
+  while (p->n_waiting > p->n_later && p->published - move_front(p) < BOARD_ENTRIES) {
     struct links *queue = links_are_empty(&p->again) ? &p->backlog : &p->again;
     activate(p, OWNER_OF(queue->next, struct pool_entry, order));
   }
@@ -329,14 +362,18 @@ int pool_post(struct pool *p, const struct pool_work *work) {
   return 0;
 }
 
-int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count) {
+int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count, int64_t due_ns) {
   struct pool_work work = entry->work;
   struct pool_entry *again;
   work.first = first;
   work.count = count;
   again = add_entry(p, &p->again, &work, entry->block);
   if (again == NULL) return -ENOMEM;
-  if (work.kind == BOARD_BROADCAST) activate_apart(p, again);
+  if (work.kind == BOARD_BROADCAST) {
+    activate_apart(p, again);
+  } else if (due_ns) {
+    put_off(p, again, due_ns);
+  }
   return 0;
 }
 
@@ -381,7 +418,7 @@ void pool_move_items(struct pool *p, struct pool_entry *entry, uint64_t first, u
     pool_errand_again(p, entry, first); /* it has not left that entry: there is somebody else in its worker's place, or will be */
     return;
   }
-  if (!entry->is_cancelled && !entry->is_drained && pool_post_again(p, entry, first, count) < 0) {
+  if (!entry->is_cancelled && !entry->is_drained && pool_post_again(p, entry, first, count, 0) < 0) {
     p->is_broken = -ENOMEM;
     return;
   }
@@ -459,8 +496,7 @@ void pool_drain(struct pool *p, uint64_t number) {
     struct pool_entry *entry = OWNER_OF(link, struct pool_entry, own);
     next = link->next;
     if (!entry->is_active) {
-      p->n_waiting--;
-      free_entry(p, entry);
+      discard(p, entry);
     } else if (!entry->is_cancelled && !entry->is_drained && entry->work.kind != BOARD_BROADCAST) {
       note_claimed(entry);
       entry->is_drained = 1;
@@ -477,9 +513,9 @@ int pool_is_drained(const struct pool *p, uint64_t number) {
 }
 
 void pool_cancel_all(struct pool *p) {
-  struct links *lists[] = {&p->again, &p->backlog, &p->active}, *link, *next;
+  struct links *lists[] = {&p->later, &p->again, &p->backlog, &p->active}, *link, *next;
   size_t i;
-  for (i = 0; i < 3; i++)
+  for (i = 0; i < 4; i++)
     for (link = lists[i]->next; link != lists[i]; link = next) {
       next = link->next;
       cancel_entry(p, OWNER_OF(link, struct pool_entry, order), -1);

@@ -154,8 +154,11 @@ int pool_post(struct pool *p, const struct pool_work *work);
  */
 int pool_block(struct pool *p, const struct pool_event *event, const unsigned char **data, size_t *length, uint64_t *before);
 
-/* pool_repost -- publish item `first` of the lost or failed event once more. 0 or -errno (-ECANCELED: its call was cancelled or drained meanwhile). */
-int pool_repost(struct pool *p, const struct pool_event *event);
+/*
+ * pool_repost -- publish item `first` of the lost or failed event once more, not before `due_ns` (of os_now_ns; 0: now).
+ * 0 or -errno (-ECANCELED: its call was cancelled or drained meanwhile).
+ */
+int pool_repost(struct pool *p, const struct pool_event *event, int64_t due_ns);
 
 /*
  * pool_next -- what happened next? Fills *event; returns its kind. Reads rings, ends and deadlines; never blocks.

@@ -495,12 +495,12 @@ int pool_block(struct pool *p, const struct pool_event *event, const unsigned ch
   return *data ? 0 : -ENOMEM;
 }
 
-int pool_repost(struct pool *p, const struct pool_event *event) {
+int pool_repost(struct pool *p, const struct pool_event *event, int64_t due_ns) {
   struct pool_entry *state = pool_entry_of(p, event->sequence);
   int status;
   if (state == NULL) return -EINVAL;
   if (state->is_cancelled || state->is_drained) return -ECANCELED;
-  status = pool_post_again(p, state, event->first, 1);
+  status = pool_post_again(p, state, event->first, 1, due_ns);
   if (status == 0) pool_mark(p, event->worker - 1, MARK_RETRY, (int64_t)event->first + 1);
   if (status == 0) p->has_news = 1;
   return status;

@@ -11,6 +11,8 @@ enum {
   UNKNOWN_BLOCK_ITEMS = 64       /* while no time is known, a block grows to this at most */
 };
 
+#define LONGEST_DELAY_NS (3600 * INT64_C(1000000000))
+
 static uint64_t at_least_one(uint64_t n) {
   return n ? n : 1;
 }
@@ -77,6 +79,12 @@ uint32_t schedule_spinners(uint32_t cpus, uint32_t busy) {
 
 int schedule_retry(uint32_t tries, uint32_t retries) {
   return tries <= retries;
+}
+
+int64_t schedule_delay_ns(uint32_t tries, int64_t first_ns) {
+  int64_t delay = first_ns;
+  while (--tries > 0 && delay < LONGEST_DELAY_NS / 2) delay *= 2;
+  return delay;
 }
 
 int schedule_gives_up(uint32_t failed_starts, uint32_t workers) {

@@ -48,6 +48,12 @@ uint32_t schedule_spinners(uint32_t cpus, uint32_t busy);
 /* schedule_retry -- 1 if an item that failed `tries` times may be tried again when `retries` were granted. */
 int schedule_retry(uint32_t tries, uint32_t retries);
 
+/*
+ * schedule_delay_ns -- how long to wait before an item that failed `tries` times is tried again: first_ns, and twice as long each
+ * time, up to an hour (or first_ns, if that is more).
+ */
+int64_t schedule_delay_ns(uint32_t tries, int64_t first_ns);
+
 /* schedule_gives_up -- 1 if workers die before they are ready so often that no further one should be started. */
 int schedule_gives_up(uint32_t failed_starts, uint32_t workers);
 

@@ -86,12 +86,12 @@ static int64_t next_timeout(struct pool *p, int64_t now) {
 }
 
 int64_t pool_next_deadline(struct pool *p) {
-  int64_t now, next = -1;
+  int64_t now, next = pool_next_due(p);
   if (p->must_recheck) return os_now_ns() + LOOK_SOON_NS;
   /* Who finishes a claim rings us, and then what waits can be published; but so many might claim before the first has finished. */
-  if (p->n_waiting && p->n_places > BOARD_ENTRIES / 2) next = os_now_ns() + LOOK_EVERY_NS;
+  if (p->n_waiting && p->n_places > BOARD_ENTRIES / 2) next = earlier(next, os_now_ns() + LOOK_EVERY_NS);
   if (!pool_has_limits(p)) return next;
-  if (pool_settled_ns(p) >= 0) return pool_settled_ns(p);
+  if (pool_settled_ns(p) >= 0) return earlier(next, pool_settled_ns(p));
   now = os_now_ns();
   if (p->n_timed) next = earlier(next, next_timeout(p, now));
   return p->n_cancelled ? earlier(next, pool_watch_cancelled(p, now)) : next;

@@ -154,7 +154,7 @@ static void take_loss(const struct pool_event *event) {
     call.failed++;
   }
   if (call.count_of_retries-- > 0) {
-    assert_int_equal(pool_repost(the_pool, event), 0);
+    assert_int_equal(pool_repost(the_pool, event, 0), 0);
   } else {
     assert_false(call.is_done[event->first]);
     call.is_done[event->first] = 1;
@@ -624,7 +624,7 @@ static void test_closing_with_retries_in_hand(void **state) {
   post_kind(BOARD_BLOCK, 1, 3, 1, 0, 0);
   while (pool_next(the_pool, &event) != POOL_LOST && os_now_ns() < deadline) (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
   assert_int_equal(event.kind, POOL_LOST);
-  assert_int_equal(pool_repost(the_pool, &event), 0);
+  assert_int_equal(pool_repost(the_pool, &event, 0), 0);
   assert_int_equal(pool_done(the_pool, &event, 1), 0);
   assert_int_equal(the_pool->n_waiting, 1);
   pool_close(the_pool);
@@ -1159,7 +1159,7 @@ static void test_resizing_with_a_broadcast(void **state) {
       assert_true(pool_start(the_pool, pool_size(the_pool), 0) >= 0);
       (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
       while (pool_next(the_pool, &event) != POOL_NOTHING) {
-        if (event.kind == POOL_LOST) assert_int_equal(pool_repost(the_pool, &event), 0); else results[event.call - 1][event.first]++;
+        if (event.kind == POOL_LOST) assert_int_equal(pool_repost(the_pool, &event, 0), 0); else results[event.call - 1][event.first]++;
         assert_int_equal(pool_done(the_pool, &event, 1), 0);
       }
     }
@@ -1655,7 +1655,7 @@ static void test_cancel_of_a_loss(void **state) {
   }
   assert_int_equal(event.kind, POOL_LOST);
   pool_cancel(the_pool, 1, 0);
-  assert_int_equal(pool_repost(the_pool, &event), -ECANCELED);
+  assert_int_equal(pool_repost(the_pool, &event, 0), -ECANCELED);
   wait_until_quiet();
   assert_quiet();
   square(100, 0);
@@ -1821,7 +1821,7 @@ static void test_cancel_frees_what_waits_for_a_retry(void **state) {
   open_pool(1, 0);
   post_kind(BOARD_BLOCK, 1, 3, 1, 0, 0);
   while (pool_next(the_pool, &event) != POOL_LOST && os_now_ns() < deadline) (void)pool_wait(the_pool, -1, os_now_ns() + 50 * MS);
-  assert_int_equal(pool_repost(the_pool, &event), 0);
+  assert_int_equal(pool_repost(the_pool, &event, 0), 0);
   assert_int_equal(pool_done(the_pool, &event, 1), 0);
   cancel_and_wait(0);
   assert_quiet();

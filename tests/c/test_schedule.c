@@ -304,6 +304,20 @@ static void test_gives_up_after_enough_failed_starts(void **state) {
   }
 }
 
+static void test_delays_double_up_to_an_hour(void **state) {
+  int64_t second = 1000000000;
+  uint32_t tries;
+  (void)state;
+  assert_int_equal(schedule_delay_ns(1, second), second);
+  assert_int_equal(schedule_delay_ns(2, second), 2 * second);
+  assert_int_equal(schedule_delay_ns(5, second), 16 * second);
+  for (tries = 1; tries < 100000; tries = tries * 2 + 1) {
+    int64_t delay = schedule_delay_ns(tries, second);
+    assert_true(delay >= second && delay <= 3600 * second);
+  }
+  assert_int_equal(schedule_delay_ns(9, 7200 * second), 7200 * second);
+}
+
 #define CASE(function) cmocka_unit_test_setup_teardown(function, note_the_house, find_it_clean)
 
 int main(void) {
@@ -324,6 +338,7 @@ int main(void) {
     CASE(test_every_worker_finds_a_block),
     CASE(test_spinners_never_exceed_the_processors),
     CASE(test_retries_are_counted),
+    CASE(test_delays_double_up_to_an_hour),
     CASE(test_gives_up_after_enough_failed_starts),
   };
   return cmocka_run_group_tests_name("schedule", tests, NULL, NULL);
