@@ -154,8 +154,9 @@ LUAPOOL_API int luapool_poll(luapool *p);
 
 /*
  * luapool_step -- do what can be done now (results are read, callbacks run, the dead replaced), and stop when budget_us microseconds are
- * over (0: no limit); what is left is for the next step. Never waits for anybody. The time is looked at between two blocks of results, of
- * 64 KiB each (or one item, if that is larger). LUAPOOL_OK: no job is open any more; LUAPOOL_PENDING: some are; LUAPOOL_ERROR: a
+ * over (0: no limit); what is left is for the next step. Never waits for anybody. The time is looked at every few kilobytes, also amid a large
+ * result, which is then read in several steps; what cannot be divided is one string, the room for one table, a step of the collector, a
+ * callback, starting a worker. LUAPOOL_OK: no job is open any more; LUAPOOL_PENDING: some are; LUAPOOL_ERROR: a
  * callback failed, or the pool cannot go on: the error was pushed.
  */
 LUAPOOL_API int luapool_step(lua_State *L, luapool *p, long budget_us);

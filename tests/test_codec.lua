@@ -954,3 +954,69 @@ function TestCodecMemory:test_nothing_stays_behind()
   lu.assertTrue(ok, message)
   lu.assertEquals(state:close(), 0)
 end
+
+-- ---- reading in slices ---------------------------------------------------------------------------------------
+
+TestCodecSlices = {}
+
+local function in_slices(fn)
+  probe.late(true)
+  local ok, e = pcall(fn)
+  probe.late(false)
+  if not ok then error(e, 0) end
+end
+
+-- How often the clock was looked at while the value was read.
+local function pauses(value)
+  local before = probe.pauses()
+  in_slices(function() assert_trip(value) end)
+  return probe.pauses() - before
+end
+
+function TestCodecSlices.test_long_values_are_divided()
+  local runs, strings, pairs_, records = {}, {}, {}, {}
+  for i = 1, 10000 do
+    runs[i], strings[i], pairs_["key " .. i], records[i] = i, "s" .. i, i * 0.5, { x = i, y = { i } }
+  end
+  lu.assertTrue(pauses(runs) >= 10000 // 256)
+  lu.assertTrue(pauses(strings) >= 10000 // 256)
+  lu.assertTrue(pauses(pairs_) >= 10000 // 256)
+  lu.assertTrue(pauses(records) >= 10000)
+  table.move(runs, 1, 5000, 2)
+  runs[3000], runs[3001], runs[7000], runs.more = "text", { 1 }, 0.5, { runs = true }
+  lu.assertTrue(pauses(runs) >= 10000 // 256)
+  lu.assertEquals(pauses(("x"):rep(100000)), 0)
+end
+
+function TestCodecSlices.test_deep_values_are_not_divided_beyond_a_limit()
+  local value = {}
+  for _ = 1, 3000 do value = { value } end
+  local n = pauses(value)
+  lu.assertTrue(n >= 1000 and n < 5000, n)
+end
+
+-- What was read halfway and is dropped leaves nothing behind, and the next stream is read.
+function TestCodecSlices.test_a_value_that_is_dropped()
+  local large = {}
+  for i = 1, 2000 do large[i] = { i } end
+  local bytes, other = assert(encode(0, large)), assert(encode(0, { "other" }))
+  in_slices(function()
+    codec:read_start(bytes:sub(1, -3))
+    local ok, message, code = codec:read()
+    lu.assertEquals({ ok, message, code }, { nil, "reader_damaged data", EBADMSG })
+    codec:read_start(other)
+    lu.assertEquals({ codec:read() }, { true, { "other" } })
+  end)
+end
+
+-- Everything above once more, in the smallest slices.
+for _, name in ipairs { "Scalars", "Tables", "Names", "Userdata", "Functions", "Damage", "Memory" } do
+  local group = {}
+  for test, fn in pairs(_G["TestCodec" .. name]) do
+    group[test] = function(...)
+      local arguments = table.pack(...)
+      in_slices(function() fn(table.unpack(arguments, 1, arguments.n)) end)
+    end
+  end
+  _G["TestCodec" .. name .. "InSlices"] = group
+end

@@ -247,6 +247,138 @@ function TestLoops.test_steps_with_a_budget()
   lu.assertTrue(steps > 20, steps)
 end
 
+-- ---- large results, read in slices ----
+
+TestSlices = {}
+
+-- As a result: some hundred thousand bytes of tables, strings, runs of numbers, shared references.
+local function large(n)
+  local shared, list, run, names = { "shared" }, {}, {}, {}
+  for i = 1, n do list[i], run[i], names["name " .. i] = { i, x = "text " .. i, shared = shared }, i * 0.5, i end
+  return { list = list, run = run, names = names, last = shared }
+end
+
+local function check_large(value, n)
+  lu.assertEquals({ #value.list, #value.run, value.run[n], value.names["name " .. n] }, { n, n, n * 0.5, n })
+  for i = 1, n do
+    local one = value.list[i]
+    assert(one[1] == i and one.x == "text " .. i and one.shared == value.last, i)
+  end
+  for _ in pairs(value.names) do n = n - 1 end
+  lu.assertEquals(n, 0)
+end
+
+-- Step until the call is over, or `enough` steps found something to read; how many steps did.
+local function step(p, f, enough)
+  local steps = 0
+  while f:pollfd() and steps < (enough or math.huge) do
+    local before = p:stats().host.decode
+    p:step(0, 1e-6)
+    if p:stats().host.decode - before > 0 and p.handle:has_news() then steps = steps + 1 end
+  end
+  return steps
+end
+
+function TestSlices.test_one_large_result()
+  local p <close> = pool.new(1)
+  local f = p:submit(function(make) return 1, make(5000), nil, "more" end, large)
+  local steps = step(p, f)
+  local one, value, none, more = f:get()
+  lu.assertEquals({ one, none, more }, { 1, nil, "more" })
+  check_large(value, 5000)
+  lu.assertTrue(steps >= 100, steps)
+end
+
+function TestSlices.test_large_results_among_small_ones()
+  for _, options in ipairs { {}, { errors = "collect" } } do
+    local p <close> = pool.new(2)
+    local f = p:map_async(function(i)
+      if i % 50 == 7 then error("item " .. i, 0) end
+      return i % 20 == 0 and large(500) or i % 3 == 0 and "text " .. i or i
+    end, 100, { errors = "collect", chunk = options.errors and 10 or nil })
+    local steps = step(p, f)
+    local results, n, errors = f:get()
+    lu.assertEquals(n, 100)
+    for i = 1, 100 do
+      if i % 50 == 7 then lu.assertStrContains(tostring(errors[i]), "item " .. i)
+      elseif i % 20 == 0 then check_large(results[i], 500)
+      else lu.assertEquals(results[i], i % 3 == 0 and "text " .. i or i) end
+    end
+    lu.assertTrue(steps >= 30, steps)
+  end
+end
+
+-- A frame larger than a ring comes in pieces; strings cannot be divided, but what is around them can.
+function TestSlices.test_more_than_a_ring_holds()
+  local p <close> = pool.new(1)
+  local f = p:submit(function()
+    local list = {}
+    for i = 1, 300 do list[i] = (string.char(32 + i % 90)):rep(50000) end
+    return list
+  end)
+  local steps = step(p, f)
+  local list = f:get()
+  for i = 1, 300 do lu.assertTrue(list[i] == (string.char(32 + i % 90)):rep(50000)) end
+  lu.assertTrue(steps >= 100, steps)
+end
+
+-- What somebody does while a result is half read.
+local function midway(act, start)
+  local p <close> = pool.new { workers = 2, start = start, grace = 0.5 }
+  local f = p:submit(large, 20000)
+  lu.assertEquals(step(p, f, 20), 20)
+  act(p, f)
+end
+
+function TestSlices.test_another_call_meanwhile()
+  midway(function(p, f)
+    lu.assertEquals(p:map(function(x) return { x } end, 3), { { 1 }, { 2 }, { 3 } })
+    check_large(f:get(), 20000)
+  end)
+  midway(function(p, f)
+    local g = p:submit(function(x) return x + 1 end, 1) -- of another function: names are looked up for each call
+    step(p, f)
+    check_large(f:get(), 20000)
+    lu.assertEquals(g:get(20), 2)
+  end)
+end
+
+function TestSlices.test_ends_meanwhile()
+  midway(function(p, f)
+    f:cancel()
+    lu.assertEquals(f:status(), "cancelled")
+    lu.assertEquals(p:map(math.abs, 100), p:map(math.abs, 100))
+  end)
+  midway(function(p) p:terminate() end)
+  midway(function(p, f)
+    p:close()
+    check_large(f:get(), 20000)
+  end)
+  midway(function(p, f)
+    local pids = p:workers()
+    for _, w in ipairs(pids) do proc.kill(w.pid, "KILL") end
+    lu.assertTrue(proc.wait_until(function() return proc.stat(pids[1].pid) == nil or proc.stat(pids[1].pid).state == "Z" end, 20))
+    check_large(f:get(), 20000)
+    lu.assertEquals(p:apply(math.abs, -1), 1)
+  end)
+end
+
+function TestSlices.test_a_state_that_is_closed_meanwhile()
+  local code = [[
+    local p = pool.new(1)
+    local f = p:submit(function() local t = {} for i = 1, 100000 do t[i] = { i } end return t end)
+    local n = 0
+    while f:pollfd() and n < 50 do
+      p:step(0, 1e-6)
+      if p.handle:has_news() then n = n + 1 end
+    end
+    os.exit(f:pollfd() and 3 or 4, true)]]
+  local p <close> = proc.spawn { args = { BUILD .. "/luapool", "-e", code } }
+  local status, out, err = p:finish(60)
+  lu.assertEquals({ status.exit, out, err }, { 3, "", "" })
+  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) == 0 end, 10))
+end
+
 function TestLoops.test_await()
   local p <close> = pool.new(2)
   local order = {}

@@ -179,6 +179,11 @@ int64_t lpace_rest(const struct call *c);
 
 /* ltake_event -- one event; the pool is done with it afterwards. May raise. */
 void ltake_event(lua_State *L, struct lpool *lp, struct pool_event *event);
+/*
+ * ltake_rest -- go on with a frame that was put off because it got late (lp->rest_at_ns). 1: it is done, or there was none; 0: late again. No
+ * other event is to be taken before. May raise.
+ */
+int ltake_rest(lua_State *L, struct lpool *lp);
 /* ltake_refused -- item `number`, on top of the stack, cannot cross; pops it. The call's values are at c->at. */
 void ltake_refused(lua_State *L, struct call *c, uint64_t number, const char *message);
 /* ltake_pop_frame -- push (values, first, n) or (nil, index, 1, error) of the next frame of a stream: how many were pushed, 0: none. */

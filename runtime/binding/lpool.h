@@ -20,6 +20,15 @@
 struct call;
 struct sent;
 
+/* A frame of results that is being read, for as long as there is time. See ltake.c. */
+struct lpool_part {
+  int is_open;              /* it was put off */
+  struct pool_event event;
+  struct codec_reader reader;
+  uint64_t done, settled;   /* of the frame's items: accounted for; of these, not failed */
+  lua_Integer n_all, i_all; /* of all results of an applied function: how many there are, -1: not yet read; how many were read */
+};
+
 /* User values of the handle. */
 enum lpool_value {
   LPOOL_CALLS = 1, /* { [number] = open call } */
@@ -57,6 +66,7 @@ struct lpool {
   lua_Integer n_ready, n_taken; /* of the queue LPOOL_READY */
   uint64_t n_concluded; /* calls so far whose end is decided: who waits for one sees by it that there is news */
   uint32_t n_judged;   /* open calls that may end without an event: those with a deadline, and those that let their last items finish */
+  struct lpool_part part;
   struct call *taking; /* whose event is being read: no verb may be used from inside */
   int64_t rest_at_ns;  /* a turn ends when this time is over, whatever else there is to do; 0: it does all */
   int is_beside;       /* it was told that somebody types on the terminal (binding/lidle) */

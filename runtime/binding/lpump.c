@@ -112,9 +112,12 @@ static int take_all(lua_State *L) {
   struct lpool *lp = lua_touserdata(L, 1);
   struct pool_event event;
   int turns = 0;
-  while (lp->pool && pool_next(lp->pool, &event) != POOL_NOTHING) {
-    ltake_event(L, lp, &event);
-    if (++turns % EVENTS_PER_LOOK == 0 && interrupt_pending()) return 0;
+  if (!ltake_rest(L, lp)) return 0;
+  while (lp->pool) {
+    pool_hurry(lp->pool, lp->rest_at_ns != 0);
+    if (pool_next(lp->pool, &event) != POOL_NOTHING) ltake_event(L, lp, &event);
+    else if (!pool_has_more(lp->pool)) return 0;
+    if (lp->part.is_open || (++turns % EVENTS_PER_LOOK == 0 && interrupt_pending())) return 0;
     if (lp->rest_at_ns && os_now_ns() >= lp->rest_at_ns) return 0;
   }
   return 0;

@@ -239,22 +239,37 @@ static void take_missing(lua_State *L, struct call *c, const struct pool_event *
 /* ---- results ---- */
 
 /* All results of an applied function: their number, then they. Into the table of results as { n = number, ... }. */
-static int read_all(lua_State *L, struct call *c, struct codec_reader *reader) {
+static int read_all(lua_State *L, struct call *c, struct lpool_part *part) {
   struct codec *codec = c->lp->codec;
-  lua_Integer n, i;
-  int status = codec_read(codec, L, reader);
-  if (status != 0) return status;
-  n = lua_tointeger(L, -1);
-  lua_pop(L, 1);
-  if (n < 0 || n > INT32_MAX) return -EBADMSG;
-  for (i = 1; i <= n; i++) {
-    status = codec_read(codec, L, reader);
+  int status;
+  if (part->n_all < 0) {
+    status = codec_read(codec, L, &part->reader);
     if (status != 0) return status;
-    lua_rawseti(L, c->at + AT_RESULTS, i);
+    part->n_all = lua_tointeger(L, -1);
+    lua_pop(L, 1);
   }
-  lua_pushinteger(L, n);
+  if (part->n_all < 0 || part->n_all > INT32_MAX) return -EBADMSG;
+  while (part->i_all < part->n_all) {
+    status = codec_read(codec, L, &part->reader);
+    if (status != 0) return status;
+    lua_rawseti(L, c->at + AT_RESULTS, ++part->i_all);
+  }
+  lua_pushinteger(L, part->n_all);
   lua_setfield(L, c->at + AT_RESULTS, "n");
   return 0;
+}
+
+/*
+ * Values came in pairs, result and seconds; it got late between the two. The second is a number: it is read at once, and stored at the key.
+ */
+static int read_seconds(lua_State *L, struct call *c, struct codec_reader *reader, int table, size_t key) {
+  int status;
+  codec_read_until(c->lp->codec, 0);
+  status = codec_read(c->lp->codec, L, reader);
+  codec_read_until(c->lp->codec, c->lp->rest_at_ns);
+  if (status < 0) return status;
+  lua_rawseti(L, table, (lua_Integer)key);
+  return -EAGAIN;
 }
 
 /* Read up to `count` results from item `first` on. *done: how many came. With seconds two values stand for each. */
@@ -265,6 +280,7 @@ static int read_frame(lua_State *L, struct call *c, struct codec_reader *reader,
   push_frame(L, first, count);
   table = lua_gettop(L);
   status = codec_read_array(c->lp->codec, L, reader, table, 1, (size_t)count * each, &some);
+  if (status == -EAGAIN && some % each) status = read_seconds(L, c, reader, table, ++some);
   *done = some / each;
   if (*done == 0) {
     lua_settop(L, table - 1);
@@ -277,51 +293,75 @@ static int read_frame(lua_State *L, struct call *c, struct codec_reader *reader,
   return status;
 }
 
-static int read_some(lua_State *L, struct call *c, struct codec_reader *reader, uint32_t worker, uint64_t first, uint64_t count,
-                     uint64_t *done) {
+static int read_some(lua_State *L, struct call *c, struct lpool_part *part, uint64_t *done) {
+  uint64_t first = part->event.first + part->done, count = part->event.count - part->done;
   size_t some = 0;
   int status;
   *done = 0;
-  if (is_stream(c)) return read_frame(L, c, reader, worker, first, count, done);
+  if (is_stream(c)) return read_frame(L, c, &part->reader, part->event.worker, first, count, done);
   if (c->mode == CALL_APPLY) {
-    status = read_all(L, c, reader);
+    status = read_all(L, c, part);
     *done = status == 0;
     return status;
   }
-  status = codec_read_array(c->lp->codec, L, reader, c->at + AT_RESULTS, (lua_Integer)first + 1, (size_t)count, &some);
+  status = codec_read_array(c->lp->codec, L, &part->reader, c->at + AT_RESULTS, (lua_Integer)first + 1, (size_t)count, &some);
   *done = some;
   return status;
 }
 
+/* Read on. 1: all that can be read was; 0: it is late. */
+static int read_results(lua_State *L, struct call *c, struct lpool_part *part) {
+  const struct pool_event *event = &part->event;
+  while (part->done < event->count) {
+    uint64_t some;
+    int status = read_some(L, c, part, &some);
+    part->done += some;
+    part->settled += some;
+    if (status == 0) continue;
+    if (status == -EAGAIN) return 0;
+    if (status != -ENOENT) break;
+    if (c->has_seconds) { /* the seconds of the item that is missing */
+      if (codec_read(c->lp->codec, L, &part->reader) != 0) break;
+      lua_pop(L, 1);
+    }
+    take_missing(L, c, event, event->first + part->done);
+    part->done++;
+  }
+  return 1;
+}
+
+/* Read as long as there is time; the rest is put off (see ltake_rest). Should this raise, the frame is as one that was not begun. */
+static void go_on(lua_State *L, struct call *c) {
+  struct lpool *lp = c->lp;
+  struct lpool_part *part = &lp->part;
+  int is_over;
+  part->is_open = 0;
+  codec_read_until(lp->codec, lp->rest_at_ns);
+  is_over = read_results(L, c, part);
+  codec_read_until(lp->codec, 0);
+  if (!is_over) {
+    part->is_open = 1;
+    pool_put_off(lp->pool);
+    return;
+  }
+  if (pool_done(lp->pool, &part->event, part->done) != 0) return;
+  c->settled += part->settled;
+  c->result_bytes += part->event.length;
+}
+
 static void take_results(lua_State *L, struct call *c, const struct pool_event *event) {
-  struct codec_reader reader;
-  uint64_t done = 0, settled = 0; /* of the frame's items: accounted for; of these, not failed */
+  struct lpool_part *part = &c->lp->part;
   lcall_name(L, c);
-  codec_read_begin(c->lp->codec, &reader, event->data, event->length);
+  *part = (struct lpool_part){.event = *event, .n_all = -1};
+  codec_read_begin(c->lp->codec, &part->reader, event->data, event->length);
   if (!c->wants_results) {
-    done = settled = event->count;
+    part->done = part->settled = event->count;
     if (is_stream(c)) {
       push_frame(L, event->first, event->count);
       hold(L, c, event->first, event->count);
     }
   }
-  while (done < event->count) {
-    uint64_t some;
-    int status = read_some(L, c, &reader, event->worker, event->first + done, event->count - done, &some);
-    done += some;
-    settled += some;
-    if (status == 0) continue;
-    if (status != -ENOENT) break;
-    if (c->has_seconds) { /* the seconds of the item that is missing */
-      if (codec_read(c->lp->codec, L, &reader) != 0) break;
-      lua_pop(L, 1);
-    }
-    take_missing(L, c, event, event->first + done);
-    done++;
-  }
-  if (pool_done(c->lp->pool, event, done) != 0) return;
-  c->settled += settled;
-  c->result_bytes += event->length;
+  go_on(L, c);
 }
 
 static void take_failed(lua_State *L, struct call *c, const struct pool_event *event) {
@@ -392,8 +432,30 @@ void ltake_event(lua_State *L, struct lpool *lp, struct pool_event *event) {
   }
   lp->taking = c;
   lp->seen_ns[event->worker - 1] = os_now_ns();
+  codec_read_until(lp->codec, 0); /* (an error may have left another) */
   take_for_call(L, c, event);
   lp->taking = NULL;
   lcall_judge(L, c);
   lua_settop(L, top);
+}
+
+int ltake_rest(lua_State *L, struct lpool *lp) {
+  int top = lua_gettop(L);
+  struct call *c;
+  if (!lp->part.is_open) return 1;
+  c = lcall_find(L, lp, lp->part.event.call);
+  if (c == NULL || c->phase != CALL_OPEN) { /* nobody wants it any more: it is shown again, and passed over as a whole */
+    lp->part.is_open = 0;
+    codec_drop(lp->codec, L);
+    lua_settop(L, top);
+    return 1;
+  }
+  lp->taking = c;
+  push_values(L, c);
+  lcall_name(L, c); /* another call may have been written meanwhile */
+  go_on(L, c);
+  lp->taking = NULL;
+  lcall_judge(L, c);
+  lua_settop(L, top);
+  return !lp->part.is_open;
 }

@@ -13,6 +13,8 @@
 
 #include "job/codec_parts.h"
 
+enum { CHECK_BYTES = 2048 /* with a deadline: some ten microseconds of reading */ };
+
 static int codec_gc(lua_State *L) {
   struct codec *c = lua_touserdata(L, 1);
   free(c->shapes);
@@ -45,7 +47,7 @@ struct codec *codec_open(lua_State *L) {
     lua_setfield(L, -2, "__gc");
   }
   lua_setmetatable(L, -2);
-  lua_createtable(L, ANCHOR_EARLY, 0);
+  lua_createtable(L, ANCHOR_PAUSED, 0);
   for (int i = ANCHOR_NAME_KEYS; i <= ANCHOR_NATIVES; i++) {
     if (i == ANCHOR_FUNCTION) lua_pushboolean(L, 0);
     else lua_newtable(L);
@@ -53,6 +55,8 @@ struct codec *codec_open(lua_State *L) {
   }
   lua_rawsetp(L, LUA_REGISTRYINDEX, c);
   c->generation = 1;
+  c->check_at = UINTPTR_MAX;
+  c->check_bytes = CHECK_BYTES;
   return c;
 }
 

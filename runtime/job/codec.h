@@ -85,6 +85,16 @@ void codec_read_begin(struct codec *c, struct codec_reader *r, const unsigned ch
 int codec_read(struct codec *c, lua_State *L, struct codec_reader *r);
 
 /*
+ * codec_read_until -- from now on codec_read and codec_read_array return -EAGAIN when it is `until_ns` (CLOCK_MONOTONIC; 0: never), wherever
+ * they are, but not before they have got a few kilobytes on. Then the same call goes on where they stopped: codec_read_array behind what is
+ * done, with the same reader. (One string, the room for one table, a load function are not divided; nor is what is nested in more than a
+ * thousand levels.) Each change starts anew with the few kilobytes. Does not raise.
+ * codec_drop -- what was read halfway is not wanted any more. Nothing, if there is none; codec_read_begin does so, too, but keeps its memory.
+ */
+void codec_read_until(struct codec *c, int64_t until_ns);
+void codec_drop(struct codec *c, lua_State *L);
+
+/*
  * codec_read_array -- read `count` values and store them at table[first], table[first + 1], ... by raw sets; the fast path for results.
  * The shape of the loop matters: a run of integers must cost little more than lua_pushinteger + lua_rawseti.
  * Returns as codec_read; *done (may be NULL) is how many were stored.

@@ -54,7 +54,7 @@ enum {
 /* What the registry keeps for a codec, in a table. */
 enum anchor {
   ANCHOR_NAME_KEYS = 1, ANCHOR_SHAPE_KEYS, ANCHOR_READ_KEYS, ANCHOR_READ_NAMES, ANCHOR_FUNCTION, ANCHOR_SENT, ANCHOR_SAVED,
-  ANCHOR_GLOBALS, ANCHOR_NATIVES, ANCHOR_EARLY
+  ANCHOR_GLOBALS, ANCHOR_NATIVES, ANCHOR_EARLY, ANCHOR_PAUSED
 };
 
 struct shape {
@@ -89,8 +89,8 @@ struct read_frame {
   int at;
   uint32_t n_array, n_pairs; /* still to come: sequence elements, pairs (record: keys; function: upvalues) */
   uint32_t index;            /* next element, key of the shape, or upvalue */
-  uint32_t place_flag;       /* userdata: shared */
-  uint64_t place;
+  uint32_t place_flag;       /* userdata: shared; sequences that are read in slices: the kind of the open run */
+  uint64_t place;            /* sequences that are read in slices: what is left of the open run */
   uint64_t owed;             /* bytes that the frames around this one need at least */
   const unsigned char *name; /* of FRAME_DEFINE and userdata */
 };
@@ -136,6 +136,13 @@ struct codec {
   struct read_frame *read_frames;
   size_t n_read_frames, read_frames_capacity;
   int is_missing; /* a name of the present value could not be resolved */
+  /* the reader with a deadline: */
+  int64_t until_ns;      /* 0: none */
+  uintptr_t check_at;    /* where in the stream the clock is looked at next; UINTPTR_MAX: never; 0: not yet chosen */
+  uint32_t check_bytes;  /* between two looks */
+  int is_paused;         /* amid a value: the frames are its, and ANCHOR_PAUSED holds what stood on the stack */
+  int paused_base, n_paused, paused_has_shared;
+  const unsigned char *paused_at;
 };
 
 /* codec_push_anchor -- push one of the codec's tables (or the named function). */

@@ -10,6 +10,8 @@
 #include <lauxlib.h>
 #include <stdlib.h>
 
+#include "base/os.h"
+
 int reader_damaged(struct codec *c) {
   return codec_fail(c, -EBADMSG, "reader_damaged data");
 }
@@ -157,14 +159,85 @@ static int take_child(struct reading *r, struct read_frame *f) {
   }
 }
 
-/* read_object -- read one value to its end: it is on top of the stack. 0 or negative (the stack is the caller's to reset). */
+/* ---- a deadline ---- */
+
+enum { MOST_PAUSED_FRAMES = 1024 };
+
+void codec_read_until(struct codec *c, int64_t until_ns) {
+  c->until_ns = until_ns;
+  c->check_at = until_ns ? 0 : UINTPTR_MAX;
+}
+
+/* is_late -- the place to look at the clock has come: is it over? */
+static __attribute__((noinline)) int is_late(struct codec *c, const unsigned char *at) {
+  int is_first = c->check_at == 0;
+  c->check_at = (uintptr_t)at + c->check_bytes;
+  return !is_first && os_now_ns() >= c->until_ns;
+}
+
+/* pause_value -- keep what is on the stack of this value until codec_read or its like goes on. -EAGAIN. */
+static int pause_value(struct reading *r) {
+  struct codec *c = r->c;
+  lua_State *L = r->L;
+  int n = lua_gettop(L) - r->base;
+  luaL_checkstack(L, 4, NULL);
+  lua_createtable(L, n, 0);
+  for (int i = 1; i <= n; i++) {
+    lua_pushvalue(L, r->base + i);
+    lua_rawseti(L, -2, i);
+  }
+  lua_rawgetp(L, LUA_REGISTRYINDEX, c);
+  lua_insert(L, -2);
+  lua_rawseti(L, -2, ANCHOR_PAUSED);
+  lua_settop(L, r->base);
+  c->paused_base = r->base;
+  c->n_paused = n;
+  c->paused_has_shared = r->has_shared;
+  c->paused_at = r->at;
+  c->is_paused = 1;
+  return -EAGAIN;
+}
+
+void codec_drop(struct codec *c, lua_State *L) {
+  luaL_checkstack(L, 2, NULL);
+  c->is_paused = 0;
+  lua_rawgetp(L, LUA_REGISTRYINDEX, c);
+  lua_pushboolean(L, 0);
+  lua_rawseti(L, -2, ANCHOR_PAUSED);
+  lua_pop(L, 1);
+}
+
+/* resume_value -- everything is on the stack again, above r->base. */
+static void resume_value(struct reading *r) {
+  struct codec *c = r->c;
+  lua_State *L = r->L;
+  c->is_paused = 0; /* should this raise, the value is lost */
+  luaL_checkstack(L, c->n_paused + 20, "too many values");
+  codec_push_anchor(c, L, ANCHOR_PAUSED);
+  for (int i = 1; i <= c->n_paused; i++) lua_rawgeti(L, r->base + 1, i);
+  lua_remove(L, r->base + 1);
+  for (uint32_t i = 0; i < c->n_read_frames; i++) c->read_frames[i].at += r->base - c->paused_base;
+  r->has_shared = c->paused_has_shared;
+  r->at = c->paused_at;
+  codec_drop(c, L);
+}
+
+/*
+ * read_object -- read one value to its end: it is on top of the stack. 0 or negative (the stack is the caller's to reset). -EAGAIN: it is
+ * late; the stack is as it was at r->base, and read_object goes on with the value then.
+ */
 static int read_object(struct reading *r) {
   struct codec *c = r->c;
-  int status;
-  c->n_read_frames = 0;
-  c->is_missing = 0;
-  status = reader_item(r);
+  int status = 1;
+  if (c->is_paused) {
+    resume_value(r);
+  } else {
+    c->n_read_frames = 0;
+    c->is_missing = 0;
+    status = reader_item(r);
+  }
   while (status >= 0 && c->n_read_frames > 0) {
+    if (is_far_enough(r) && is_late(c, r->at) && c->n_read_frames < MOST_PAUSED_FRAMES) return pause_value(r);
     status = step(r);
     /* 0: either the frame is gone and its object is for the frame around it, or the frame's metatable came as one item. */
     if (status == 0 && c->n_read_frames > 0) status = take_child(r, top_frame(c));
@@ -186,6 +259,17 @@ static void begin_reading(struct reading *r, struct codec *c, lua_State *L, stru
   lua_pushnil(L);
 }
 
+/* Go on with a value that was paused: what begin_reading pushes is among what was kept. */
+static void continue_reading(struct reading *r, struct codec *c, lua_State *L, struct codec_reader *place) {
+  r->c = c;
+  r->L = L;
+  r->at = place->data;
+  r->end = place->end;
+  r->start = place->start;
+  r->has_shared = 0;
+  r->base = lua_gettop(L);
+}
+
 void codec_read_begin(struct codec *c, struct codec_reader *r, const unsigned char *data, size_t length) {
   r->data = r->start = data;
   r->end = data + length;
@@ -194,6 +278,7 @@ void codec_read_begin(struct codec *c, struct codec_reader *r, const unsigned ch
   r->stream = 0;
   if (c->is_busy) return; /* a load function that uses its own pool: codec_read will say so */
   r->stream = ++c->read_stream;
+  c->is_paused = 0;
   c->n_read_shapes = c->n_read_keys = c->n_read_names = 0;
   c->message[0] = '\0';
 }
@@ -241,10 +326,11 @@ int codec_read(struct codec *c, lua_State *L, struct codec_reader *place) {
     push_of_run(L, place);
     return 0;
   }
-  begin_reading(&r, c, L, place);
+  if (c->is_paused) continue_reading(&r, c, L, place);
+  else begin_reading(&r, c, L, place);
   status = read_object(&r);
   if (status == 0 && c->is_missing) status = -ENOENT;
-  if (status != -EBADMSG) place->data = r.at;
+  if (status != -EBADMSG && status != -EAGAIN) place->data = r.at;
   if (status < 0) {
     lua_settop(L, r.base);
     return status;
@@ -289,11 +375,16 @@ static size_t store_run(lua_State *L, struct codec_reader *r, int table, lua_Int
 static int store_objects(struct codec *c, lua_State *L, struct codec_reader *place, int table, lua_Integer first, size_t count, size_t *n) {
   struct reading r;
   int status = 0;
-  begin_reading(&r, c, L, place);
+  if (c->is_paused) continue_reading(&r, c, L, place);
+  else begin_reading(&r, c, L, place);
   for (*n = 0; *n < count && r.at < r.end && (*r.at < TAG_RUN_NIL || *r.at > TAG_RUN_FLOAT); ++*n) {
+    if ((uintptr_t)r.at >= c->check_at && !c->is_paused && is_late(c, r.at)) {
+      status = -EAGAIN;
+      break;
+    }
     status = read_object(&r);
     if (status == 0 && c->is_missing) status = -ENOENT;
-    if (status != -EBADMSG) place->data = r.at;
+    if (status != -EBADMSG && status != -EAGAIN) place->data = r.at;
     if (status < 0) break;
     lua_rawseti(L, table, first + (lua_Integer)*n);
     if (r.has_shared) {
@@ -317,6 +408,7 @@ int codec_read_array(struct codec *c, lua_State *L, struct codec_reader *r, int 
     status = check_reader(c, r);
     if (status == 0 && r->run_left == 0) status = open_run(c, r);
     if (status < 0) break;
+    if ((uintptr_t)r->data >= c->check_at && !c->is_paused && is_late(c, r->data)) return -EAGAIN;
     if (r->run_left > 0) part = store_run(L, r, table_index, first + (lua_Integer)n, count - n);
     else status = store_objects(c, L, r, table_index, first + (lua_Integer)n, count - n, &part);
     n += part;

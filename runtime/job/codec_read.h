@@ -24,6 +24,20 @@ struct reading {
 
 enum { READ_KEYS = 1, READ_NAMES = 2, READ_SHARED = 3 };
 
+/*
+ * What a step returns when it has done enough for one look at the clock, and there is more of the same to do: only while there is a deadline.
+ */
+enum { READER_MORE = 2, READER_SLICE = 256 /* elements of a run */ };
+
+static inline int has_deadline(const struct reading *r) {
+  return r->c->until_ns != 0;
+}
+
+/* is_far_enough -- it is time to look at the clock. */
+static inline int is_far_enough(const struct reading *r) {
+  return (uintptr_t)r->at >= r->c->check_at;
+}
+
 /* ---- bytes (codec_read.c) ---- */
 
 /* reader_damaged -- -EBADMSG and its message. */

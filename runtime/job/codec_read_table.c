@@ -161,10 +161,48 @@ int reader_open_record(struct reading *r, int flags, uint64_t place) {
   return 1;
 }
 
+/* step_run -- a part of the run that begins at r->at, or was begun. READER_MORE, or -EBADMSG. */
+static int step_run(struct reading *r, struct read_frame *f) {
+  uint32_t i, n;
+  if (f->place == 0) {
+    f->place_flag = *r->at++;
+    if (left(r) < 4) return reader_damaged(r->c);
+    f->place = get_count(r->at);
+    r->at += 4;
+    if (f->place > f->n_array || f->place > left(r) / 8) return reader_damaged(r->c);
+  }
+  n = f->place < READER_SLICE ? (uint32_t)f->place : READER_SLICE;
+  for (i = 0; i < n; i++, r->at += 8) {
+    push_number_bytes(r->L, r->at, (int)f->place_flag);
+    lua_rawseti(r->L, f->at, (lua_Integer)f->index++);
+  }
+  f->n_array -= n;
+  f->place -= n;
+  return READER_MORE;
+}
+
+/* step_slice -- with a deadline: some elements. READER_MORE: look at the clock; 0: another object is next, or none; -EBADMSG. */
+static int step_slice(struct reading *r, struct read_frame *f) {
+  while (f->n_array > 0 && !is_far_enough(r)) {
+    int status;
+    if (f->place > 0 || (r->at < r->end && (*r->at == TAG_RUN_INTEGER || *r->at == TAG_RUN_FLOAT))) return step_run(r, f);
+    status = read_scalar(r);
+    if (status <= 0) return status;
+    lua_rawseti(r->L, f->at, (lua_Integer)f->index++);
+    f->n_array--;
+  }
+  return f->n_array > 0 ? READER_MORE : 0;
+}
+
 int reader_step_table(struct reading *r, struct read_frame *f) {
   int64_t done;
   int status;
   while (f->n_array > 0) {
+    if (has_deadline(r) || f->place > 0) { /* (a run that was begun in slices is ended so, whatever the deadline is now) */
+      status = step_slice(r, f);
+      if (status != 0) return status;
+      if (f->n_array == 0) break;
+    }
     if (r->at == r->end) return reader_damaged(r->c);
     done = fill_sequence(r, f->index, f->n_array);
     if (done < 0) return (int)done;
@@ -175,9 +213,11 @@ int reader_step_table(struct reading *r, struct read_frame *f) {
     status = reader_item(r);
     if (status != 0) return status;
     lua_rawseti(r->L, f->at, f->index++);
+    if (is_far_enough(r)) return READER_MORE;
   }
   while (f->n_pairs > 0 || f->phase == PHASE_KEY) {
     if (f->phase == PHASE_NEXT) {
+      if (is_far_enough(r)) return READER_MORE;
       f->n_pairs--;
       f->phase = PHASE_KEY;
       status = reader_item(r);

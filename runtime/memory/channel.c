@@ -139,13 +139,17 @@ static void release(struct channel *c, uint64_t bytes) {
 
 /* Take what has come of a large frame. Returns 1 when it is whole, 0 when not, -ENOMEM. */
 static int gather_large(struct channel *c) {
+  uint64_t taken = 0;
   while (c->large_left > 0 && c->limit != c->position) {
     uint64_t offset = c->position & (c->capacity - 1), piece = c->limit - c->position;
     if (piece > c->capacity - offset) piece = c->capacity - offset;
     if (piece > c->large_left) piece = c->large_left;
+    if (c->most && taken >= c->most) return 0;
+    if (c->most && piece > c->most - taken) piece = c->most - taken;
     if (bytes_append(&c->large, c->ring + offset, (size_t)piece) < 0) return -ENOMEM;
     c->large_left -= piece;
     release(c, padded(piece));
+    taken += piece;
   }
   return c->large_left == 0;
 }

@@ -55,6 +55,7 @@ struct channel {
   struct bytes large;             /* consumer: the large frame being put together */
   struct channel_header pending;  /* consumer: its header; producer: the header under construction */
   uint64_t large_left;            /* consumer: payload bytes still to come */
+  uint64_t most;                  /* consumer: of them channel_peek takes this many at a time; 0: all that have come */
   uint64_t skip;                  /* consumer: bytes that channel_consume releases */
 };
 
@@ -104,6 +105,11 @@ int channel_publish_large(struct channel *c, const void *data, uint64_t length, 
  * Returns 1: *header is a copy, *data its payload, valid until channel_consume; 0: nothing whole is there; -EBADMSG; -ENOMEM.
  */
 int channel_peek(struct channel *c, struct channel_header *header, const unsigned char **data);
+
+/* channel_has_more -- 1 if channel_peek took a part of what has come of a large frame (see most), and is to be called again. */
+static inline int channel_has_more(const struct channel *c) {
+  return c->pending.kind != 0 && c->large_left > 0 && c->limit != c->position;
+}
 
 /* channel_consume -- be done with the frame that channel_peek showed. */
 void channel_consume(struct channel *c);

@@ -152,6 +152,7 @@ struct pool {
   uint32_t failed_starts;     /* workers that died before they were ready, in a row */
   uint32_t n_shown;           /* events shown since the rings were found empty */
   int must_look;              /* a worker may have died */
+  int is_in_a_hurry, has_more; /* see pool_hurry */
   int is_patient;             /* see pool_set_patience */
   int has_dead;               /* when the poll set was made, one was known to be dead */
   int has_news;               /* an event waits that no descriptor announces */

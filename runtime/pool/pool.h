@@ -284,6 +284,14 @@ int64_t pool_open_ns(const struct pool *p);
 /* pool_rests_since -- when worker `number` (from 0) ended its last claim (CLOCK_MONOTONIC); 0: it is in one, or not there. */
 int64_t pool_rests_since(const struct pool *p, uint32_t number);
 
+/*
+ * pool_hurry -- until it is called with 0: pool_next takes a small part of a large frame at a time. pool_has_more -- it did so the last time,
+ * and may be called again at once though it gave nothing. pool_put_off -- an event was shown and is not done: somebody goes on with it.
+ */
+void pool_hurry(struct pool *p, int is_in_a_hurry);
+int pool_has_more(const struct pool *p);
+void pool_put_off(struct pool *p);
+
 /* pool_collect -- for the record: take what the workers have put down since the last time (pool_next does, now and then). */
 void pool_collect(struct pool *p);
 /* pool_end_record -- the program ends, the pool with it: what was put down so far is all. */

@@ -12,6 +12,8 @@
 #include "pool/schedule.h"
 #include "process/interrupt.h"
 
+enum { PIECE_BYTES = 256 << 10 /* of a large frame, in a hurry */ };
+
 enum { LOOK_EVERY_NS = 5 * 1000000, LOOK_EVERY_EVENTS = 64, STALE_ITEM = -1 };
 
 /* ---- lost items ---- */
@@ -153,6 +155,7 @@ static int read_ring(struct pool *p, uint32_t number, struct pool_event *event) 
   struct crew *crew = &p->crew[number];
   struct channel_header header;
   const unsigned char *data;
+  crew->channel.most = p->is_in_a_hurry && crew->state == CREW_LIVING ? PIECE_BYTES : 0;
   for (;;) {
     int status = crew->is_condemned ? 0 : channel_peek(&crew->channel, &header, &data), show;
     int is_salvage = 0;
@@ -163,6 +166,7 @@ static int read_ring(struct pool *p, uint32_t number, struct pool_event *event) 
     if (status < 0) condemn(p, number, atomic_load(&p->board->slots[number].entry), atomic_load(&p->board->slots[number].item));
     if (status <= 0) {
       pool_give_room(p, number); /* a piece of a large frame may have been taken */
+      p->has_more |= status == 0 && crew->state == CREW_LIVING && channel_has_more(&crew->channel);
       if (crew->state != CREW_DEAD || crew->has_salvaged || crew->is_condemned) return 0;
       crew->has_salvaged = is_salvage = 1;
       if (channel_salvage(&crew->channel, &header, &data) != 1) return 0;
@@ -427,6 +431,7 @@ static void keep_watch(struct pool *p) {
 
 enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
   uint32_t i, number = p->turn;
+  p->has_more = 0;
   if (p->n_waiting) pool_publish(p);
   if (p->n_shown >= LOOK_EVERY_EVENTS) { /* the rings may never be empty */
     p->n_shown = 0;
@@ -453,6 +458,18 @@ enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
   }
   event->kind = POOL_NOTHING;
   return POOL_NOTHING;
+}
+
+void pool_hurry(struct pool *p, int is_in_a_hurry) {
+  p->is_in_a_hurry = is_in_a_hurry;
+}
+
+int pool_has_more(const struct pool *p) {
+  return p->has_more;
+}
+
+void pool_put_off(struct pool *p) {
+  p->has_news = 1;
 }
 
 int pool_done(struct pool *p, const struct pool_event *event, uint64_t count) {

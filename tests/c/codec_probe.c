@@ -7,6 +7,7 @@
  *   codec:bytes() -> string           codec:rollback()                codec:is_stateless()         codec:name_function(f | nil)
  *   codec:read_start(string)          codec:read() -> true, v | nil, message, errno
  *   codec:read_array(t, first, count) -> done | nil, message, errno, done
+ *   probe.late(boolean): from now on every read is late wherever it may be, and goes on again;  probe.pauses() -> how often that was so
  *   probe.register(name, class [, save, load])
  *   probe.userdata(value [, metatable])  probe.value_of(userdata)     probe.light()                probe.c_function()
  *   state = probe.state("all" | "base" | "none")    another Lua state, with its own allocator, in which `probe` is a global
@@ -23,6 +24,7 @@
 
 #include "base/bytes.h"
 #include "job/codec.h"
+#include "job/codec_parts.h"
 
 int luaopen_codec_probe(lua_State *L);
 
@@ -112,13 +114,65 @@ static int probe_read_start(lua_State *L) {
   return 0;
 }
 
+/* ---- reading in slices ---- */
+
+static int is_late;
+static lua_Integer n_pauses;
+
+static int probe_late(lua_State *L) {
+  is_late = lua_toboolean(L, 1);
+  return 0;
+}
+
+static int probe_pauses(lua_State *L) {
+  lua_pushinteger(L, n_pauses);
+  return 1;
+}
+
+/* It was late: the next part begins elsewhere on the stack, where something else lies between. */
+static void pause(struct codec *c, lua_State *L) {
+  n_pauses++;
+  lua_checkstack(L, 1);
+  lua_pushinteger(L, n_pauses);
+  codec_read_until(c, 1);
+}
+
+static void begin_late(struct codec *c) {
+  c->check_bytes = 1;
+  codec_read_until(c, 1);
+}
+
+static int read_one(struct codec *c, lua_State *L, struct codec_reader *reader) {
+  int top = lua_gettop(L), status;
+  begin_late(c);
+  while ((status = codec_read(c, L, reader)) == -EAGAIN) pause(c, L);
+  codec_read_until(c, 0);
+  if (status == 0) lua_rotate(L, top + 1, 1);
+  lua_settop(L, top + (status == 0));
+  return status;
+}
+
+static int read_many(struct codec *c, lua_State *L, struct codec_reader *reader, lua_Integer first, size_t count, size_t *done) {
+  int top = lua_gettop(L), status;
+  size_t some = 0;
+  begin_late(c);
+  while ((status = codec_read_array(c, L, reader, 2, first + (lua_Integer)*done, count - *done, &some)) == -EAGAIN) {
+    *done += some;
+    pause(c, L);
+  }
+  codec_read_until(c, 0);
+  *done += some;
+  lua_settop(L, top);
+  return status;
+}
+
 static int probe_read(lua_State *L) {
   struct probe *p = check_probe(L);
   int top, status;
   lua_settop(L, 1);
   lua_pushboolean(L, 1);
   top = lua_gettop(L);
-  status = codec_read(p->codec, L, &p->reader);
+  status = is_late ? read_one(p->codec, L, &p->reader) : codec_read(p->codec, L, &p->reader);
   if (lua_gettop(L) != top + (status == 0)) return luaL_error(L, "codec_read leaves the stack unbalanced");
   return status < 0 ? push_failure(L, p, status) : 2;
 }
@@ -127,7 +181,9 @@ static int probe_read_array(lua_State *L) {
   struct probe *p = check_probe(L);
   size_t done = 0;
   int top = lua_gettop(L);
-  int status = codec_read_array(p->codec, L, &p->reader, 2, luaL_checkinteger(L, 3), (size_t)luaL_checkinteger(L, 4), &done);
+  lua_Integer first = luaL_checkinteger(L, 3), count = luaL_checkinteger(L, 4);
+  int status = is_late ? read_many(p->codec, L, &p->reader, first, (size_t)count, &done)
+                       : codec_read_array(p->codec, L, &p->reader, 2, first, (size_t)count, &done);
   if (lua_gettop(L) != top) return luaL_error(L, "codec_read_array leaves the stack unbalanced");
   if (status < 0) push_failure(L, p, status);
   lua_pushinteger(L, (lua_Integer)done);
@@ -288,7 +344,8 @@ __attribute__((visibility("default"))) int luaopen_codec_probe(lua_State *L) {
       {"read", probe_read}, {"read_array", probe_read_array}, {NULL, NULL}};
   static const luaL_Reg state_methods[] = {{"run", state_run}, {"live", state_live}, {"close", state_gc}, {NULL, NULL}};
   static const luaL_Reg functions[] = {
-      {"open", probe_open}, {"register", probe_register}, {"userdata", probe_userdata}, {"value_of", probe_value_of},
+      {"open", probe_open}, {"late", probe_late}, {"pauses", probe_pauses}, {"register", probe_register}, {"userdata", probe_userdata},
+      {"value_of", probe_value_of},
       {"light", probe_light}, {"c_function", probe_c_function}, {"state", probe_state}, {"fail", probe_fail}, {NULL, NULL}};
   make_class(L, "codec_probe", codec_methods, probe_gc);
   make_class(L, "codec_probe.state", state_methods, state_gc);
