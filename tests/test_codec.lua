@@ -1009,7 +1009,7 @@ function TestCodecSlices.test_a_value_that_is_dropped()
   end)
 end
 
--- Everything above once more, in the smallest slices.
+-- Everything above once more, in the smallest slices; but for a load function that puts another place into the reader it is called from.
 for _, name in ipairs { "Scalars", "Tables", "Names", "Userdata", "Functions", "Damage", "Memory" } do
   local group = {}
   for test, fn in pairs(_G["TestCodec" .. name]) do
@@ -1018,5 +1018,6 @@ for _, name in ipairs { "Scalars", "Tables", "Names", "Userdata", "Functions", "
       in_slices(function() fn(table.unpack(arguments, 1, arguments.n)) end)
     end
   end
+  group.test_save_may_not_use_the_codec_that_calls_it = nil
   _G["TestCodec" .. name .. "InSlices"] = group
 end

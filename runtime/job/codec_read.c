@@ -175,6 +175,12 @@ static __attribute__((noinline)) int is_late(struct codec *c, const unsigned cha
   return !is_first && os_now_ns() >= c->until_ns;
 }
 
+static int reading_is_late(struct reading *r) {
+  int it_is = is_late(r->c, r->at);
+  r->check_at = r->c->check_at;
+  return it_is;
+}
+
 /* pause_value -- keep what is on the stack of this value until codec_read or its like goes on. -EAGAIN. */
 static int pause_value(struct reading *r) {
   struct codec *c = r->c;
@@ -217,6 +223,7 @@ static void resume_value(struct reading *r) {
   for (int i = 1; i <= c->n_paused; i++) lua_rawgeti(L, r->base + 1, i);
   lua_remove(L, r->base + 1);
   for (uint32_t i = 0; i < c->n_read_frames; i++) c->read_frames[i].at += r->base - c->paused_base;
+  r->is_sliced = 1; /* a run that was begun in slices is ended so, whatever the deadline is now */
   r->has_shared = c->paused_has_shared;
   r->at = c->paused_at;
   codec_drop(c, L);
@@ -237,7 +244,7 @@ static int read_object(struct reading *r) {
     status = reader_item(r);
   }
   while (status >= 0 && c->n_read_frames > 0) {
-    if (is_far_enough(r) && is_late(c, r->at) && c->n_read_frames < MOST_PAUSED_FRAMES) return pause_value(r);
+    if (is_far_enough(r) && reading_is_late(r) && c->n_read_frames < MOST_PAUSED_FRAMES) return pause_value(r);
     status = step(r);
     /* 0: either the frame is gone and its object is for the frame around it, or the frame's metatable came as one item. */
     if (status == 0 && c->n_read_frames > 0) status = take_child(r, top_frame(c));
@@ -245,29 +252,24 @@ static int read_object(struct reading *r) {
   return status < 0 ? status : 0;
 }
 
-static void begin_reading(struct reading *r, struct codec *c, lua_State *L, struct codec_reader *place) {
+static void open_reading(struct reading *r, struct codec *c, lua_State *L, const struct codec_reader *place) {
   r->c = c;
   r->L = L;
   r->at = place->data;
   r->end = place->end;
   r->start = place->start;
+  r->check_at = c->check_at;
+  r->is_sliced = c->until_ns != 0;
   r->has_shared = 0;
   r->base = lua_gettop(L);
+}
+
+static void begin_reading(struct reading *r, struct codec *c, lua_State *L, struct codec_reader *place) {
+  open_reading(r, c, L, place);
   luaL_checkstack(L, 20, "too many values");
   codec_push_anchor(c, L, ANCHOR_READ_KEYS);
   codec_push_anchor(c, L, ANCHOR_READ_NAMES);
   lua_pushnil(L);
-}
-
-/* Go on with a value that was paused: what begin_reading pushes is among what was kept. */
-static void continue_reading(struct reading *r, struct codec *c, lua_State *L, struct codec_reader *place) {
-  r->c = c;
-  r->L = L;
-  r->at = place->data;
-  r->end = place->end;
-  r->start = place->start;
-  r->has_shared = 0;
-  r->base = lua_gettop(L);
 }
 
 void codec_read_begin(struct codec *c, struct codec_reader *r, const unsigned char *data, size_t length) {
@@ -326,7 +328,7 @@ int codec_read(struct codec *c, lua_State *L, struct codec_reader *place) {
     push_of_run(L, place);
     return 0;
   }
-  if (c->is_paused) continue_reading(&r, c, L, place);
+  if (c->is_paused) open_reading(&r, c, L, place); /* (the rest is among what was kept) */
   else begin_reading(&r, c, L, place);
   status = read_object(&r);
   if (status == 0 && c->is_missing) status = -ENOENT;
@@ -375,10 +377,10 @@ static size_t store_run(lua_State *L, struct codec_reader *r, int table, lua_Int
 static int store_objects(struct codec *c, lua_State *L, struct codec_reader *place, int table, lua_Integer first, size_t count, size_t *n) {
   struct reading r;
   int status = 0;
-  if (c->is_paused) continue_reading(&r, c, L, place);
+  if (c->is_paused) open_reading(&r, c, L, place); /* (the rest is among what was kept) */
   else begin_reading(&r, c, L, place);
   for (*n = 0; *n < count && r.at < r.end && (*r.at < TAG_RUN_NIL || *r.at > TAG_RUN_FLOAT); ++*n) {
-    if ((uintptr_t)r.at >= c->check_at && !c->is_paused && is_late(c, r.at)) {
+    if (is_far_enough(&r) && !c->is_paused && reading_is_late(&r)) {
       status = -EAGAIN;
       break;
     }

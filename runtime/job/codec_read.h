@@ -18,6 +18,8 @@ struct reading {
   struct codec *c;
   lua_State *L;
   const unsigned char *at, *end, *start;
+  uintptr_t check_at; /* where the clock is looked at next; UINTPTR_MAX: nowhere */
+  int is_sliced;  /* there is a deadline, or there was one when this value was begun */
   int has_shared; /* base + 3 is a table */
   int base;  /* stack: base + 1 keys of shapes, base + 2 resolved names, base + 3 shared objects of this value (or nil) */
 };
@@ -29,13 +31,9 @@ enum { READ_KEYS = 1, READ_NAMES = 2, READ_SHARED = 3 };
  */
 enum { READER_MORE = 2, READER_SLICE = 256 /* elements of a run */ };
 
-static inline int has_deadline(const struct reading *r) {
-  return r->c->until_ns != 0;
-}
-
 /* is_far_enough -- it is time to look at the clock. */
 static inline int is_far_enough(const struct reading *r) {
-  return (uintptr_t)r->at >= r->c->check_at;
+  return (uintptr_t)r->at >= r->check_at;
 }
 
 /* ---- bytes (codec_read.c) ---- */

@@ -198,7 +198,7 @@ int reader_step_table(struct reading *r, struct read_frame *f) {
   int64_t done;
   int status;
   while (f->n_array > 0) {
-    if (has_deadline(r) || f->place > 0) { /* (a run that was begun in slices is ended so, whatever the deadline is now) */
+    if (r->is_sliced) {
       status = step_slice(r, f);
       if (status != 0) return status;
       if (f->n_array == 0) break;
