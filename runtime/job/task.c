@@ -625,17 +625,32 @@ static void push_block_item(struct task_context *t, lua_State *T) {
   }
 }
 
+/* In run_items: its arguments. RUN_SOURCE: the table that the items are in, if they are in one. */
+enum { RUN_CONTEXT = 1, RUN_FN = 2, RUN_SEEDER = 3, RUN_SOURCE = 4, RUN_TOP = 4 };
+
+static void push_other_item(struct task_context *t, lua_State *T) {
+  if (t->source.kind == SOURCE_TABLE) {
+    lua_geti(T, RUN_SOURCE, (lua_Integer)t->next + 1);
+  } else if (t->from) {
+    if (t->next >= t->from->length) luaL_error(T, "the array has no element %d", (int)t->next + 1);
+    array_push(T, t->from, t->next);
+  } else {
+    task_push_item(T, &t->source, t->next);
+  }
+}
+
+/* Push item t->next of an indexed source. May raise. */
+static inline void push_indexed_item(struct task_context *t, lua_State *T) {
+  if (t->source.kind == SOURCE_INTEGERS) lua_pushinteger(T, task_integer(&t->source, t->next));
+  else push_other_item(t, T);
+}
+
 /* Push fn's arguments for item t->next; returns how many. */
 static int push_arguments(struct task_context *t, lua_State *T) {
   const struct worker_claim *claim = &t->worker->claim;
   int count, i;
   if (claim->kind == BOARD_INDEXED) {
-    if (t->from) {
-      if (t->next >= t->from->length) luaL_error(T, "the array has no element %d", (int)t->next + 1);
-      array_push(T, t->from, t->next);
-    } else {
-      task_push_item(T, &t->source, t->next);
-    }
+    push_indexed_item(t, T);
     return 1;
   }
   push_block_item(t, T);
@@ -647,9 +662,6 @@ static int push_arguments(struct task_context *t, lua_State *T) {
     if (codec_read(t->codec, T, &t->block) != 0) luaL_error(T, "argument cannot be read: %s", codec_message(t->codec));
   return count;
 }
-
-/* In run_items: its arguments. */
-enum { RUN_CONTEXT = 1, RUN_FN = 2, RUN_SEEDER = 3, RUN_TOP = 3 };
 
 static void seed_item(struct task_context *t, lua_State *T) {
   if (!t->has_seed || lua_isnil(T, RUN_SEEDER)) return;
@@ -738,12 +750,11 @@ static void run_item(struct task_context *t, lua_State *T, int n_results) {
   lua_call(T, push_arguments(t, T), n_results);
 }
 
-/* Are the items integers of a range, and is nothing wanted of them but one result, or none? */
+/* Are the items at hand, and is nothing wanted of them but one result, or none? */
 static int is_plain(const struct task_context *t) {
   enum { UNUSUAL = BOARD_ALL_RESULTS | BOARD_SECONDS | BOARD_ARGUMENTS };
   const struct worker_claim *claim = &t->worker->claim;
-  if (claim->kind != BOARD_INDEXED || t->from || t->source.kind != SOURCE_INTEGERS) return 0;
-  return !(claim->flags & UNUSUAL) && !t->has_seed && worker_are_plain(t->worker);
+  return claim->kind == BOARD_INDEXED && !(claim->flags & UNUSUAL) && !t->has_seed && worker_are_plain(t->worker);
 }
 
 /* The result on top, which stays there: 1: it is where it belongs; 0: that takes more than an ordinary number does. */
@@ -768,7 +779,7 @@ static int run_numbers(struct task_context *t, lua_State *T, uint64_t end) {
   for (;;) {
     worker_begin_plain_item(w, t->next);
     FAULT_POINT("worker_run");
-    lua_pushinteger(T, task_integer(&t->source, t->next));
+    push_indexed_item(t, T);
     lua_call(T, 1, 1);
     if (!keep_number(t, T)) return 1;
     worker_end_plain_item(w);
@@ -782,7 +793,7 @@ static int run_numbers(struct task_context *t, lua_State *T, uint64_t end) {
 }
 
 /*
- * (context, fn, randomseed): run items until the claim is done or no longer wanted, or until one fails: then t->next is that
+ * (context, fn, randomseed, table): run items until the claim is done or no longer wanted, or until one fails: then t->next is that
  * item, and either this
  * raises, or t->is_refused says that its result cannot cross. One pcall serves for all items: it would cost more than a small task.
  */
@@ -904,8 +915,10 @@ static int run_protected(struct task_context *t) {
   lua_pushlightuserdata(T, t);
   lua_pushvalue(T, FN);
   lua_pushvalue(T, SEEDER);
+  if (t->source.kind == SOURCE_TABLE) lua_rawgeti(T, LUA_REGISTRYINDEX, t->source.reference);
+  else lua_pushnil(T);
   delivery_enter(&scope, T);
-  status = lua_pcall(T, 3, 0, HANDLER);
+  status = lua_pcall(T, 4, 0, HANDLER);
   delivery_leave(&scope);
   return status;
 }
