@@ -37,6 +37,15 @@ LUA_LINK   = $(if $(LUA_STATIC),-Wl$(,)--whole-archive $(LUA_STATIC) -Wl$(,)--no
 CPPFLAGS  += -D_GNU_SOURCE -Iruntime -I$(BUILD) $(LUA_CFLAGS) $(if $(FAULTS),-DLUAPOOL_FAULTS)
 CFLAGS    += -std=c11 $(OPTIMIZE) -fPIC -fexceptions -fvisibility=hidden -ffunction-sections -fdata-sections -ffile-prefix-map=$(CURDIR)=. $(WARNINGS) $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
 CXXFLAGS  += -std=c++11 -pedantic $(OPTIMIZE) -Wall -Wextra $(STRICT) $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer)
+# Small instead of fast is what runs once for each pool, process, file or failure, or waits for the system: where items, results and
+# tasks pass through stays at $(OPTIMIZE). Kept to that by counting instructions (callgrind) of maps, streams, records and tasks.
+COLD := \
+  base/base64 base/fault base/os base/packed base/record base/wire memory/segment process/interrupt process/process process/server \
+  pool/journal pool/pause pool/record pool/recovery pool/recruit pool/tally pool/trace pool/tracefile pool/watch \
+  job/boot job/codec_read_userdata job/codec_write_error job/codec_write_userdata \
+  binding/lchannel binding/lcounter binding/lembed binding/lerror binding/lfingerprint binding/lhelper binding/lidle binding/ljournal \
+  binding/llock binding/lluapool binding/lpool binding/lprogram binding/lshared binding/lterminal binding/ltrace binding/lwire binding/lworker
+
 # What nobody calls is left out.
 GC_SECTIONS := -Wl,$(if $(filter Darwin,$(shell uname -s)),-dead_strip,--gc-sections)
 LDFLAGS   += $(GC_SECTIONS) $(if $(SANITIZE),-fsanitize=$(SANITIZE))
@@ -68,6 +77,8 @@ all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(BUILD)/lib
 
 $(BUILD)/%.o: %.c
 	$(COMPILE) -MMD -MP -c -o $@ $<
+
+$(foreach folder,$(BUILD) $(BUILD)/faults,$(COLD:%=$(folder)/runtime/%.o)): CFLAGS += $(if $(filter -O2,$(OPTIMIZE)),-Os)
 
 $(BUILD)/embedded%.o: $(BUILD)/embedded%.c
 	$(COMPILE) -c -o $@ $<

@@ -550,7 +550,7 @@ int os_memory_shrink(int fd, uint64_t size) {
 }
 
 static void write_zeros(int fd, uint64_t offset, uint64_t end) {
-  static const char zeros[4096];
+  static char zeros[4096]; /* never written to: a constant would be in the file */
   while (offset < end) {
     size_t size = end - offset < sizeof zeros ? (size_t)(end - offset) : sizeof zeros;
     ssize_t put = pwrite(fd, zeros, size, (off_t)offset);
