@@ -222,6 +222,189 @@ function TestSent.test_varargs_and_only_the_first_result()
   lu.assertEquals({ p:apply(function(...) return select("#", ...), ... end, nil, 2, nil) }, { 3, nil, 2, nil })
 end
 
+-- ---- functions whose globals are fields of a table of their own ----
+
+TestEnvironment = {}
+
+-- A table with something in it that cannot be sent.
+local function sandbox(fields, index)
+  fields.thread = coroutine.create(print)
+  return index and setmetatable(fields, { __index = index }) or fields
+end
+
+local function in_environment(environment, code)
+  return assert(load(code, "=sandbox", "t", environment))()
+end
+
+-- What fn(1 .. n) gives in workers that live already; none is replaced for it.
+local function sent(fn, n)
+  local p <close> = living(1)
+  local results = p:map(fn, n or 3)
+  lu.assertEquals(p:stats().renewed, 0)
+  return results
+end
+
+function TestEnvironment.test_only_what_is_named_is_sent()
+  local environment = sandbox { base = 10, tostring = tostring, list = { 1, 2 } }
+  lu.assertEquals(sent(in_environment(environment, "return function(x) return tostring(x + base + #list) end")), { "13", "14", "15" })
+end
+
+function TestEnvironment.test_what_is_named_and_cannot_be_sent_is_said()
+  local p <close> = living { workers = 1, start = "server" }
+  local fn = in_environment(sandbox {}, "local function inner() return thread end return function() return inner() end")
+  lu.assertErrorMsgContains("cannot send upvalue '_ENV' of function <sandbox:1>.thread: coroutine", p.map, p, fn, 1)
+  lu.assertEquals(p:map(identity, 2), { 1, 2 })
+end
+
+function TestEnvironment.test_functions_that_are_reached_name_more()
+  local environment = sandbox { base = 10 }
+  local fn = in_environment(environment, [[
+    function helper(x) return x + base + extra.n end
+    function other(n) return n == 0 and 0 or helper(n) + other(n - 1) end -- itself
+    extra = { n = 1, helper = helper }
+    local function with_upvalue(x) return function() return deep.deeper(x) end end
+    deep = { deeper = function(x) return extra.helper(x) + last end }
+    last = 1000
+    return function(x) return helper(x) + other(1) + with_upvalue(x)() end]])
+  lu.assertEquals(sent(fn), { 12 + 12 + 1012, 13 + 12 + 1013, 14 + 12 + 1014 })
+end
+
+function TestEnvironment.test_values_are_those_at_the_call()
+  local p <close> = living(1)
+  local environment = sandbox { n = 1 }
+  local fn = in_environment(environment, "return function(x) return n and x + n end")
+  lu.assertEquals(p:map(fn, 2), { 2, 3 })
+  environment.n = 5
+  lu.assertEquals(p:map(fn, 2), { 6, 7 })
+  environment.n = nil
+  lu.assertEquals({ p:map(fn, 2) }, { {}, 2 })
+  lu.assertEquals(p:stats().renewed, 0)
+end
+
+function TestEnvironment.test_functions_share_it_in_the_worker()
+  local set, get, mine = in_environment(sandbox {}, [[
+    return function(v) value = v end, function() return value end, function() count = (count or 0) + 1 return count end]])
+  lu.assertEquals(sent(function(x)
+    set(x)
+    return get() + mine()
+  end), { 2, 4, 6 })
+  local other = in_environment(sandbox { value = 7 }, "return function() return value end") -- another table
+  lu.assertEquals(sent(function(x)
+    set(x)
+    return other() * 10 + get()
+  end), { 71, 72, 73 })
+end
+
+function TestEnvironment.test_names_that_are_globals_beyond_it()
+  test_number = 7 -- luacheck: ignore
+  test_helper = function(x) return x + test_number end -- luacheck: ignore
+  local fn = in_environment(sandbox({ own = 1, tostring = function(x) return "mine " .. x end }, _G),
+    "return function(x) return tostring(math.floor(test_helper(x)) + own) end")
+  lu.assertEquals(sent(fn), { "mine 9", "mine 10", "mine 11" })
+  local defined = in_environment(sandbox({}, _G), "return function(x) made = x return made, math, rawget(_G, 'made') end")
+  local p <close> = living(1)
+  local made, library, global = p:apply(function() -- what code sets stays in its environment
+    local a, b, c = defined(3)
+    return a, b == math, c
+  end)
+  lu.assertEquals({ made, library, global }, { 3, true, nil })
+  test_number, test_helper = nil, nil -- luacheck: ignore
+end
+
+function TestEnvironment.test_names_beyond_it_in_other_tables()
+  local base = sandbox({ deep = 100 }, sandbox({ deeper = 1000, tostring = tostring }, _G))
+  local environment = sandbox({ own = 1 }, base)
+  local fn = in_environment(environment, [[
+    local function a() return deep end
+    return function(x) deep = 5; return tostring(x + own + a() + deeper + math.abs(-1)) end]])
+  lu.assertEquals(sent(fn), { "1008", "1009", "1010" })
+  local first = in_environment(sandbox({}, base), "return function() return deep end")
+  local change = in_environment(base, "return function(v) deep = v end")
+  lu.assertEquals(sent(function(x) -- the table beyond is shared, too
+    change(x)
+    return first() + fn(0)
+  end), { 1 + 1007, 2 + 1007, 3 + 1007 })
+end
+
+function TestEnvironment.test_an_index_function_and_other_metamethods()
+  local log = {}
+  local environment = setmetatable({ own = 1 }, {
+    __index = function(_, name) return "no " .. name end,
+    __newindex = function(_, name) log[#log + 1] = name end,
+    __name = "box",
+  })
+  local fn = in_environment(environment, "return function(x) made = x return made .. own end")
+  lu.assertEquals(sent(fn), { "no made1", "no made1", "no made1" })
+  local protected = setmetatable({ own = 1 }, { __index = { behind = 2 }, __metatable = "locked" })
+  lu.assertEquals(sent(in_environment(protected, "return function(x) return x + own + behind end")), { 4, 5, 6 })
+end
+
+-- Where code does more with it than to name fields, all of it goes.
+function TestEnvironment.test_all_of_it_where_it_is_a_value()
+  local function fields() return { a = 1, b = 2, c = 3, [true] = 4, [{}] = 5, pairs = pairs, rawget = rawget, next = next } end
+  local counting = "local n = 0 for _ in pairs(_ENV) do n = n + 1 end return n"
+  lu.assertEquals(sent(in_environment(fields(), "return function() " .. counting .. " end"), 1), { 8 })
+  lu.assertEquals(sent(in_environment(fields(), "return function(x) local e = _ENV return e[({'a', 'b', 'c'})[x]] end")), { 1, 2, 3 })
+  local inner = "local function inner(x) return rawget(_ENV, x) end return function() return inner 'c' end"
+  lu.assertEquals(sent(in_environment(fields(), inner), 1), { 3 })
+  local e = fields() -- first by name, then as a value: at different places of one message
+  local a = in_environment(e, "return function() return a end")
+  local all = in_environment(e, "return function() " .. counting .. " end")
+  lu.assertEquals(sent(function() return a() * 10 + all() end, 1), { 18 })
+  lu.assertEquals(sent(function() return a() * 10 + e.c end, 1), { 13 })
+  local p <close> = living(1)
+  lu.assertEquals(p:apply(function(t) return t[1]() + t[2].b + (t[2] == t[3].e and 100 or 0) end, { a, e, { e = e } }), 103)
+  local f, g = in_environment(e, "return function() return a end, function() " .. counting .. " end") -- one variable _ENV
+  lu.assertEquals(p:apply(function() return f() * 10 + g() end), 18)
+  lu.assertEquals(p:stats().renewed, 0)
+end
+
+function TestEnvironment.test_all_of_what_is_behind_it_too()
+  local behind = { deep = 1, other = 2 }
+  local environment = setmetatable({ own = 3 }, { __index = behind })
+  local name = in_environment(environment, "return function() return own + deep end")
+  lu.assertEquals(sent(function() return name() + environment["oth" .. "er"] end, 1), { 6 })
+  lu.assertEquals(sent(function() return name() + environment.own + behind.other end, 1), { 9 })
+  local looped = setmetatable({ own = 3 }, {})
+  getmetatable(looped).__index = setmetatable({ deep = 1 }, { __index = looped })
+  lu.assertEquals(sent(in_environment(looped, "return function() return own + deep end"), 1), { 4 })
+  local itself = { own = 3, type = type }
+  itself.itself = itself
+  lu.assertEquals(sent(in_environment(itself, "return function() return own + itself.itself.own, type(itself) end"), 1), { 6 })
+end
+
+function TestEnvironment.test_long_chains_and_many_constants()
+  local chain = { at_the_end = 1 }
+  for k = 1, 90 do chain = setmetatable({ ["n" .. k] = k }, { __index = chain }) end
+  lu.assertEquals(sent(in_environment(chain, "return function() return at_the_end + n1 + n45 + n90 end"), 1), { 137 })
+  local words = {}
+  for k = 1, 400 do words[k] = ("%q"):format("constant " .. k) end
+  local environment = sandbox { late = 5, a_name_that_is_longer_than_what_lua_interns_as_a_short_string = 6, tostring = tostring }
+  local function code(statement) -- names that do not fit into an instruction
+    return ("return function(x) local t = { %s } %s return tostring(late) .. %s .. #t end")
+      :format(table.concat(words, ", "), statement, "a_name_that_is_longer_than_what_lua_interns_as_a_short_string")
+  end
+  lu.assertEquals(sent(in_environment(environment, code ""), 1), { "56400" })
+  environment.thread = nil -- to set such a field looks like any other use of the table: all of it goes
+  lu.assertEquals(sent(in_environment(environment, code "late_2 = late"), 1), { "56400" })
+end
+
+function TestEnvironment.test_local_environments_inside()
+  local environment = sandbox { outer = 1, pairs = pairs }
+  lu.assertEquals(sent(in_environment(environment, [[
+    return function(x)
+      local a = outer
+      local _ENV = { x = x, a = a }
+      return function() return x + a end
+    end]]), 1)[1](), 2)
+  lu.assertEquals(sent(in_environment({ outer = 1 }, [[
+    local own = { inner = 5 }
+    local one, two
+    do local _ENV = own; function one() return inner end end
+    function two() return outer end
+    return function(x) return x + one() + two() end]])), { 7, 8, 9 })
+end
+
 TestOneShot = {}
 
 function TestOneShot.test_sees_the_program_as_it_is()

@@ -23,8 +23,9 @@ struct names {
   int table;
 };
 
-static void add_name(void *context, const char *text, size_t length) {
+static void add_name(void *context, int environment, const char *text, size_t length) {
   struct names *names = context;
+  (void)environment; /* there is but one: find_environments */
   lua_pushlstring(names->L, text, length);
   lua_pushboolean(names->L, 1);
   lua_rawset(names->L, names->table);

@@ -68,13 +68,14 @@ enum {
   OP_LOADK = 3, OP_LOADKX = 4, OP_GETUPVAL = 9, OP_SETUPVAL = 10, OP_GETTABUP = 11, OP_GETTABLE = 12, OP_GETFIELD = 14, OP_SELF = 20,
   CONSTANT_INTEGER = 0x03, CONSTANT_SHORT_STRING = 0x04, CONSTANT_FLOAT = 0x13, CONSTANT_LONG_STRING = 0x14,
   HEADER_BYTES = 4 + 1 + 1 + 6 + 3 + sizeof(lua_Integer) + sizeof(lua_Number) + 1,
+  GLOBALS = 1, /* the number of that environment */
   MAX_NESTING = 200 /* functions within functions: the limit of Lua's own compiler is lower */
 };
 
 struct scan {
   const unsigned char *at, *end;
   int is_damaged;
-  void (*name)(void *context, const char *text, size_t length);
+  void (*name)(void *context, int environment, const char *text, size_t length);
   void *context;
   struct closure_report *report;
 };
@@ -83,8 +84,8 @@ struct scan {
 struct prototype {
   const unsigned char *code, *constants;
   uint64_t n_code, n_constants;
-  unsigned char is_environment[256]; /* upvalues that are the table of globals */
-  unsigned char holds_environment[256]; /* registers that it is copied to somewhere in the code */
+  unsigned char environment[256]; /* upvalues: the number of the environment that each is, or 0 */
+  unsigned char holds_globals[256]; /* registers that the table of globals is copied to somewhere in the code */
 };
 
 static uint64_t scan_size(struct scan *s) {
@@ -130,8 +131,8 @@ static unsigned scan_constant(struct scan *s, const char **text, size_t *length)
   return kind;
 }
 
-/* report_constant -- constant `wanted` is the name of a global. */
-static void report_constant(struct scan *s, const struct prototype *p, uint64_t wanted) {
+/* report_constant -- constant `wanted` is a name that is looked up in the environment of that number. */
+static void report_constant(struct scan *s, const struct prototype *p, int environment, uint64_t wanted) {
   struct scan constants = *s;
   const char *text = NULL;
   size_t length = 0;
@@ -140,13 +141,38 @@ static void report_constant(struct scan *s, const struct prototype *p, uint64_t 
   constants.at = p->constants;
   constants.is_damaged = 0;
   for (uint64_t i = 0; i <= wanted && !constants.is_damaged; i++) kind = scan_constant(&constants, &text, &length);
-  if (!constants.is_damaged && (kind == CONSTANT_SHORT_STRING || kind == CONSTANT_LONG_STRING)) s->name(s->context, text, length);
+  if (!constants.is_damaged && (kind == CONSTANT_SHORT_STRING || kind == CONSTANT_LONG_STRING)) s->name(s->context, environment, text, length);
 }
 
 static uint32_t instruction_at(const struct prototype *p, uint64_t i) {
   uint32_t instruction;
   memcpy(&instruction, p->code + 4 * i, 4);
   return instruction;
+}
+
+/* loads_constant -- does instruction i load a constant? Its number, + 1, else 0; *next is the instruction behind, *to the register. */
+static uint64_t loads_constant(const struct prototype *p, uint64_t i, uint64_t *next, uint32_t *to) {
+  uint32_t code = i < p->n_code ? instruction_at(p, i) : 0, op = code & 0x7f;
+  *to = (code >> 7) & 0xff;
+  *next = i + (op == OP_LOADKX ? 2 : 1);
+  if (op == OP_LOADK) return (uint64_t)(code >> 15) + 1;
+  if (op == OP_LOADKX && i + 1 < p->n_code) return (uint64_t)(instruction_at(p, i + 1) >> 7) + 1;
+  return 0;
+}
+
+/*
+ * fetch_environment -- instruction i copies an environment (not that of globals) to register a. Where a name does not fit into one
+ * instruction, it is loaded next, and then the field takes the environment's place. Whatever else it is: the environment is used as a value.
+ */
+static void fetch_environment(struct scan *s, const struct prototype *p, uint64_t i, uint32_t a, int environment) {
+  uint64_t next, constant;
+  uint32_t to, code;
+  constant = loads_constant(p, i + 1, &next, &to);
+  code = constant && next < p->n_code ? instruction_at(p, next) : 0;
+  if (constant && (code & 0x7f) == OP_GETTABLE && ((code >> 7) & 0xff) == a && ((code >> 16) & 0xff) == a && code >> 24 == to)
+    report_constant(s, p, environment, constant - 1);
+  else
+    s->report->is_value[environment] = 1;
 }
 
 /*
@@ -159,20 +185,23 @@ static void scan_code(struct scan *s, struct prototype *p) {
   for (uint64_t i = 0; i < p->n_code; i++) {
     uint32_t code = instruction_at(p, i), op = code & 0x7f;
     uint32_t a = (code >> 7) & 0xff, is_k = (code >> 15) & 1, b = (code >> 16) & 0xff, c = code >> 24;
+    int environment = p->environment[b]; /* (of upvalue b, where b is one) */
     if (op == OP_SETUPVAL) s->report->sets_upvalues = 1;
-    else if (op == OP_GETTABUP && p->is_environment[b]) report_constant(s, p, c);
-    else if (op == OP_GETUPVAL && p->is_environment[b]) p->holds_environment[a] = 1;
+    if (op == OP_SETUPVAL) s->report->is_value[environment] = 1;
+    else if (op == OP_GETTABUP && environment) report_constant(s, p, environment, c);
+    else if (op == OP_GETUPVAL && environment == GLOBALS) p->holds_globals[a] = 1;
+    else if (op == OP_GETUPVAL && environment) fetch_environment(s, p, i, a, environment);
     else if (op == OP_LOADK) loaded[a] = (uint64_t)(code >> 15) + 1;
     else if (op == OP_LOADKX && i + 1 < p->n_code) loaded[a] = (uint64_t)(instruction_at(p, i + 1) >> 7) + 1;
-    else if (op == OP_GETFIELD && p->holds_environment[b]) report_constant(s, p, c);
-    else if (op == OP_SELF && p->holds_environment[b] && is_k) report_constant(s, p, c);
-    else if (op == OP_SELF && p->holds_environment[b] && loaded[c]) report_constant(s, p, loaded[c] - 1);
-    else if (op == OP_GETTABLE && p->holds_environment[b] && loaded[c]) report_constant(s, p, loaded[c] - 1);
+    else if (op == OP_GETFIELD && p->holds_globals[b]) report_constant(s, p, GLOBALS, c);
+    else if (op == OP_SELF && p->holds_globals[b] && is_k) report_constant(s, p, GLOBALS, c);
+    else if (op == OP_SELF && p->holds_globals[b] && loaded[c]) report_constant(s, p, GLOBALS, loaded[c] - 1);
+    else if (op == OP_GETTABLE && p->holds_globals[b] && loaded[c]) report_constant(s, p, GLOBALS, loaded[c] - 1);
   }
 }
 
-/* scan_upvalues -- which upvalues of the function are the globals, given those of the function around it. */
-static void scan_upvalues(struct scan *s, struct prototype *p, const struct prototype *outer, const unsigned char is_environment[256]) {
+/* scan_upvalues -- which upvalues of the function are environments, given those of the function around it. */
+static void scan_upvalues(struct scan *s, struct prototype *p, const struct prototype *outer, const unsigned char environment[256]) {
   uint64_t n = scan_size(s);
   const unsigned char *at = s->at;
   scan_skip(s, n, 3);
@@ -181,8 +210,8 @@ static void scan_upvalues(struct scan *s, struct prototype *p, const struct prot
     return;
   }
   for (uint64_t i = 0; i < n; i++, at += 3) {
-    if (outer == NULL) p->is_environment[i] = is_environment[i];
-    else p->is_environment[i] = at[0] ? outer->holds_environment[at[1]] : outer->is_environment[at[1]];
+    if (outer == NULL) p->environment[i] = environment[i];
+    else p->environment[i] = at[0] ? outer->holds_globals[at[1]] : outer->environment[at[1]];
   }
 }
 
@@ -203,7 +232,7 @@ static void scan_debug(struct scan *s) {
 }
 
 /* scan_prototype -- one function and, by recursion as deep as the source was nested, those inside it. */
-static void scan_prototype(struct scan *s, const struct prototype *outer, const unsigned char is_environment[256], int depth) {
+static void scan_prototype(struct scan *s, const struct prototype *outer, const unsigned char environment[256], int depth) {
   struct prototype p = {0};
   const unsigned char *begin;
   const char *text;
@@ -220,7 +249,7 @@ static void scan_prototype(struct scan *s, const struct prototype *outer, const 
   p.n_constants = scan_size(s);
   p.constants = s->at;
   for (uint64_t i = 0; i < p.n_constants && !s->is_damaged; i++) scan_constant(s, &text, &length);
-  scan_upvalues(s, &p, outer, is_environment);
+  scan_upvalues(s, &p, outer, environment);
   if (s->is_damaged) return;
   s->report->digest = hash_bytes(s->report->digest, begin, (size_t)(s->at - begin));
   scan_code(s, &p);
@@ -228,12 +257,11 @@ static void scan_prototype(struct scan *s, const struct prototype *outer, const 
   if (!s->is_damaged) scan_debug(s);
 }
 
-void closure_scan(const unsigned char *dump, size_t length, const unsigned char is_environment[256],
-                  void (*name)(void *context, const char *text, size_t length), void *context, struct closure_report *report) {
+void closure_scan(const unsigned char *dump, size_t length, const unsigned char environment[256],
+                  void (*name)(void *context, int environment, const char *text, size_t length), void *context, struct closure_report *report) {
   struct scan s = {dump, dump + length, 0, name, context, report};
-  report->sets_upvalues = 0;
-  report->digest = 0;
+  memset(report, 0, sizeof *report);
   scan_skip(&s, HEAD_BYTES + HEADER_BYTES, 1);
-  if (!s.is_damaged) scan_prototype(&s, NULL, is_environment, 0);
+  if (!s.is_damaged) scan_prototype(&s, NULL, environment, 0);
   report->is_understood = !s.is_damaged && s.at == s.end;
 }

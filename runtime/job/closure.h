@@ -26,16 +26,18 @@ int closure_load(lua_State *L, const unsigned char **at, const unsigned char *en
 /* What the code of a function (functions inside it included) does. */
 struct closure_report {
   int sets_upvalues; /* some upvalue is assigned to */
+  unsigned char is_value[256]; /* by number, of environments from 2 on: the code does more with it than to read and set fields by name */
   int is_understood; /* 0: the bytecode could not be read to its end */
   uint64_t digest;   /* of instructions and constants, without names of variables, of the file, and line numbers */
 };
 
 /*
  * closure_scan -- read the dump that closure_dump appended at `dump`.
- *   is_environment   for each upvalue of the function: 1 if its value is the table of globals
- *   name             called with each global that the code reads (maybe more than once); may raise
+ *   environment   for each upvalue of the function: 1 if its value is the table of globals; a number from 2 on for any other table whose
+ *                 fields the code names as globals; else 0
+ *   name          called with the number, and each name that the code reads there (maybe more than once); may raise
  */
-void closure_scan(const unsigned char *dump, size_t length, const unsigned char is_environment[256],
-                  void (*name)(void *context, const char *text, size_t length), void *context, struct closure_report *report);
+void closure_scan(const unsigned char *dump, size_t length, const unsigned char environment[256],
+                  void (*name)(void *context, int environment, const char *text, size_t length), void *context, struct closure_report *report);
 
 #endif

@@ -33,15 +33,17 @@ enum tag {
   TAG_NAMED,       /* varint: number of a name that came before */
   TAG_DEFINE,      /* a name among the globals, then the value that is assigned to it */
   TAG_JOIN,        /* instead of an upvalue's value: varint place of a function, byte number of its upvalue that is the same variable */
-  TAG_END,         /* after the last global of a function */
+  TAG_END,         /* after the last global of a function, and the last pair of TAG_MORE */
+  TAG_MORE,        /* varint: place of an environment; pairs to be added to it (one with a nil key is none), TAG_END */
   TAG_TABLE = 0x20,    /* + flags; length of the sequence (4 bytes), number of pairs (4 bytes), sequence, pairs [, metatable] */
   TAG_RECORD = 0x28,   /* + flags; shape, one value for each key [, metatable] */
-  TAG_FUNCTION = 0x30, /* + flags; number of upvalues (byte), code, upvalues, globals, TAG_END */
+  TAG_FUNCTION = 0x30, /* + flags; number of upvalues (byte), code, upvalues, globals and TAG_MOREs, TAG_END */
   TAG_USERDATA = 0x34, /* + flags; length (byte) and name of the class, what its save function returned (native: TAG_STRING, its bytes) */
+  TAG_ENVIRONMENT = 0x38, /* + flags; a table, empty as yet [, metatable | what its metatable's __index is] */
   TAG_SMALL = 0x40,    /* + integer 0 .. 63 */
   TAG_SHORT = 0x80     /* + length 0 .. 127, bytes */
 };
-enum tag_flags { HAS_METATABLE = 1, IS_SHARED = 2, DEFINES_SHAPE = 4 };
+enum tag_flags { HAS_METATABLE = 1, IS_SHARED = 2, DEFINES_SHAPE = 4, HAS_INDEX = 4 };
 
 enum {
   MAX_RECORD_KEYS = 32,      /* tables with more string keys are dictionaries, not records */
@@ -54,7 +56,7 @@ enum {
 /* What the registry keeps for a codec, in a table. */
 enum anchor {
   ANCHOR_NAME_KEYS = 1, ANCHOR_SHAPE_KEYS, ANCHOR_READ_KEYS, ANCHOR_READ_NAMES, ANCHOR_FUNCTION, ANCHOR_SENT, ANCHOR_SAVED,
-  ANCHOR_GLOBALS, ANCHOR_NATIVES, ANCHOR_EARLY, ANCHOR_PAUSED
+  ANCHOR_GLOBALS, ANCHOR_NATIVES, ANCHOR_EARLY, ANCHOR_PAUSED, ANCHOR_PARTIAL
 };
 
 struct shape {
@@ -68,10 +70,14 @@ struct seen {
   const void *pointer;
   uint64_t place;      /* of its tag (from the stream's start); of an upvalue: place of the function * 256 + number */
   uint32_t generation; /* entries of other generations are free */
-  uint32_t is_open;    /* userdata whose saved value is being written: cannot be referred to yet */
+  uint32_t is_open;    /* IS_SAVING, IS_PARTIAL, or 0: it can be referred to */
+};
+enum seen_state {
+  IS_SAVING = 1, /* userdata whose saved value is being written */
+  IS_PARTIAL     /* an environment of which only named fields were sent (codec_write_environment.c) */
 };
 
-enum frame_kind { FRAME_TABLE, FRAME_RECORD, FRAME_FUNCTION, FRAME_USERDATA, FRAME_DEFINE };
+enum frame_kind { FRAME_TABLE, FRAME_RECORD, FRAME_FUNCTION, FRAME_USERDATA, FRAME_DEFINE, FRAME_ENVIRONMENT, FRAME_MORE };
 enum frame_phase { PHASE_NEXT, PHASE_KEY, PHASE_VALUE, PHASE_METATABLE, PHASE_GLOBALS, PHASE_GLOBAL };
 
 /* An object that is being written; on the Lua stack from `at`: object, key (upvalue name, names of globals) [, value]. */

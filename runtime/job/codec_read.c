@@ -94,6 +94,8 @@ int reader_item(struct reading *r) {
   if (tag == TAG_NAME) return reader_name(r);
   if (tag == TAG_NAMED) return reader_named(r);
   if (tag == TAG_DEFINE) return reader_open_define(r);
+  if (tag == TAG_MORE) return reader_open_more(r);
+  if ((tag & ~7) == TAG_ENVIRONMENT) return reader_open_environment(r, tag & 7, place);
   if ((tag & ~2) == TAG_FUNCTION) return reader_open_function(r, tag & 2, place);
   if ((tag & ~2) == TAG_USERDATA) return reader_open_userdata(r, tag & 2, place);
   return reader_damaged(r->c);
@@ -129,6 +131,8 @@ static int step(struct reading *r) {
   case FRAME_RECORD: return reader_step_record(r, f);
   case FRAME_FUNCTION: return reader_step_function(r, f);
   case FRAME_USERDATA: return reader_step_userdata(r, f);
+  case FRAME_ENVIRONMENT: return reader_step_environment(r, f);
+  case FRAME_MORE: return reader_step_more(r, f);
   default: return reader_step_define(r, f);
   }
 }
@@ -138,6 +142,7 @@ static int take_child(struct reading *r, struct read_frame *f) {
   lua_State *L = r->L;
   if (f->phase == PHASE_METATABLE) {
     if (!lua_istable(L, -1) && !(lua_isnil(L, -1) && r->c->is_missing)) return reader_damaged(r->c);
+    if (f->kind == FRAME_ENVIRONMENT && f->index && lua_istable(L, -1)) reader_wrap_index(L);
     lua_setmetatable(L, f->at);
     return 0;
   }
@@ -150,6 +155,8 @@ static int take_child(struct reading *r, struct read_frame *f) {
     }
     lua_rawseti(L, f->at, f->index++);
     return 0;
+  case FRAME_MORE:
+    return f->phase == PHASE_KEY ? 0 : reader_take_more(r, f);
   case FRAME_RECORD: lua_rawset(L, f->at); return 0;
   case FRAME_FUNCTION:
     if (f->phase == PHASE_GLOBALS) lua_pop(L, 1);

@@ -155,6 +155,18 @@ int reader_step_function(struct reading *r, struct read_frame *f);
 int reader_open_userdata(struct reading *r, int flags, uint64_t place);
 int reader_step_userdata(struct reading *r, struct read_frame *f);
 
+int reader_open_environment(struct reading *r, int flags, uint64_t place);
+int reader_step_environment(struct reading *r, struct read_frame *f);
+
+/* reader_wrap_index -- the table on top of the stack becomes { __index = it }. */
+void reader_wrap_index(lua_State *L);
+
+int reader_open_more(struct reading *r);
+int reader_step_more(struct reading *r, struct read_frame *f);
+
+/* reader_take_more -- a pair is on top of the stack: into the environment with it. 0 or negative. */
+int reader_take_more(struct reading *r, struct read_frame *f);
+
 int reader_open_define(struct reading *r);
 int reader_step_define(struct reading *r, struct read_frame *f);
 

@@ -1,5 +1,5 @@
 /*
- * job/codec_read_function -- bytes to functions: code, then upvalues (fresh ones, or joined with one that was read), then globals.
+ * job/codec_read_function -- bytes to functions: code, then upvalues (fresh ones, or joined with one that was read), then globals, and fields of environments.
  *
  * Room: job (may include job/codec_read.h, where its functions are declared, and job/closure.h).  Owns: nothing.
  */
@@ -61,7 +61,7 @@ int reader_step_function(struct reading *r, struct read_frame *f) {
   for (;;) {
     if (r->at == r->end) return reader_damaged(r->c);
     if (*r->at == TAG_END) break;
-    if (*r->at != TAG_DEFINE) return reader_damaged(r->c);
+    if (*r->at != TAG_DEFINE && *r->at != TAG_MORE) return reader_damaged(r->c);
     status = reader_item(r);
     if (status != 0) return status;
     lua_pop(r->L, 1);

@@ -78,11 +78,18 @@ int writer_put_scalar(struct bytes *out, lua_State *L, int index, int type) {
   }
 }
 
-int writer_refer_to(struct codec *c, lua_State *L, const struct seen *entry) {
-  if (entry->is_open) return writer_refuse(c, L, -EINVAL, "userdata that its own saved value contains cannot be sent", NULL);
+int writer_put_reference(struct codec *c, const struct seen *entry) {
   c->out->data[c->start + entry->place] |= IS_SHARED;
   if (put_tag(c->out, TAG_REFERENCE) < 0 || writer_put_varint(c->out, entry->place) < 0) return codec_out_of_memory(c);
-  return 1;
+  return 0;
+}
+
+int writer_refer_to(struct codec *c, lua_State *L, const struct seen *entry) {
+  int status;
+  if (entry->is_open == IS_SAVING) return writer_refuse(c, L, -EINVAL, "userdata that its own saved value contains cannot be sent", NULL);
+  if (entry->is_open == IS_PARTIAL) return 2;
+  status = writer_put_reference(c, entry);
+  return status < 0 ? status : 1;
 }
 
 int writer_push_frame(struct codec *c, lua_State *L, int kind, size_t tag_at) {
@@ -126,6 +133,8 @@ static int step(struct codec *c, lua_State *L) {
   case FRAME_TABLE: return writer_step_table(c, L, f);
   case FRAME_RECORD: return writer_step_record(c, L, f);
   case FRAME_FUNCTION: return writer_step_function(c, L, f);
+  case FRAME_ENVIRONMENT: return writer_step_environment(c, L, f);
+  case FRAME_MORE: return writer_step_more(c, L, f);
   default: return writer_step_userdata(c, L, f);
   }
 }

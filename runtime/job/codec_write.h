@@ -21,8 +21,11 @@
  */
 int writer_value(struct codec *c, lua_State *L);
 
-/* writer_refer_to -- write a reference to an object that was met before. Returns 1, or negative. */
+/* writer_refer_to -- write a reference to an object that was met before. Returns 1; 2: it was written in parts, writer_complete; or negative. */
 int writer_refer_to(struct codec *c, lua_State *L, const struct seen *entry);
+
+/* writer_put_reference -- the same for one that is whole, or need not be. Returns 0, or negative. */
+int writer_put_reference(struct codec *c, const struct seen *entry);
 
 /* writer_push_frame -- begin the object on top of the stack, whose tag is at tag_at. Returns 1 (a frame was pushed) or a failure. */
 int writer_push_frame(struct codec *c, lua_State *L, int kind, size_t tag_at);
@@ -82,7 +85,7 @@ void seen_clear(struct codec *c);
 
 /*
  * writer_reference -- if the object on top of the stack, whose address is `pointer`, was met before, refer to it.
- * Returns 1: done; 0: it is new and stands at the present end of the stream; negative: failed.
+ * Returns 1: done; 0: it is new and stands at the present end of the stream; 2: it is a table that writer_complete goes on with; negative: failed.
  */
 static inline int writer_reference(struct codec *c, lua_State *L, const void *pointer) {
   struct seen *entry;
@@ -111,6 +114,9 @@ int writer_put_name(struct codec *c, lua_State *L, uint32_t number);
 
 /* writer_early -- 1: the C function or userdata on top of the stack was sent by its number of an early start; 0: it has none; negative. */
 int writer_early(struct codec *c, lua_State *L);
+
+/* writer_goes_by_name -- 1: the table on top of the stack would be sent by name; 0: by value; negative: failed. */
+int writer_goes_by_name(struct codec *c, lua_State *L);
 
 /* writer_named_table -- 1: the table on top of the stack was sent by name; 0: it is to be sent by value; negative: failed. */
 int writer_named_table(struct codec *c, lua_State *L);
@@ -145,6 +151,24 @@ void writer_forget_shapes(struct codec *c, uint32_t n, uint32_t n_keys);
 
 int writer_begin_function(struct codec *c, lua_State *L);
 int writer_step_function(struct codec *c, lua_State *L, struct write_frame *f);
+
+/*
+ * Environments (codec_write_environment.c). writer_begin_environment: for one that is on top of the stack as an upvalue. writer_complete: for a
+ * table on top of the stack of which only parts were written. writer_begin_more: of the table below the top those fields whose names are in
+ * the set on top, or all (true), unless they were written; both are popped.
+ */
+int writer_begin_environment(struct codec *c, lua_State *L);
+int writer_step_environment(struct codec *c, lua_State *L, struct write_frame *f);
+int writer_complete(struct codec *c, lua_State *L);
+int writer_begin_more(struct codec *c, lua_State *L);
+int writer_step_more(struct codec *c, lua_State *L, struct write_frame *f);
+
+/*
+ * writer_want -- in the table at `wants`, note that the field `text` (NULL: none yet) of the environment at `environment` is named: environment
+ * -> set of names, or true (all of it). writer_want_behind -- what the environment lacks is wanted where __index leads; a global: name -> true.
+ */
+void writer_want(lua_State *L, int wants, int environment, const char *text, size_t length);
+void writer_want_behind(lua_State *L, int wants, int environment);
 
 int writer_begin_userdata(struct codec *c, lua_State *L);
 int writer_step_userdata(struct codec *c, lua_State *L, struct write_frame *f);

@@ -84,11 +84,11 @@ static void text_add_key(struct text *t, lua_State *L, int index) {
 static void text_add_function(struct text *t, lua_State *L, const struct write_frame *f) {
   lua_Debug about;
   char line[LUA_IDSIZE + 64];
-  const char *name = lua_tostring(L, f->at + 1);
-  int n;
+  int is_environment = lua_istable(L, f->at + 1), n; /* (fields of which are being written) */
+  const char *name = is_environment ? "_ENV" : lua_tostring(L, f->at + 1);
   lua_pushvalue(L, f->at);
   lua_getinfo(L, ">S", &about);
-  n = snprintf(line, sizeof line, "%s '%.60s' of function <%s:%d>", f->phase == PHASE_NEXT ? "upvalue" : "global",
+  n = snprintf(line, sizeof line, "%s '%.60s' of function <%s:%d>", f->phase == PHASE_NEXT || is_environment ? "upvalue" : "global",
                name ? name : "?", about.short_src, about.linedefined);
   text_add(t, line, (size_t)n < sizeof line ? (size_t)n : sizeof line - 1);
 }

@@ -2,42 +2,76 @@
  * job/codec_write_function -- functions to bytes: a name, or code with upvalues and, with CODEC_WITH_GLOBALS, the globals that it names.
  *
  * Room: job (may include job/codec_write.h, where its functions are declared, and job/closure.h).  Owns: nothing.
+ * Of an environment that is a table of its own (an upvalue _ENV) go the fields that code names (codec_write_environment.c).
  * Upvalues that functions share stay shared (TAG_JOIN); a global that was sent with the same value in this stream is not sent again.
  */
 #include "job/codec_write.h"
 
 #include <errno.h>
+#include <string.h>
 
 #include "job/closure.h"
 
 struct scan_context {
   lua_State *L;
-  int names; /* stack index of the set of names */
+  int function, wants; /* stack indices: the function, what its code wants (see writer_want) */
 };
 
-static void add_global_name(void *context, const char *text, size_t length) {
+enum { GLOBALS = 1 }; /* numbers of environments: this, or that of the upvalue + 1 */
+
+static void add_name(void *context, int environment, const char *text, size_t length) {
   struct scan_context *scan = context;
-  lua_pushlstring(scan->L, text, length);
-  lua_pushboolean(scan->L, 1);
-  lua_rawset(scan->L, scan->names);
+  lua_State *L = scan->L;
+  if (environment == GLOBALS) {
+    lua_pushlstring(L, text, length);
+    lua_pushboolean(L, 1);
+    lua_rawset(L, scan->wants);
+    return;
+  }
+  lua_getupvalue(L, scan->function, environment - 1);
+  writer_want(L, scan->wants, lua_gettop(L), text, length);
+  lua_pop(L, 1);
 }
 
-/*
- * scan_code -- what the function at `at`, whose dump begins at `dump` in out, does; with globals, their names go into the table on
- * top of the stack.
- */
-static void scan_code(struct codec *c, lua_State *L, int at, size_t dump) {
-  unsigned char is_environment[256] = {0};
-  struct scan_context scan = {L, lua_gettop(L)};
-  struct closure_report report;
+/* number_environments -- for each upvalue of the function at `at`: the number of the environment that it is, or 0. */
+static void number_environments(struct codec *c, lua_State *L, int at, unsigned char number[256]) {
+  const char *name;
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
-  for (int i = 1; i < 256 && lua_getupvalue(L, at, i); i++) {
-    is_environment[i - 1] = (unsigned char)lua_rawequal(L, -1, -2);
+  for (int i = 1; i < 255 && (name = lua_getupvalue(L, at, i)) != NULL; i++) {
+    if (lua_rawequal(L, -1, -2)) number[i - 1] = GLOBALS;
+    else if ((c->flags & CODEC_WITH_GLOBALS) && lua_istable(L, -1) && strcmp(name, "_ENV") == 0) number[i - 1] = (unsigned char)(i + 1);
     lua_pop(L, 1);
   }
   lua_pop(L, 1);
-  closure_scan(c->out->data + dump, c->out->length - dump, is_environment,
-               (c->flags & CODEC_WITH_GLOBALS) ? add_global_name : NULL, &scan, &report);
+}
+
+/* want_environments -- behind those whose fields are named; all of those that code uses as values. */
+static void want_environments(lua_State *L, const struct scan_context *scan, const unsigned char number[256], const struct closure_report *report) {
+  for (int i = 1; i < 255; i++) {
+    if (number[i - 1] <= GLOBALS) continue;
+    lua_getupvalue(L, scan->function, i);
+    if (report->is_understood && !report->is_value[number[i - 1]]) {
+      writer_want(L, scan->wants, lua_gettop(L), NULL, 0);
+      writer_want_behind(L, scan->wants, lua_gettop(L));
+      lua_pop(L, 1);
+    } else {
+      lua_pushboolean(L, 1);
+      lua_rawset(L, scan->wants);
+    }
+  }
+}
+
+/*
+ * scan_code -- what the function at `at`, whose dump begins at `dump` in out, does; with globals, what it wants of them and of its
+ * environments goes into the table on top of the stack.
+ */
+static void scan_code(struct codec *c, lua_State *L, int at, size_t dump) {
+  unsigned char environment[256] = {0};
+  struct scan_context scan = {L, at, lua_gettop(L)};
+  struct closure_report report;
+  number_environments(c, L, at, environment);
+  closure_scan(c->out->data + dump, c->out->length - dump, environment, (c->flags & CODEC_WITH_GLOBALS) ? add_name : NULL, &scan, &report);
+  want_environments(L, &scan, environment, &report);
   if (report.sets_upvalues || !report.is_understood) c->is_stateful = 1;
 }
 
@@ -191,12 +225,20 @@ static int put_define(struct codec *c, lua_State *L, int name) {
   return 0;
 }
 
-/* step_globals -- write the next globals that the function names. As writer_step_table. */
+/* step_globals -- write the next globals, and fields of environments, that the function names. As writer_step_table. */
 static int step_globals(struct codec *c, lua_State *L, struct write_frame *f) {
   for (;;) {
     int status;
+    lua_settop(L, f->at + 2);
     lua_pushvalue(L, f->at + 1);
     if (!lua_next(L, f->at + 2)) break;
+    if (lua_istable(L, -2)) {
+      lua_pushvalue(L, -2);
+      lua_replace(L, f->at + 1);
+      status = writer_begin_more(c, L);
+      if (status != 0) return status;
+      continue;
+    }
     lua_pop(L, 1);
     lua_replace(L, f->at + 1);
     lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
@@ -219,6 +261,16 @@ static int step_globals(struct codec *c, lua_State *L, struct write_frame *f) {
   return writer_pop_frame(c, L);
 }
 
+/* is_environment -- is the upvalue on top of the stack, whose name is at f->at + 1, an environment of which fields are wanted? */
+static int is_environment(lua_State *L, const struct write_frame *f) {
+  int is_it;
+  if (!lua_istable(L, -1) || strcmp(lua_tostring(L, f->at + 1), "_ENV") != 0) return 0;
+  lua_pushvalue(L, -1);
+  is_it = lua_rawget(L, f->at + 2) == LUA_TTABLE;
+  lua_pop(L, 1);
+  return is_it;
+}
+
 int writer_step_function(struct codec *c, lua_State *L, struct write_frame *f) {
   const char *name;
   int status;
@@ -231,7 +283,7 @@ int writer_step_function(struct codec *c, lua_State *L, struct write_frame *f) {
       lua_pop(L, 1);
       continue;
     }
-    if (status == 0) status = writer_value(c, L);
+    if (status == 0) status = is_environment(L, f) ? writer_begin_environment(c, L) : writer_value(c, L);
     if (status != 0) return status;
   }
   if (f->phase == PHASE_NEXT) {

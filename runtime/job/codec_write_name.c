@@ -61,6 +61,12 @@ static int goes_by_name(const struct codec *c, const struct name *name) {
   return name->is_class && !(name->space == NAMES_GLOBAL && (c->flags & CODEC_WITH_GLOBALS));
 }
 
+int writer_goes_by_name(struct codec *c, lua_State *L) {
+  int64_t found = writer_find_name(c, L);
+  if (found <= 0) return (int)found;
+  return goes_by_name(c, &c->names.list[found]);
+}
+
 int writer_named_table(struct codec *c, lua_State *L) {
   int64_t found;
   uint32_t guess;

@@ -198,6 +198,7 @@ int writer_begin_table(struct codec *c, lua_State *L) {
     lua_pop(L, 1);
     return 0;
   }
+  if (status == 2) return writer_complete(c, L);
   c->is_stateful = 1;
   if (begin_record(c, L, has_metatable, &status) == 0) return status;
   tag_at = c->out->length;

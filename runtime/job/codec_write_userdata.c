@@ -100,7 +100,7 @@ int writer_begin_userdata(struct codec *c, lua_State *L) {
   tag_at = c->out->length;
   if (put_tag(c->out, TAG_USERDATA) < 0 || put_tag(c->out, (int)length) < 0 || bytes_append(c->out, class_name, length) < 0)
     return codec_out_of_memory(c);
-  if (seen_enter(c, lua_topointer(L, at), &entry) == 1) entry->is_open = 1;
+  if (seen_enter(c, lua_topointer(L, at), &entry) == 1) entry->is_open = IS_SAVING;
   status = save(c, L, at);
   if (status == 0) status = writer_push_frame(c, L, FRAME_USERDATA, tag_at);
   if (status < 0) return status;
