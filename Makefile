@@ -241,7 +241,7 @@ size: all $(BUILD)/size/engine $(BUILD)/size/without ## what the library adds to
 	@size $(BUILD)/size/without $(BUILD)/size/engine | awk 'NR == 2 { text = $$1; data = $$2 } NR == 3 { printf "a program that links libluapool.a grows by %d bytes of code and constants, %d of data\n", $$1 - text, $$2 - data }'
 	@size -t $(BUILD)/embedded.o | awk 'NR == 2 { printf "of these the Lua files: %d (%s)\n", $$1, "$(words $(LUA_LIBRARY)) files, packed" }'
 
-bench: all $(BUILD)/tests/proc.so ## measure the promises of speed, beside other ways to do the same (BENCH: some)
+bench: all $(BUILD)/tests/proc.so $(BUILD)/tests/hosts/figures ## measure the promises of speed, beside other ways to do the same (BENCH: some)
 	@BUILD=$(BUILD) $(BUILD)/luapool tests/bench/run.lua $(BENCH)
 
 # Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.

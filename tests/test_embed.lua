@@ -140,6 +140,15 @@ for_all(TestGuests, "descriptors_of_the_host", function(start)
   expect("0\n", "engine", { "descriptors", start })
 end)
 
+-- What make bench measures works, whatever the figures.
+function TestGuests.test_figures()
+  local out, err, exit = host("figures", { "10", "1", "5" })
+  lu.assertEquals({ err, exit }, { "", 0 })
+  for _, name in ipairs { "server_first_least", "fork_further_median", "poll", "loaded_p999" } do
+    lu.assertTrue(tonumber(out:match(name .. " (%S+)\n")) > 0, out)
+  end
+end
+
 function TestGuests.test_cpp() expect("50500 50500 50500\nthrown\n", "tool", {}) end
 
 -- ---- the libraries ----

@@ -406,6 +406,28 @@ benchmark("lines", function()
   os.remove(few_name)
 end)
 
+-- What a program that embeds the library pays (tests/hosts/figures). Starts are minima: what else the machine does is not the library's.
+-- FRAMES (1200) frames are run twice.
+benchmark("embed", function()
+  local function figures(...)
+    environment.LUAPOOL_HELPER = LUAPOOL
+    local found = {}
+    for name, value in output_of({ build .. "/tests/hosts/figures", ... }, 300):gmatch("(%S+) (%S+)\n") do found[name] = tonumber(value) end
+    return found
+  end
+  local frames = os.getenv "FRAMES" or "1200"
+  local small, large = figures("0", tostring(ROUNDS * 10), frames), figures("1000", tostring(ROUNDS * 10))
+  add { "server: from nothing to the first result", value = small.server_first_least / 1e3, format = "%.2f ms", most = 3 }
+  add { "server: the same in a host with 1 GB", value = large.server_first_least / 1e3, format = "%.2f ms", most = 3 }
+  add { "server: each further worker", value = small.server_further_least / 1e3, format = "%.2f ms", most = 0.4 }
+  add { "server: the same in a host with 1 GB", value = large.server_further_least / 1e3, format = "%.2f ms", most = 0.4 }
+  add { "early start: each further worker, 1 GB later", value = large.fork_further_least / 1e3, format = "%.2f ms", most = 0.4 }
+  add { "luapool_poll, jobs open", value = small.poll, format = "%.2f us", most = 1 }
+  add { ("60 frames a second: p99.9 beyond the unloaded one (%d jobs)"):format(small.loaded_jobs),
+    value = (small.loaded_p999 - small.unloaded_p999) / 1e3, format = "%.2f ms", most = 1,
+    serial = milliseconds(small.unloaded_p999 / 1e6), pool = milliseconds(small.loaded_p999 / 1e6) }
+end)
+
 for _, name in ipairs(#arg > 0 and arg or order) do
   local fn = benchmarks[name] or error("no benchmark is called " .. name .. "; there are: " .. table.concat(order, " "), 0)
   fn()
