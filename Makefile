@@ -66,7 +66,7 @@ LIB_OBJ   := $(LIBRARY:%.c=$(BUILD)/%.o) $(BUILD)/embedded.o
 CMD_OBJ   := $(COMMAND:%.c=$(BUILD)/%.o) $(BUILD)/embedded_command.o
 FAULTY    := $(BUILD)/faults
 PROBES    := $(filter-out $(C_TESTS),$(wildcard tests/c/*.c))
-HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp scripts/embed/*.c)
+HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp scripts/embed/*.c scripts/embed/*.cpp)
 TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
@@ -180,6 +180,9 @@ $(BUILD)/scripts/embed/%: scripts/embed/%.c $(BUILD)/libluapool.a
 
 $(BUILD)/tests/hosts/%: tests/hosts/%.cpp $(BUILD)/libluapool.a
 	$(QUIET) mkdir -p $(@D); $(CXX) $(CPPFLAGS) $(CXXFLAGS) $(HOST_LINK)
+
+$(BUILD)/scripts/embed/%: scripts/embed/%.cpp $(BUILD)/libluapool.a
+	$(QUIET) mkdir -p $(@D); $(CXX) $(CPPFLAGS) $(CXXFLAGS) -std=c++17 $(HOST_LINK)
 
 # The same program around the amalgamation.
 $(BUILD)/tests/hosts/amalgamated: tests/hosts/engine.c $(BUILD)/amalgamation/luapool.c

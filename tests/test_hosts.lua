@@ -53,6 +53,45 @@ function TestExamples.test_frames()
   lu.assertEquals((run { BUILD .. "/scripts/embed/frames", "0" }), 2)
 end
 
+-- Counts do not depend on who counted, and Lua gives back every byte.
+function TestExamples.test_words()
+  local words = BUILD .. "/scripts/embed/words"
+  local first
+  for workers = 1, 2 do
+    local status, out, err = run { words, "-w", tostring(workers), "-t", "3", "tests/bench", "scripts/embed" }
+    lu.assertEquals(status, 0, err)
+    lu.assertStrMatches(err, "Lua had %d+ KiB at most, and has 0 bytes now\n")
+    first = first or out
+    lu.assertEquals(out, first)
+  end
+  local files, lines = first:match("^(%d+) files, (%d+) lines, %d+ bytes, %d+ words\n")
+  lu.assertTrue(tonumber(files) >= 8 and tonumber(lines) > 1000, first)
+  lu.assertEquals(select(2, first:gsub("\n", "")), 4)
+  lu.assertEquals((run { words }), 2)
+  local status, _, err = run { words, "/nowhere/at/all" }
+  lu.assertEquals(status, 1)
+  lu.assertStrContains(err, "words: ")
+end
+
+-- Ctrl-C: what was counted is shown, nobody is left, and it died of the signal.
+function TestExamples.test_words_interrupted()
+  local name = os.tmpname()
+  os.remove(name)
+  assert(os.execute(("mkdir %s && seq 1 60000 | sed 's/^/word_/' > %s/0.c && for i in $(seq 1 300); do ln %s/0.c %s/$i.c; done")
+    :format(name, name, name, name)))
+  local p <close> = proc.spawn { args = { BUILD .. "/scripts/embed/words", name } }
+  lu.assertTrue(proc.wait_until(function() return #proc.children(p.pid) > 0 end, 30))
+  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) >= 3 end, 30), "no workers")
+  p:kill "INT"
+  local status, out, err = p:finish(60)
+  os.execute("rm -r " .. name)
+  lu.assertEquals(status.signal, "SIGINT", err)
+  lu.assertStrMatches(out, "%d+ files, .*")
+  lu.assertStrContains(err, "words: interrupted; so far:\nLua had ")
+  lu.assertStrContains(err, "and has 0 bytes now")
+  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) == 0 end, 5))
+end
+
 function TestExamples.test_simulation()
   need "lua5.4"
   if not package.searchpath("luv", package.cpath) then lu.skip "no luv here" end
