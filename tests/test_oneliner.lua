@@ -305,7 +305,12 @@ end
 function TestBadInput:test_a_disk_that_fails_and_a_lack_of_descriptors()
   if not os.getenv "LUAPOOL_FAULTS" then return lu.skip("no program with fault points") end
   local file = temporary("x\n")
-  lu.assertEquals(run_failing("read#1:EIO", "map", "_", file, file), { 1, "x\n", file .. ": Input/output error\n" })
+  local failed -- (the reads before that of the second file, of cgroups for example, are nobody's business here)
+  for k = 1, 20 do
+    failed = run_failing(("read#%d:EIO"):format(k), "map", "_", file, file)
+    if failed[2] == "x\n" then break end
+  end
+  lu.assertEquals(failed, { 1, "x\n", file .. ": Input/output error\n" })
   local none = run_failing("memfd#2:EMFILE", "map", "-j1", "--cmd", "echo a{}", ":::", "1", "2")
   lu.assertEquals({ none[1], none[2] }, { 1, "a2\n" })
   lu.assertStrContains(none[3], "no memory for the output of the command: Too many open files: echo a1\n")

@@ -311,16 +311,16 @@ function Run:supply(waits, bytes)
 end
 
 local function prepare_jobs(self)
-  local read, joblog = self.read, part "oneliner_joblog"
+  local read = self.read
   if not read.halt and read.word ~= "reduce" then read.halt = part("defaults").get().halt end
   if read.halt then
-    local halt, expected = joblog.halt(read.halt)
+    local halt, expected = part("oneliner_joblog").halt(read.halt)
     if not halt then error(("--halt: %s expected, got %s"):format(expected, core.item_text(read.halt)), 0) end
     self.halt = halt
   end
   if read.cmd then self.parts = part("oneliner_command").parse(read.cmd) end
   if read.joblog and not read.dry_run then
-    local log, message = joblog.open(read.joblog, read.resume_failed and "failed" or read.resume and "all" or nil)
+    local log, message = part("oneliner_joblog").open(read.joblog, read.resume_failed and "failed" or read.resume and "all" or nil)
     if not log then error("--joblog: cannot write " .. message, 0) end
     self.joblog = log
   end

@@ -1,8 +1,6 @@
 -- command/oneliner_value -- values as text, for the lines that one-liners write. Room: lua. Owns nothing.
 local _, part = ...
 
-local json = part "json"
-
 local value = {}
 
 local DEPTH <const> = 100
@@ -21,7 +19,7 @@ local function clean(text)
 end
 
 local function string_of(text)
-  return json.text(text) or json.text(clean(text))
+  return part("json").text(text) or part("json").text(clean(text))
 end
 
 -- 1 .. n and nothing else: n.
@@ -66,7 +64,7 @@ function write(object, depth, open)
   local kind = type(object)
   if kind == "table" then return write_table(object, depth, open) end
   if kind == "string" then return string_of(object) end
-  if kind == "number" then return json.number(object) or (object == 0 and "-0.0" or "null") end
+  if kind == "number" then return part("json").number(object) or (object == 0 and "-0.0" or "null") end
   if kind == "boolean" then return tostring(object) end
   error(("cannot write a %s as JSON"):format(kind), 0)
 end

@@ -286,12 +286,18 @@ end
 
 local DEEPEST <const> = 4 -- levels of nested workers: beyond, pools run inline, so that a recursion does not fork for ever
 
+-- (Asked here: most programs want none, and begin sooner without that part.)
+local function wants_record(options)
+  local defaults = part("defaults").get()
+  return options.trace or defaults.trace or defaults.report
+end
+
 local function make(options, call_options)
   local self = { options = options, call_options = call_options, is_closed = false, futures = {}, problems = {} }
   local is_worker, depth = core.is_worker()
   if options.workers > 0 and (not is_worker or (options.nested and depth < DEEPEST)) then
     local cluster = core.cluster
-    if not is_worker and not cluster then part("record").begin(self) end
+    if not is_worker and not cluster and wants_record(options) then part("record").begin(self) end
     self.handle = (cluster and cluster.is_on() and cluster or core).open(options)
     self.nested_in = is_worker and core.pid() or nil
   end
