@@ -116,7 +116,8 @@ local receivers = {}
 -- `output` is that of this pool's own lines.
 local function open_pool(number, options)
   local pool = { number = number, options = options, by_local = {}, n_batches = 0 }
-  local own = setmetatable({ output = options.discards_output and "discard" or teller(number, pool) }, { __index = options })
+  local output = options.discards_output and "discard" or teller(number, pool)
+  local own = setmetatable({ output = output, output_items = options.output_items }, { __index = options })
   pool.handle = core.open(own)
   pool.handle:wake(wire:fd())
   return pool

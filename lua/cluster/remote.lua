@@ -302,8 +302,8 @@ local function keep_values(call, first, n, values, worker)
     local into = call.options.into
     for k = 1, n do into[first + k - 1] = values[k] end
   elseif not call.options.discard then
-    call.value = call.value or {}
-    table.move(values, 1, n, first, call.value)
+    call.pieces = call.pieces or {}
+    table.insert(call.pieces, { first, n, values })
   end
   call.settled = call.settled + n
 end
@@ -510,6 +510,7 @@ function Call:status()
 end
 
 function Call:outcome()
+  if self.pieces then self.value, self.pieces = core.join(self.pieces, self.total or self.issued), nil end
   return self.value, self.total or self.issued, self.errors, self.problem
 end
 

@@ -365,6 +365,8 @@ void loutput_open(struct loutput *o, lua_State *L, int options) {
   if (lua_getfield(L, options, "output") == LUA_TFUNCTION) {
     o->mode = LOUTPUT_FUNCTION;
     o->function_reference = luaL_ref(L, LUA_REGISTRYINDEX);
+    o->asks_no_items = lua_getfield(L, options, "output_items") == LUA_TBOOLEAN && !lua_toboolean(L, -1);
+    lua_pop(L, 1);
     return;
   }
   o->mode = (enum loutput_mode)luaL_checkoption(L, -1, "line", words);
@@ -373,7 +375,7 @@ void loutput_open(struct loutput *o, lua_State *L, int options) {
 
 enum output_kind loutput_kind(const struct loutput *o) {
   if (o->mode == LOUTPUT_DISCARD) return OUTPUT_DISCARD;
-  return o->mode == LOUTPUT_ORDER || o->mode == LOUTPUT_FUNCTION ? OUTPUT_ITEMS : OUTPUT_LINES;
+  return o->mode == LOUTPUT_ORDER || (o->mode == LOUTPUT_FUNCTION && !o->asks_no_items) ? OUTPUT_ITEMS : OUTPUT_LINES;
 }
 
 void loutput_take(struct lpool *lp, lua_State *L, const struct pool_event *event) {

@@ -8,7 +8,8 @@
  *   "tag"      the same, each with the worker's number before it: "[3] text"
  *   "order"    by call and item: what item 7 printed comes when all items before it are done; the first that is not prints freely
  *   "discard"  nothing; it does not even reach the host
- *   function   fn(text, info) for each line, without its newline; info = { worker =, item = number or nil, stream = "stdout" or "stderr" }
+ *   function   fn(text, info) for each line, without its newline; info = { worker =, item = number or nil, stream = "stdout" or "stderr" };
+ *              with the option `output_items` false it does not ask for items, which costs a system call for each
  *
  * A line is whole when its newline is there. What an item leaves unfinished goes out when the item, or its worker, is over.
  * Text goes behind what the host's stdio has buffered, and past it: nothing is printed twice, and nothing of ours is left in a buffer
@@ -36,7 +37,7 @@ struct loutput_text {
 
 struct loutput {
   enum loutput_mode mode;
-  int function_reference;
+  int function_reference, asks_no_items;
   uint32_t n_workers;
   struct loutput_text (*waiting)[2]; /* for each worker and stream */
   struct loutput_call *calls; /* "order": those with text that has to wait */

@@ -8,6 +8,7 @@
 #include "binding/lwire.h"
 
 #include <lauxlib.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -325,7 +326,43 @@ static int core_build(lua_State *L) {
   return 1;
 }
 
+/* values[1 .. n] of the piece { first, n, values } on top of the stack become table[first], ... */
+static void move_piece(lua_State *L, int table) {
+  lua_Integer first, n;
+  int values = lua_gettop(L) + 3;
+  lua_rawgeti(L, -1, 1);
+  lua_rawgeti(L, -2, 2);
+  lua_rawgeti(L, -3, 3);
+  first = lua_tointeger(L, -3);
+  n = lua_tointeger(L, -2);
+  for (lua_Integer k = 1; k <= n; k++) {
+    lua_rawgeti(L, values, k);
+    lua_rawseti(L, table, first + k - 1);
+  }
+  lua_settop(L, values - 3);
+}
+
+/*
+ * core.join(pieces, total) -> one table of what the pieces { first, n, values } hold, of which none is left in the list
+ * At once: a table to which results are added as they come, in any order, has most of them pass through its hash part.
+ */
+static int core_join(lua_State *L) {
+  lua_Integer total = luaL_checkinteger(L, 2), n_pieces;
+  luaL_checktype(L, 1, LUA_TTABLE);
+  lua_settop(L, 2);
+  n_pieces = (lua_Integer)lua_rawlen(L, 1);
+  lua_createtable(L, total > INT_MAX ? INT_MAX : total < 0 ? 0 : (int)total, 0);
+  for (lua_Integer i = 1; i <= n_pieces; i++) {
+    lua_rawgeti(L, 1, i);
+    move_piece(L, 3);
+    lua_pop(L, 1);
+    lua_pushnil(L);
+    lua_rawseti(L, 1, i);
+  }
+  return 1;
+}
+
 void lwire_open(lua_State *L) {
-  static const luaL_Reg functions[] = {{"wire", core_wire}, {"build", core_build}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"wire", core_wire}, {"build", core_build}, {"join", core_join}, {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
 }
