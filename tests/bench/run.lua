@@ -428,6 +428,75 @@ benchmark("embed", function()
     serial = milliseconds(small.unloaded_p999 / 1e6), pool = milliseconds(small.loaded_p999 / 1e6) }
 end)
 
+-- Many machines, as three hosts in network namespaces that share this one's processors (tests/rig/hosts).
+local HOSTS = { "tests/rig/hosts" }
+local function on_hosts(...)
+  local words = table.move({ ... }, 1, select("#", ...), #HOSTS + 1, { table.unpack(HOSTS) })
+  local env = { OMPI_ALLOW_RUN_AS_ROOT = "1", OMPI_ALLOW_RUN_AS_ROOT_CONFIRM = "1", LUAPOOL_LOST_AFTER = "3" }
+  for name, value in pairs(environment) do env[name] = value end
+  local p <close> = proc.spawn { args = words, env = env, deadline = 300 }
+  local status, out, err = p:finish(300)
+  assert(status.exit == 0, err)
+  return out
+end
+
+local function many(figure)
+  return tonumber(on_hosts(LUAPOOL, "--mpi", "-H", "h1,h2,h3", "-j", "2", "tests/bench/many.lua", figure))
+end
+
+-- The best of some jobs: each is a figure of its own already.
+local function best_of_many(rounds, figure)
+  local best = many(figure)
+  for _ = 2, rounds do best = math.max(best, many(figure)) end
+  return best
+end
+
+local function mpi4py()
+  if not has_python or not os.execute("/usr/bin/python3 -c 'import mpi4py' 2>/dev/null") then return end
+  local ok, out = pcall(on_hosts, "mpirun", "-q", "--bind-to", "none", "-H", "h1:3,h2:2,h3:2", "-np", "7", "/usr/bin/python3", "-m",
+    "mpi4py.futures", "tests/bench/many.py")
+  if not ok then return end
+  local single, all = out:match("(%S+)%s+(%S+)")
+  return tonumber(single), tonumber(all)
+end
+
+local function start_of_jobs()
+  local function job(...)
+    local words = table.pack(...)
+    return function() return (timed(function() on_hosts(table.unpack(words, 1, words.n)) end)) end
+  end
+  local least = { math.huge, math.huge }
+  alternate(ROUNDS, function()
+    for i, run in ipairs { job("mpirun", "-q", "--bind-to", "none", "-H", "h1,h2,h3", "--map-by", "ppr:1:node", "true"),
+      job(LUAPOOL, "--mpi", "-H", "h1,h2,h3", "-e", "") } do
+      least[i] = math.min(least[i], run())
+    end
+    return 0
+  end)
+  return least[1], least[2]
+end
+
+benchmark("mpi", function()
+  if not (os.execute("command -v mpirun >/dev/null") and os.execute("test -e " .. build .. "/luapool-mpi.so")
+    and os.execute("tests/rig/hosts true 2>/dev/null")) then
+    io.stderr:write("mpi: no mpirun, no luapool-mpi.so (make MPI=1), or no namespaces here: not measured\n")
+    return
+  end
+  local python_single, python_all = mpi4py()
+  local function beside(rate) return rate and ("mpi4py %.2g M/s"):format(rate / 1e6) end
+  add { "three hosts: empty tasks, chunk 1", value = best_of_many(3, "single") / 1e3, format = "%.0f k/s", least = 25,
+    python = beside(python_single) }
+  add { "three hosts: empty tasks, chunks as they come", value = best_of_many(3, "auto") / 1e6, format = "%.1f M/s", least = 8,
+    python = beside(python_all) }
+  add { "three hosts: tasks of 20 ms, part of the ideal", value = best_of_many(3, "short"), format = "%.2f", least = 0.85 }
+  add { "the same, a node lost on the way", value = best_of_many(3, "lost"), format = "%.2f", least = 0.85 }
+  add { "three hosts: processor used while waiting, per node", value = many("waiting") * 100, format = "%.2f %%", most = 3 }
+  add { "three hosts: the same, nothing in flight", value = many("idle") * 100, format = "%.2f %%", most = 0.5 }
+  local alone, job = start_of_jobs()
+  add { "three hosts: start and end of a job, beyond 'mpirun true'", value = job - alone, format = "%.2f s", most = 0.3,
+    serial = milliseconds(alone), pool = milliseconds(job) }
+end)
+
 for _, name in ipairs(#arg > 0 and arg or order) do
   local fn = benchmarks[name] or error("no benchmark is called " .. name .. "; there are: " .. table.concat(order, " "), 0)
   fn()
