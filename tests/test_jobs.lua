@@ -305,6 +305,18 @@ function TestInto.test_what_does_not_fit_is_the_items_error()
   lu.assertStrContains(errors[5].message, "the array has 4 elements")
 end
 
+function TestInto.test_starmap()
+  for _, workers in ipairs { 0, 2 } do
+    for _, log in ipairs { false, path } do
+      os.remove(path)
+      local a = pool.array("i32", 3)
+      local r, n = pool.starmap(math.max, { { 1, 5 }, { 7, 2 }, { 3, 4 } }, { workers = workers, into = a, log = log })
+      lu.assertTrue(rawequal(r, a))
+      lu.assertEquals({ n, a[1], a[2], a[3] }, { 3, 5, 7, 4 })
+    end
+  end
+end
+
 -- The same without workers, and with a log, where the host puts them there.
 function TestInto.test_what_does_not_fit_wherever_it_is_stored()
   local a = pool.array("u8", 4)

@@ -28,7 +28,8 @@ local BATCHED = { table = true, ordered = true, unordered = true }
 local function node_options(call)
   local o = call.options
   return {
-    chunk = o.chunk, timeout = o.timeout, memory = o.memory, retries = o.retries, crash_retries = o.crash_retries,
+    chunk = o.chunk, timeout = o.timeout, memory = o.memory,
+    retries = o.retries, crash_retries = o.crash_retries, retry_delay = o.retry_delay,
     on_crash = o.on_crash ~= "skip" and o.on_crash or nil, wrapped = o.wrapped, discard = o.discard, seconds = o.seconds,
   }
 end

@@ -313,7 +313,7 @@ local POOL = {
 
 --- Options that only some verbs understand.
 local VERBS = {
-  into = { map = true, map_async = true },
+  into = { map = true, map_async = true, starmap = true },
   log = { map = true, each = true, imap = true, imap_unordered = true, starmap = true },
   resume = { map = true, each = true, imap = true, imap_unordered = true, starmap = true },
   map = { reduce = true },

@@ -53,7 +53,7 @@ end
 ---   halt, deadline ends the call early, at a number of failures (successes), or after so many seconds
 ---   chunk, buffer  items in a claim, items ahead of the loop (imap); default "auto": a slow item is a chunk of its own
 ---   progress       true: a line on the terminal; or a function(done, total, eta)
----   into           a shared array that the results are written to (map)
+---   into           a shared array that the results are written to (map, starmap, map_async)
 ---   log, resume    path of a file that results are kept in (false: none, whatever --log says), and whether to go on from it: true,
 ---                  "failed" (these are tried again)
 ---@return table results, integer n, table? errors (with errors = "collect": by item)
