@@ -18,7 +18,9 @@
  * What it does to your program: nothing. It never exits, aborts, prints, changes a signal disposition, the directory, the locale or the
  * environment, reaps no child but its own and bears it when somebody else reaps these. With threads, or start = "server", workers are clean
  * processes that a helper forks: none of your threads, locks, descriptors, memory or allocator is in them. With start = "fork" they are
- * copies of your program as it is, or as it was at luapool_init_early, with all that it has or had open.
+ * copies of your program as it is, or as it was at luapool_init_early. They hold nothing of yours open but standard output and errors, so
+ * that a connection that you close is closed, and a port is free when you are gone; but for options.descriptors = "keep", and for pools that
+ * scripts make by themselves (pool.new{ descriptors = "close" }): there a task may use the files that its script has opened.
  *
  * All functions return LUAPOOL_OK or another of the codes below, unless they say otherwise. None of them raises a Lua error, and none
  * may be called from a signal handler, but luapool_interrupt. `L` is the state of the pool, or a coroutine of it. A handle belongs to
@@ -70,6 +72,7 @@ typedef struct luapool_options {
   int more;              /* index of a table with any other option of pool.new; 0: none */
   void (*log)(void *context, const char *text); /* is told what else were a Lua warning, for all pools of the state; may be NULL */
   void *log_context;
+  const char *descriptors; /* of start = "fork": "keep": tasks have what the program has open; NULL, "close": only 0 to 2 of it */
 } luapool_options;
 
 /* Of luapool_worker_main; as above. */
@@ -109,10 +112,11 @@ LUAPOOL_API void luapool_interrupt(void);
  * luapool_init_early -- for a program that will have threads, and bindings of its own that tasks need: call it in main(), when the state is
  * furnished, before any thread is started (and after the program has become a daemon, if it does). A copy of the process as it is now is
  * forked, and waits. From then on start = "fork" and "auto" mean: workers are forked from that copy, whatever threads there are by then,
- * and in a time that does not depend on what the program has grown to. A task finds there what there was: modules, C functions, userdata,
- * the memory behind them; a script's functions and data are sent as they are at the call, and C functions and userdata in them (which could
- * be reached from the state's globals, modules or registry at the early start) stand for their copies. What came later and cannot be sent
- * is an error that names it. The copy costs the pages that the program changes afterwards.
+ * and in a time that does not depend on what the program has grown to since. A task finds there what there was: modules, C functions,
+ * userdata, the memory behind them, but no open files and sockets (on_start may open what tasks need). A script's functions and data are
+ * sent as they are at the call, and C functions and userdata in them (which could be reached from the state's globals, modules or registry
+ * at the early start) stand for their copies. What came later and cannot be sent is an error that names it. The copy costs the pages that
+ * the program changes afterwards.
  * Once per state; again it does nothing while the copy lives. Each state has a copy of its own. LUAPOOL_ERROR: the process has threads
  * already, or cannot fork; the error was pushed, and all is as before. The copy ends with the state (lua_close) or the process, however
  * that ends; should somebody kill it, "auto" means a server again, and "fork" is refused while there are threads. Waits for nothing; calls

@@ -136,9 +136,17 @@ function TestGuests.test_its_own_helper()
 end
 
 for_all(TestGuests, "descriptors_of_the_host", function(start)
-  if start == "fork" then return end -- a copy has what its host did not close on exec
   expect("0\n", "engine", { "descriptors", start })
+  expect(start == "fork" and "1\n" or "0\n", "engine", { "descriptors_kept", start })
 end)
+
+function TestGuests.test_descriptors_at_an_early_start() expect("0\n", "engine", { "descriptors_early", "fork" }) end
+
+function TestGuests.test_options_of_a_pool_go_before_those_of_the_program()
+  local _, err, exit = host("engine", { "descriptors_kept", "thread" })
+  lu.assertEquals(exit, 1)
+  lu.assertStrContains(err, "bad option 'start'")
+end
 
 -- What make bench measures works, whatever the figures.
 function TestGuests.test_figures()

@@ -25,6 +25,66 @@ local function helpers(pid)
   return found
 end
 
+-- ---- what forked workers hold open ----
+
+TestDescriptors = {}
+
+-- A copy of the program has its files; what a script opened before is there for its tasks.
+function TestDescriptors.test_files_are_kept_by_default()
+  local name = os.tmpname()
+  local file <close> = assert(io.open(name, "w+"))
+  pool.each(function(i)
+    file:write("item ", i, "\n")
+    file:flush()
+  end, 3, { workers = 1, start = "fork" })
+  file:seek "set"
+  lu.assertEquals(file:read "a", "item 1\nitem 2\nitem 3\n")
+  os.remove(name)
+end
+
+function TestDescriptors.test_closed()
+  local p <close> = pool.new { workers = 1, start = "fork", descriptors = "close" }
+  local name, other = os.tmpname(), os.tmpname()
+  local file <close> = assert(io.open(name, "w"))
+  local pipe = assert(io.popen("cat >" .. other, "w"))
+  local shared, channel = pool.array("i64", 3), pool.channel()
+  pipe:write "through the pipe"
+  local results = p:map(function(i)
+    shared[i] = i * i -- shared memory is no file of the script's
+    channel:send(i)
+    local own = assert(io.open("/dev/null", "w")) -- gets no number that the script's files have
+    file:write "from a task"
+    local ok, message = file:flush()
+    own:close()
+    return { ok, message }
+  end, 3)
+  for i = 1, 3 do lu.assertEquals({ results[i][1], results[i][2], shared[i] }, { nil, "Bad file descriptor", i * i }) end
+  lu.assertEquals(channel:receive(10), true)
+  lu.assertEquals({ pipe:close() }, { true, "exit", 0 }) -- the worker lives, and does not hold it
+  lu.assertEquals(p:workers()[1].pid ~= nil, true)
+  for _, text in ipairs(proc.fds(p:workers()[1].pid)) do lu.assertNotStrContains(text, name) end
+  local back <close> = assert(io.open(other))
+  lu.assertEquals(back:read "a", "through the pipe")
+  os.remove(name)
+  os.remove(other)
+end
+
+function TestDescriptors.test_many_are_closed()
+  local files = {}
+  for i = 1, 200 do files[i] = assert(io.open("/dev/zero")) end
+  local p <close> = pool.new { workers = 2, start = "fork", descriptors = "close" }
+  lu.assertEquals(p:map(function(i) return i end, 50), pool.map(function(i) return i end, 50))
+  for _, w in ipairs(p:workers()) do
+    for _, text in ipairs(proc.fds(w.pid)) do lu.assertNotStrContains(text, "/dev/zero") end
+  end
+  for _, file in ipairs(files) do file:close() end
+end
+
+function TestDescriptors.test_wrong_words()
+  lu.assertStrContains(fails(pool.new, { descriptors = "some" }),
+    [[bad option 'descriptors' to 'new' ("keep" or "close" expected, got "some")]])
+end
+
 -- ---- the choice ----
 
 TestChoice = {}

@@ -309,6 +309,7 @@ local POOL = {
   trace = trace,
   start = one_of("fork", "server", "spawn", "auto"),
   helper = text,
+  descriptors = one_of("keep", "close"),
 }
 
 --- Options that only some verbs understand.

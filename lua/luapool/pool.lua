@@ -332,6 +332,8 @@ end
 ---                  helper, executed once, forks clean ones), "spawn" (a helper is executed for each), "auto" (default: the first if that
 ---                  is safe, else the second). Clean workers inherit nothing: functions are sent to them, with what these reach
 ---   helper         the program to execute for that (default: LUAPOOL_HELPER, else the command luapool, where it is found)
+---   descriptors    "keep" (default): forked workers have what this process has open; "close": only its input and outputs, 0 to 2; what
+---                  it has open otherwise is not held open by them (a client's connection, a port), and cannot be used in tasks
 ---   output         what becomes of what tasks print (see the README);   name   stands in messages and in front of progress
 ---   trace          name of a file: what workers and host do when, for chrome://tracing or Perfetto; true: for p:report{ html = } alone
 ---   timeout, memory, chunk, buffer, on_crash, retries, retry_delay, errors, progress   defaults of its calls: see map

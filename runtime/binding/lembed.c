@@ -147,6 +147,11 @@ static void push_options(lua_State *L, const luapool_options *given) {
   set_string(L, "start", options.start);
   set_string(L, "helper", options.helper);
   set_string(L, "output", options.output);
+  if (lua_getfield(L, -1, "descriptors") == LUA_TNIL || options.descriptors) {
+    lua_pushstring(L, options.descriptors ? options.descriptors : "close");
+    lua_setfield(L, -3, "descriptors");
+  }
+  lua_pop(L, 1);
   set_number(L, "grace", options.grace);
   set_number(L, "timeout", options.timeout);
   set_integer(L, "memory", (lua_Integer)options.memory);

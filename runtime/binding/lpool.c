@@ -325,6 +325,8 @@ static int core_open(lua_State *L) {
   options.max_tasks = (uint64_t)option_number(L, 1, "max_tasks", 0);
   options.ring_bytes = (uint64_t)option_number(L, 1, "ring", 0);
   options.output = loutput_kind(&lp->output);
+  options.is_sealed = lua_getfield(L, 1, "descriptors") == LUA_TSTRING && strcmp(lua_tostring(L, -1), "close") == 0;
+  lua_pop(L, 1);
   options.tasks = (struct worker_tasks){&lp->tasks, task_start, task_run, task_finish};
   read_helper(L, 1, lp, &options, helper);
   lp->seen_ns = calloc(lp->capacity, sizeof *lp->seen_ns);

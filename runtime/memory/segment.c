@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "base/os.h"
@@ -49,6 +50,13 @@ int segment_make(struct segment **out, uint32_t kind, uint32_t detail, uint64_t 
   s->maker_fd = s->fd;
   *out = s;
   return 0;
+}
+
+int segment_is(int fd) {
+  struct stat about;
+  uint64_t magic;
+  if (fstat(fd, &about) < 0 || !S_ISREG(about.st_mode) || about.st_nlink > 0) return 0;
+  return pread(fd, &magic, sizeof magic, 0) == sizeof magic && magic == MAGIC;
 }
 
 /* Open what process `pid` calls `fd`, if it is still the file of that address. */

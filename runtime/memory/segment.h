@@ -52,6 +52,9 @@ struct segment_address {
  */
 int segment_make(struct segment **out, uint32_t kind, uint32_t detail, uint64_t length, uint64_t bytes);
 
+/* segment_is -- 1 if the descriptor is a segment's, whoever made it. */
+int segment_is(int fd);
+
 /*
  * segment_open -- the segment at an address, with one reference. Only if this process does not have it yet.
  * Returns 0; -ESTALE: it is not there any more; -EACCES, -EPERM: its holder may not be looked at; -EBADMSG: it is no segment; -errno.

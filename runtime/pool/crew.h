@@ -115,6 +115,7 @@ struct pool {
   uint64_t max_tasks;
   struct worker_tasks tasks;
   enum pool_start_method start;
+  int is_sealed;
   struct server server;       /* POOL_SERVER: the helper; POOL_SPAWN: its complaint */
   struct server *early;       /* POOL_EARLY: the copy of the host; not the pool's */
   char *helper;

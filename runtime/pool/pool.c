@@ -87,6 +87,7 @@ int pool_open(struct pool **out, const struct pool_options *options) {
   p->tasks = options->tasks;
   p->start = options->start;
   p->early = options->early;
+  p->is_sealed = options->is_sealed;
   p->bell.read_fd = p->bell.write_fd = p->board_fd = p->events_fd = -1;
   arena_init(&p->arena);
   server_init(&p->server);
@@ -285,7 +286,8 @@ _Noreturn static void be_worker(struct pool *p, uint32_t number, const int write
 static int fork_worker(struct pool *p, uint32_t number, const int writers[2]) {
   struct crew *crew = &p->crew[number];
   const int keep[7] = {crew->bell.read_fd, crew->bell.write_fd, p->bell.read_fd, p->bell.write_fd, p->arena.fd, writers[0], writers[1]};
-  struct process_child child = {.keep = keep, .n_keep = 7, .command = &p->board->slots[number].command};
+  struct process_child child = {.keep = keep, .n_keep = 7, .command = &p->board->slots[number].command,
+                                .is_sealed = p->is_sealed};
   int status;
   if (p->output.kind != OUTPUT_INHERIT) child.output = writers;
   status = process_fork(&crew->process, &child);

@@ -42,6 +42,7 @@ struct pool_options {
   enum output_kind output; /* where workers print */
   struct trace *trace;  /* where a record is kept of what happens; NULL: nowhere. Must outlive the pool */
   struct worker_tasks tasks; /* what workers do; copied; its context must live as long as the pool. With POOL_FORK alone */
+  int is_sealed;        /* POOL_FORK: see struct process_child; the others' workers have nothing of the host's */
   enum pool_start_method start;
   struct server *early; /* POOL_EARLY: the copy; must outlive the pool */
   const char *helper;   /* POOL_SERVER, POOL_SPAWN: the program to execute; copied */

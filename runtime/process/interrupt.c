@@ -571,6 +571,10 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
   leave_if_host_is_gone(); /* it may have gone before the handler was there */
 }
 
+int interrupt_has_fd(int fd) {
+  return fd >= 0 && (fd == state.bell.read_fd || fd == state.bell.write_fd);
+}
+
 void interrupt_set_sender(int host) {
   state.sender = host;
 }

@@ -118,6 +118,9 @@ _Noreturn void interrupt_die(int signo);
  */
 void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host);
 
+/* interrupt_has_fd -- 1 if the descriptor is the bell's. */
+int interrupt_has_fd(int fd);
+
 /*
  * interrupt_set_sender -- in a worker whose parent is not its host: `host` is the process whose SIGTERMs are requests.
  * interrupt_become_helper -- in a program that only starts workers: what a terminal or somebody else sends to the whole group is not for it

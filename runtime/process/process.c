@@ -9,6 +9,7 @@
 
 #include "base/fault.h"
 #include "base/os.h"
+#include "memory/segment.h"
 #include "process/interrupt.h"
 
 #include <dirent.h>
@@ -281,6 +282,59 @@ static void close_foreign(const struct process_child *child) {
   os_close_set(&foreign);
 }
 
+/* ---- sealing ---- */
+
+/* Is it the library's, of those that are left to this child? */
+static int is_ours(int fd) {
+  return has_fd(registry.fds, registry.count, fd) || fd == self.lifeline || interrupt_has_fd(fd) || segment_is(fd);
+}
+
+/*
+ * Not simply closed, where that can be helped: what the host's code has in memory about it (a stream with unwritten text, which the
+ * collector closes) would then reach the file that gets the number next. What takes its place refuses whatever is done with it.
+ */
+static void seal_fd(int fd, int *nothing) {
+#ifdef O_PATH
+  if (*nothing < 0) *nothing = open("/dev/null", O_PATH | O_CLOEXEC);
+  if (*nothing < 0) { /* no descriptor is left: this one is */
+    close(fd);
+    *nothing = open("/dev/null", O_PATH | O_CLOEXEC);
+    if (*nothing == fd) *nothing = fcntl(fd, F_DUPFD_CLOEXEC, 0);
+  } else if (dup3(*nothing, fd, O_CLOEXEC) < 0) {
+    close(fd);
+  }
+#else
+  (void)nothing;
+  close(fd);
+#endif
+}
+
+/* Where the system does not list them: all numbers there may be. */
+static void seal_by_number(int *nothing) {
+  struct rlimit limit;
+  long last = 65536;
+  if (getrlimit(RLIMIT_NOFILE, &limit) == 0 && limit.rlim_cur != RLIM_INFINITY && limit.rlim_cur < 65536) last = (long)limit.rlim_cur;
+  for (int fd = STDERR_FILENO + 1; fd < last; fd++)
+    if (fd != *nothing && fcntl(fd, F_GETFD) >= 0 && !is_ours(fd)) seal_fd(fd, nothing);
+}
+
+/* No descriptor of the host's leads anywhere from here on. */
+static void seal(void) {
+  int nothing = -1;
+#if defined(__linux__) && !defined(LUAPOOL_NO_CLOSE_RANGE)
+  struct dirent *entry;
+  DIR *list = opendir("/proc/self/fd");
+  while (list && (entry = readdir(list)) != NULL) {
+    int fd = atoi(entry->d_name);
+    if (fd > STDERR_FILENO && fd != dirfd(list) && fd != nothing && !is_ours(fd)) seal_fd(fd, &nothing);
+  }
+  if (list) closedir(list);
+  else
+#endif
+    seal_by_number(&nothing);
+  os_close(&nothing);
+}
+
 /* An end of file on standard input, so that no task eats the host's. Never simply closed: the next open would get number 0. */
 static void replace_stdin(void) {
   int fd = os_open("/dev/null", O_RDONLY), ends[2] = {-1, -1};
@@ -368,6 +422,7 @@ static void become_child(const struct process_child *child, pid_t host, int life
   hold_lifeline(host, is_from_main_thread, child->command);
   /* Before anything is opened: a host at its limit of descriptors left none for us. */
   close_foreign(child);
+  if (child->is_sealed) seal();
   replace_stdin();
   replace_output(child->output);
   renew_stdio();
@@ -471,6 +526,7 @@ static void become_helper(int socket[2]) {
   close_registered(&socket[0]);
   interrupt_fork_helper();
   close_foreign(&child);
+  seal();
   replace_stdin();
   renew_stdio();
   if (guard_exit() != 0) _exit(SETUP_FAILED_STATUS);

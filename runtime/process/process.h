@@ -49,6 +49,7 @@ struct process_child {
   size_t n_keep;
   _Atomic uint32_t *command;          /* in shared memory: what the host asks of the child when it sends SIGTERM */
   const int *output;                  /* two descriptors (of keep) that become the child's 1 and 2; NULL: it has the host's */
+  int is_sealed;                      /* nothing leads to what the host had open but 0 to 2, descriptors of keep, and shared memory */
   int has_lifeline, lifeline;         /* the child's end is this one, made by the host, which is not the process that forks */
   pid_t host;                         /* and that is the host; 0: the process that forks */
 };
@@ -95,7 +96,7 @@ int process_fork(struct process *p, const struct process_child *child);
 /*
  * process_fork_helper -- start a copy of this process that serves it (see process/server) until *socket closes, and is no worker: it counts
  * for no level of process_is_child, and has no lifeline. Flushes, blocks and locks as process_fork does. In the child: signals are as
- * interrupt_become_helper says, every pool's descriptors are closed but *socket, which it owns; stdin is /dev/null; stdio buffers purged,
+ * interrupt_become_helper says, it is sealed (as process_child says) but for *socket, which it owns; stdin is /dev/null; stdio buffers purged,
  * exit guarded, nothing blocked. In the host *socket is the other end, which p->lifeline is, too.
  * Returns 1 in the host, 0 in the child (which never returns from the function that called this), -errno.
  */

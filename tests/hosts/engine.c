@@ -595,11 +595,16 @@ static void word_early_lost(void) {
 
 /* ---- what is open here is not open there ---- */
 
-static void word_descriptors(void) {
+static void use_descriptors(const char *kept, int is_early) {
   lua_State *L = new_state();
+  luapool_options options = DEFAULTS;
   luapool *p;
   int fd = open("/etc/passwd", O_RDONLY); /* not CLOEXEC */
-  p = open_pool(L, 1);
+  options.workers = 1;
+  options.start = start;
+  options.descriptors = kept;
+  if (is_early && luapool_init_early(L) != LUAPOOL_OK) fail(L, "luapool_init_early");
+  if (luapool_open(L, &options, &p) != LUAPOOL_OK) fail(L, "luapool_open");
   load(L, "local f <close> = io.popen('ls -l /proc/' .. package.loaded.luapool.worker.pid .. '/fd') return f:read 'a'");
   if (luapool_run(L, p, "apply", 1, 1) != LUAPOOL_OK) fail(L, "luapool_run");
   printf("%d\n", strstr(lua_tostring(L, -1), "passwd") != NULL);
@@ -608,11 +613,24 @@ static void word_descriptors(void) {
   lua_close(L);
 }
 
+static void word_descriptors(void) {
+  use_descriptors(NULL, 0);
+}
+
+static void word_descriptors_kept(void) {
+  use_descriptors("keep", 0);
+}
+
+static void word_descriptors_early(void) {
+  use_descriptors("keep", 1);
+}
+
 int main(int argc, char **argv) {
   static const struct { const char *name; void (*run)(void); } words[] = {
     {"run", word_run}, {"options", word_options}, {"jobs", word_jobs}, {"close", word_close}, {"interrupt", word_interrupt}, {"log", word_log},
     {"reaper", word_reaper}, {"threads", word_threads}, {"states", word_states}, {"sandbox", word_sandbox}, {"own", word_own},
-    {"descriptors", word_descriptors}, {"early", word_early}, {"early_states", word_early_states}, {"early_killed", word_early_killed},
+    {"descriptors", word_descriptors}, {"descriptors_kept", word_descriptors_kept}, {"descriptors_early", word_descriptors_early},
+    {"early", word_early}, {"early_states", word_early_states}, {"early_killed", word_early_killed},
     {"early_lost", word_early_lost}};
   luapool_worker_options worker = {.size = sizeof worker, .open_worker = getenv("NO_ENGINE") ? open_none : open_engine};
   int status = luapool_worker_main(argc, argv, &worker);
