@@ -6,8 +6,8 @@
 -- Messages (a letter, the numbers of call and batch, values):
 --   to a node     P pool, options   F call, pool, function, options   B call, batch, items   A call, batch, arguments   C call: cancel
 --                 E call: forget it   X pool: close it   Q request, question, pool   M request, answer to M
---   from a node   H hello   R call, batch, results   K call: cancelled   U call: it cannot be run   O call, batch, what a task printed
---                 D pool: closed   Q request, answer   M request, a module's name
+--   from a node   H hello   R call, batch, results   T call, batch, items left   K call: cancelled   U call: it cannot be run
+--                 O call, batch, what a task printed   D pool: closed   Q request, answer   M request, a module's name
 local core, part = ...
 
 local cluster = {}
@@ -15,34 +15,23 @@ local cluster = {}
 local wire, is_node = core.wire()
 
 local JOIN_SECONDS <const> = tonumber(os and os.getenv("LUAPOOL_JOIN_WITHIN")) or 120 -- for all nodes to say hello
-local BATCHES_AHEAD <const> = 2  -- in flight for each node, and twice its workers in items: measured, hides the way there and back
 
----@class luapool.Node
----@field rank integer
----@field host string?
----@field cpus integer workers of a pool that does not say
----@field state "starting"|"up"|"lost"
----@field batches table<integer, table> in flight, by number
----@field n_batches integer
----@field n_items integer
-local nodes = {}     -- by rank
+local fleet = part("fleet").new()
+local nodes = fleet.nodes -- by rank
 local n_nodes        -- once the relay has told
 local calls = {}     -- by number: not over
 local handles = {}   -- by number of the pool: open
 local answers = {}   -- by number of the request
-local last = { call = 0, batch = 0, pool = 0, request = 0 }
+local last = { call = 0, pool = 0, request = 0 }
 
-cluster.nodes_by_rank, cluster.calls, cluster.handles, cluster.last = nodes, calls, handles, last
+cluster.fleet, cluster.nodes_by_rank, cluster.calls, cluster.handles, cluster.last = fleet, nodes, calls, handles, last
+
+--- Calls that have to be looked at when something has happened; those of single tasks, of which there may be many, mostly need not.
+cluster.attended = {}
 
 --- Do this script's pools work on many nodes?
 function cluster.is_on()
   return wire ~= nil and not is_node and not core.is_worker()
-end
-
-local function new_node(rank)
-  local node = { rank = rank, state = "starting", batches = {}, n_batches = 0, n_items = 0, n_done = 0, opened = {}, cpus = 1 }
-  nodes[rank] = node
-  return node
 end
 
 --- An iterator over the nodes that can work.
@@ -60,16 +49,6 @@ end
 local function name_of(node) return node.host and ("%s (node %d)"):format(node.host, node.rank) or ("node %d"):format(node.rank) end
 cluster.name_of = name_of
 
---- How many workers a pool has on that node.
-function cluster.workers_of(node, options)
-  return options.auto_workers and node.cpus or options.workers
-end
-
---- Can this node take more?
-function cluster.has_room(node, options)
-  return node.n_batches < BATCHES_AHEAD or node.n_items < 2 * cluster.workers_of(node, options)
-end
-
 function cluster.error(kind, message, fields)
   local e = setmetatable({ kind = kind, message = message }, core.Error)
   for key, value in pairs(fields or {}) do e[key] = value end
@@ -83,7 +62,10 @@ function cluster.pack(letter, call, batch, fn, root, ...)
   return wire:pack(letter, call, batch, fn, root, ...)
 end
 
-function cluster.put(node, message) wire:put(node.rank, message) end
+--- is_later: others follow, and then cluster.flush.
+function cluster.put(node, message, is_later) wire:put(node.rank, message, is_later) end
+
+function cluster.flush() wire:flush() end
 
 function cluster.say(node, letter, call, batch, ...)
   wire:put(node.rank, assert(wire:pack(letter, call, batch or 0, nil, "argument", ...)))
@@ -92,23 +74,6 @@ end
 --- A message without values. May be called by the collector, whatever else is being written.
 function cluster.tell(node, letter, call)
   wire:put(node.rank, wire:pack_raw(letter, call, 0, ""))
-end
-
---- A batch is on its way to the node.
-function cluster.track(node, batch)
-  last.batch = last.batch + 1
-  batch.number, batch.node = last.batch, node
-  node.batches[batch.number] = batch
-  node.n_batches, node.n_items = node.n_batches + 1, node.n_items + batch.n
-  return batch
-end
-
---- Nothing more comes of the batch.
-function cluster.untrack(batch)
-  local node = batch.node
-  if not node or node.batches[batch.number] ~= batch then return end
-  node.batches[batch.number] = nil
-  node.n_batches, node.n_items = node.n_batches - 1, node.n_items - batch.n
 end
 
 -- ---- modules ----
@@ -141,19 +106,15 @@ local function take_hello(node, bytes)
     error(("node %d (%s) runs luapool %s; here it is %s: install the same on every node")
       :format(node.rank, ok and type(hello) == "table" and hello.host or "?", there, here), 0)
   end
-  node.host, node.cpus, node.pid, node.state = hello.host, hello.cpus, hello.pid, "up"
+  node.host, node.pid = hello.host, hello.pid
+  fleet:join(node, hello.cpus)
 end
 
 -- The node is gone, with all that was under way there.
 local function lose(node, why)
   if node.state == "lost" then return end
-  node.state, node.why = "lost", why
-  local batches = node.batches
-  node.batches, node.n_batches, node.n_items = {}, 0, 0
-  local numbers = {}
-  for number in pairs(batches) do numbers[#numbers + 1] = number end
-  table.sort(numbers)
-  for _, number in ipairs(numbers) do batches[number].call:lost(batches[number], node) end
+  node.why = why
+  for _, batch in ipairs(fleet:leave(node)) do batch.call:lost(batch, node) end
   for _, call in pairs(calls) do call:node_lost(node) end
   for _, answer in pairs(answers) do answer.wanted[node.rank] = nil end
   for _, handle in pairs(handles) do handle.closing[node.rank] = nil end
@@ -165,10 +126,17 @@ local receivers = {
     local batch = node.batches[number]
     if batch then batch.call:results(batch, node, bytes) end
   end,
+  T = function(node, _, number, bytes)
+    local batch = node.batches[number]
+    local ok, left = wire:read(bytes)
+    if not batch or not ok then return end
+    batch.is_seen = true
+    fleet:progress(batch, left)
+  end,
   K = function(node, number)
     local call = calls[number]
     for _, batch in pairs(node.batches) do
-      if batch.call.number == number then cluster.untrack(batch) end
+      if batch.call.number == number then fleet:untrack(batch) end
     end
     if call then call:cancelled_by(node) end
   end,
@@ -199,11 +167,11 @@ local receivers = {
 }
 
 local function dispatch(rank, what, a, b)
-  local node = nodes[rank] or new_node(rank)
+  local node = nodes[rank] or fleet:add(rank)
   if what == "ready" then
     n_nodes = a
     for k = 0, n_nodes - 1 do
-      if not nodes[k] then new_node(k) end
+      if not nodes[k] then fleet:add(k) end
     end
   elseif what == "lost" then
     lose(node, a)

@@ -218,12 +218,13 @@ end
 function receivers.B(number, batch, bytes)
   local call = calls[number]
   if not call then return end
-  local ok, first, n, a, b = wire:read(bytes, call.named)
+  local ok, first, n, a, b, wants_sign = wire:read(bytes, call.named)
   if not ok then
     local errors = {}
     for k = 1, 1 do errors[k] = { kind = "serialize", message = first } end
     return fail_call(call, errors[1])
   end
+  if wants_sign then say("T", number, batch, nil, n) end -- if this node is not heard of again, it was after that
   local done, problem = pcall(begin_batch, call, batch, first, n, a, b)
   if not done then fail_call(call, problem) end
 end
@@ -345,7 +346,9 @@ local function sift(call, n, values, errors)
 end
 
 local function send_results(batch, is_last, offset, n, values, errors, worker)
-  local call, elapsed = batch.call, core.now() - batch.began
+  local call, now = batch.call, core.now()
+  local elapsed = now - math.max(batch.began, call.pool.ended or batch.began) -- it had its turn when the one before it was done
+  if is_last then call.pool.ended = now end
   if say("R", call.number, batch.number, call.named, is_last, offset, n, values, errors, elapsed, worker) then return end
   if call.mode ~= "table" and call.mode ~= "ordered" and call.mode ~= "unordered" then
     local _, problem = wire:pack("R", 0, 0, call.named, "result", values)
@@ -382,6 +385,17 @@ local function send_outcome(batch)
   send_results(batch, true, 0, n, values, plain_errors(errors, batch))
 end
 
+-- The last items of a batch may take long (half as long as all before, or longer), while other workers wait: the script is told, and sends
+-- more. Told again when half of them are done.
+local function tell_rest(batch)
+  local left, now = batch.n - batch.begun:progress(), core.now()
+  if left > batch.call.pool.options.workers or left < 1 then return end
+  batch.rest_at = batch.rest_at or now
+  if left > (batch.told or batch.n) // 2 or now - batch.rest_at < (batch.rest_at - batch.began) / 2 then return end
+  batch.told = left
+  say("T", batch.call.number, batch.number, nil, left)
+end
+
 -- Batches of the pool that are over.
 local function collect(pool)
   for _, batch in pairs(pool.by_local) do
@@ -392,6 +406,8 @@ local function collect(pool)
       if status ~= "pending" and status ~= "running" then
         send_outcome(batch)
         forget(batch)
+      elseif batch.n then
+        tell_rest(batch)
       end
     end
   end

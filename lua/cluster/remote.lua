@@ -1,22 +1,19 @@
 -- cluster/remote -- one call whose items run on other nodes: what luapool.call (binding/lcall.c) is for local ones. Room: lua.
--- Owns: per call its source, what is under way, and what came back, until it is over.
--- Items go out in batches, as many as a node can work on for a moment; results come in any order.
+-- Owns: per call its source and what came back, until it is over.
+-- Items go out in batches, and results come in any order. Which node gets which batch is decided by cluster/plan.
 local core, part = ...
 
 local cluster = part "cluster"
+local plan = part "plan"
+local fleet = cluster.fleet
 
 local remote = {}
 
 local getupvalue = debug and debug.getupvalue
 
-local TARGET <const> = 0.05        -- seconds that a batch should take a node
-local LEAST <const> = 0.002         -- and takes it at least, so that the last ones are not many for nothing
-local GROWTH <const> = 8           -- a batch is at most so many times as large as the one before
-local MOST_ITEMS <const> = 1 << 20
-local MOST_BYTES <const> = 4 << 20 -- of items, or of results, in a batch, judging by those so far
 local PULL_SECONDS <const> = 0.002 -- an iterator is asked for so long before results are looked at again
-local MOST_AHEAD <const> = 1 << 16 -- items that a stream is ahead of its loop
-local TRIES <const> = 3            -- nodes that a batch may be lost with
+local AT_ONCE <const> = 256        -- batches that are sent before they are
+local TRIES <const> = 3            -- as if it had been lost so often: not to be done by another node
 
 ---@class luapool.RemoteCall
 local Call = {}
@@ -47,16 +44,21 @@ remote.named_function = named_function
 function remote.new(handle, mode, fn, kind, a, b, n, options)
   cluster.last.call = cluster.last.call + 1
   local call = setmetatable({
-    number = cluster.last.call, handle = handle, mode = mode, fn = fn, options = options, kind = kind, a = a, b = b, total = n,
-    phase = "open", issued = 0, settled = 0, n_errors = 0, n_tries = {}, requeued = {}, sent = {}, waiting = {}, size = 0,
-    frames = {}, head = 1, tail = 0, delivered = 0, in_hand = 0, began = core.now(), is_stream = mode == "ordered" or mode == "unordered",
+    number = cluster.last.call, handle = handle, mode = mode, fn = fn, options = options, kind = kind, a = a, b = b,
+    phase = "open", settled = 0, n_errors = 0, sent = {}, waiting = {}, frames = {}, head = 1, tail = 0, began = core.now(),
+    is_stream = mode == "ordered" or mode == "unordered",
   }, Call)
+  call.plan = plan.new(fleet, n, options, handle.options, call.is_stream)
   call.named = named_function(fn, options)
   call.deadline = options.deadline and call.began + options.deadline
   local message, problem = cluster.pack("F", call.number, handle.number, nil, "function", fn, node_options(call), mode)
   if not message then error("cannot send the function to other machines: " .. problem, 0) end
   call.message = message
   cluster.calls[call.number] = call
+  handle.n_open, handle.n_left = handle.n_open + 1, handle.n_left + 1
+  if handle.options.output == "order" then call.plan:follow() end
+  if BATCHED[mode] then call.plan:open() end
+  if BATCHED[mode] or call.deadline then cluster.attended[call] = true end
   return call
 end
 
@@ -70,44 +72,6 @@ local function introduce(call, node)
   call.sent[node.rank] = true
 end
 
-local function dispatch(call, node, batch, message)
-  introduce(call, node)
-  cluster.put(node, message)
-  node.last_size = batch.n
-  call.in_flight = (call.in_flight or 0) + 1
-end
-
--- How many items a batch for this node should have.
-local function next_size(call, node)
-  local chunk, workers = call.options.chunk or 0, cluster.workers_of(node, call.handle.options)
-  local size = workers
-  if call.per_item then
-    size = math.min(workers * TARGET / math.max(call.per_item, 1e-9), math.max(call.size, workers) * GROWTH)
-  end
-  local bytes = math.max(call.per_bytes or 0, call.per_sent or 0)
-  if bytes > 0 then size = math.min(size, MOST_BYTES / bytes) end
-  if call.total then
-    local least = call.per_item and workers * LEAST / math.max(call.per_item, 1e-9) or 1
-    size = math.min(size, math.max((call.total - call.issued) / (3 * call.handle:n_living()), least))
-  end
-  size = math.max(1, math.min(size // 1 | 0, MOST_ITEMS))
-  call.size = math.max(call.size, size)
-  if chunk > 0 then size = (size + chunk - 1) // chunk * chunk end
-  return size
-end
-
--- How far a stream may go beyond its loop: as many items as keep the nodes busy for a moment, or as the user says.
-local function room_ahead(call)
-  if not call.is_stream then return MOST_ITEMS end
-  local buffer = call.options.buffer or 0
-  if buffer <= 0 then
-    local workers = call.handle:total_workers()
-    buffer = call.per_item and math.min(MOST_AHEAD, workers * 4 * TARGET / math.max(call.per_item, 1e-9)) // 1 | 0 or 0
-    buffer = math.max(buffer, 4 * workers)
-  end
-  return buffer - (call.issued - call.delivered + call.in_hand)
-end
-
 -- Have up to `size` items of the iterator in call.pulled. The only code here in which an interrupt may come: it is the source's, and ends
 -- the call, whose next item may have been lost.
 local function pull(call, size)
@@ -118,46 +82,41 @@ local function pull(call, size)
     call.is_filling, call.pulled, call.n_pulled = false, items, count
     if err ~= nil then call:fail(err) end
   end })
-  while count < size and not call.total do
+  while count < size and not call.plan.total do
     local ok, item = pcall(call.a)
     if not ok then
       if core.is_interrupt(item) then error(item, 0) end
       call.source_problem, call.has_problem = item, true
     end
     if not ok or item == nil then
-      call.total = call.issued + count
+      call.plan.total = call.plan.issued + count
       break
     end
     count = count + 1
     items[count] = item
     if core.now() > until_time then break end
   end
-  call.is_slow = count < size and not call.total
+  call.is_slow = count < size and not call.plan.total
 end
 
--- What take_batch may want of an iterator.
+-- What the next batch may want of an iterator.
 local function want_items(call, node)
-  if call.kind ~= "iterator" or call.total or call.is_draining or #call.requeued > 0 then return end
-  local size = math.min(next_size(call, node), room_ahead(call))
-  if size >= 1 then pull(call, size) end
+  if call.kind ~= "iterator" or call.plan.total then return end
+  local size = call.plan:wish(node)
+  if size and size >= 1 then pull(call, size) end
 end
 
--- The next batch for this node: { first, n, items or nil }; nothing: there is none now.
-local function take_batch(call, node)
-  local again = table.remove(call.requeued)
-  if again then return again end
-  if call.is_draining or (call.total and call.issued >= call.total) then return nil end
-  local size = math.min(next_size(call, node), room_ahead(call))
-  if size < 1 then return nil end
-  local batch = { call = call, first = call.issued + 1, n = size, tries = 0 }
-  if call.kind == "iterator" then
-    if (call.n_pulled or 0) == 0 then return nil end
-    batch.items, batch.n = call.pulled, call.n_pulled
+-- The next batch for the node whose turn it is: { first, n, items or nil }; nothing: there is none now.
+local function take_batch(call)
+  local batch
+  if call.kind ~= "iterator" or call.plan:takes_again() then
+    if call.is_draining and not call.plan:takes_again() then return nil end
+    batch = call.plan:take()
+  elseif not call.is_draining and (call.n_pulled or 0) > 0 then
+    batch = call.plan:take(call.pulled, call.n_pulled)
     call.pulled, call.n_pulled = nil, 0
-  else
-    batch.n = math.min(size, call.total - call.issued)
   end
-  call.issued = call.issued + batch.n
+  if batch then batch.call = call end
   return batch
 end
 
@@ -171,87 +130,84 @@ local function pack_batch(call, batch)
   if batch.arguments then
     return cluster.pack("A", call.number, batch.number, call.named, "argument", batch.arguments)
   elseif call.kind == "range" then
-    return cluster.pack("B", call.number, batch.number, call.named, "item", batch.first, batch.n, call.a, call.b)
+    return cluster.pack("B", call.number, batch.number, call.named, "item", batch.first, batch.n, call.a, call.b, batch.is_alone)
   end
-  return cluster.pack("B", call.number, batch.number, call.named, "item", batch.first, batch.n, items_of(call, batch))
+  return cluster.pack("B", call.number, batch.number, call.named, "item", batch.first, batch.n, items_of(call, batch), nil, batch.is_alone)
 end
 
 -- Some item cannot be sent: alone, it is that item's failure.
 local function refuse(call, batch, problem)
-  cluster.untrack(batch)
+  fleet:untrack(batch)
   if batch.arguments or batch.n == 1 then
     local item = not batch.arguments and core.item_text((items_of(call, batch))[1]) or nil
     call:fail_item(batch.first, cluster.error("serialize", problem, { item = item }))
     return call:judge()
   end
-  for k = batch.n, 1, -1 do
-    local one = { call = call, first = batch.first + k - 1, n = 1, tries = batch.tries }
+  for k = 1, batch.n do
+    local one = { first = batch.first + k - 1, n = 1, tries = batch.tries }
     if batch.items then one.items = { batch.items[k] } end
-    table.insert(call.requeued, one)
+    call.plan:put_back(one)
   end
 end
 
 local function send(call, node, batch)
-  cluster.track(node, batch)
+  fleet:track(node, batch)
   local message, problem = pack_batch(call, batch)
   if not message then return refuse(call, batch, problem) end
-  call.per_sent = math.max(#message / batch.n, (call.per_sent or 0) * 0.5)
-  dispatch(call, node, batch, message)
+  call.plan:note_sent(batch, #message)
+  introduce(call, node)
+  cluster.put(node, message, BATCHED[call.mode])
+  call.has_begun = true
 end
 
 local function send_next(call, node)
-  local batch = take_batch(call, node)
+  local batch = take_batch(call)
   if not batch then return false end
   send(call, node, batch)
   return true
 end
 
--- A batch for each node that has room; true if any was sent.
+-- A batch for the node whose turn it is; true if there may be another.
 local function feed_once(call)
-  local is_any = false
-  for node in cluster.living() do
-    if cluster.has_room(node, call.handle.options) then
-      want_items(call, node)
-      if call.phase ~= "open" then return false end
-      if core.shield(send_next, call, node) then is_any = true end
-    end
-  end
-  return is_any and not call.is_slow
+  local node = call.plan:next_node()
+  if not node then return false end
+  if not call.is_draining then want_items(call, node) end
+  return call.phase == "open" and core.shield(send_next, call, node) and not call.is_slow
 end
 
 --- Send what there is room for. Runs the source's iterator; raises interrupts that come out of it.
 function Call:feed()
-  if self.phase ~= "open" or self.is_filling or not BATCHED[self.mode] then
-    if self.phase == "open" and #self.requeued > 0 then feed_once(self) end
-    return
-  end
+  if self.phase ~= "open" or self.is_filling then return end
+  if not BATCHED[self.mode] and not self.plan:has_again() then return end
   if next(cluster.nodes_by_rank) and self.handle:n_living() == 0 then return self:all_lost() end
-  while feed_once(self) do end
+  local n = 0
+  repeat
+    n = n + 1
+    self.has_more = n > AT_ONCE
+  until self.has_more or not feed_once(self)
+  cluster.flush()
   if self.phase == "open" then self:judge() end
 end
 
--- One task with arguments, on the node that has least to do.
+-- One task with arguments, on a node that has little to do.
 local function post(self, arguments)
-  self.total, self.issued = 1, 1
-  local best
-  for node in cluster.living() do
-    local load = node.n_items / cluster.workers_of(node, self.handle.options)
-    if not best or load < best.load then best = { node = node, load = load } end
-  end
-  if not best then return self:all_lost() end
-  send(self, best.node, { call = self, first = 1, n = 1, tries = 0, arguments = arguments })
+  self.plan.issued = 1
+  local node = fleet:idlest(self.handle.options)
+  if not node then return self:all_lost() end
+  send(self, node, { call = self, plan = self.plan, first = 1, n = 1, tries = 0, arguments = arguments })
 end
 
 -- The same task for every worker of every node.
 local function post_all(self, arguments)
-  self.total, self.issued = 0, 0
+  local own = self.plan
+  own.total = fleet:total_workers(self.handle.options)
   for node in cluster.living() do
-    local n = cluster.workers_of(node, self.handle.options)
-    local batch = { call = self, first = self.total + 1, n = n, tries = TRIES, arguments = arguments }
-    self.total, self.issued = self.total + n, self.issued + n
+    local n = fleet:workers_of(node, self.handle.options)
+    local batch = { call = self, plan = own, first = own.issued + 1, n = n, tries = TRIES, arguments = arguments }
+    own.issued = own.issued + n
     send(self, node, batch)
   end
-  if self.total == 0 then self:all_lost() end
+  if own.issued == 0 then self:all_lost() end
 end
 
 --- One task with arguments.
@@ -330,30 +286,23 @@ local function keep_runs(call, batch, offset, n, values, errors, node, worker)
   end
 end
 
--- What a batch says about those to come.
-local function learn(call, batch, node, elapsed, bytes)
-  local per_item = elapsed * cluster.workers_of(node, call.handle.options) / batch.n
-  call.per_item = call.per_item and per_item > call.per_item and (call.per_item * 0.5 + per_item * 0.5) or per_item
-  call.per_bytes = math.max(bytes / batch.n, (call.per_bytes or 0) * 0.5)
-end
-
 --- A message of results: all of a batch, or (with seconds) some.
 function Call:results(batch, node, bytes)
   if self.phase ~= "open" then
     local ok, is_last = cluster.wire:read(bytes, self.named)
-    if ok and is_last then cluster.untrack(batch) end
+    if ok and is_last then fleet:untrack(batch) end
     return
   end
   local ok, is_last, offset, n, values, errors, elapsed, worker = cluster.wire:read(bytes, self.named)
   if not ok then
-    cluster.untrack(batch)
+    fleet:untrack(batch)
     for k = 0, batch.n - 1 do self:fail_item(batch.first + k, cluster.error("serialize", is_last, { host = node.host })) end
     return self:judge()
   end
   if is_last then
-    cluster.untrack(batch)
+    fleet:untrack(batch)
     node.n_done = node.n_done + batch.n
-    learn(self, batch, node, elapsed, #bytes)
+    self.plan:learn(node, batch, elapsed, #bytes)
   end
   if n > 0 then
     local into = self.options.into
@@ -371,30 +320,20 @@ end
 
 -- ---- losses ----
 
-local function split(call, batch)
-  local parts, from = math.min(batch.n, 8), 1
-  for i = 1, parts do
-    local to = batch.n * i // parts
-    local piece = { call = call, first = batch.first + from - 1, n = to - from + 1, tries = batch.tries, arguments = batch.arguments }
-    if batch.items then piece.items = table.move(batch.items, from, to, 1, {}) end
-    table.insert(call.requeued, piece)
-    from = to + 1
-  end
-end
-
 --- The node that had the batch is lost.
 function Call:lost(batch, node)
   if self.phase ~= "open" then return end
-  batch.tries = batch.tries + 1
   self.handle.n_lost = self.handle.n_lost + 1
-  if batch.tries >= TRIES then
-    for k = 0, batch.n - 1 do
-      self:fail_item(batch.first + k, cluster.error("crash", ("%s was lost, which ran it: %s"):format(cluster.name_of(node), node.why),
-        { host = node.host }))
-    end
-    return self:judge()
+  if self.plan:lost(batch) then
+    self.plan:open()
+    cluster.attended[self] = true
+    return
   end
-  split(self, batch)
+  for k = 0, batch.n - 1 do
+    self:fail_item(batch.first + k, cluster.error("crash", ("%s was lost, which ran it: %s"):format(cluster.name_of(node), node.why),
+      { host = node.host }))
+  end
+  self:judge()
 end
 
 function Call:node_lost(node)
@@ -428,17 +367,8 @@ end
 
 local function is_halted(call)
   local o = call.options
-  return reaches(call.n_errors, o.halt_failed, o.halt_failed_share, call.total)
-    or reaches(call.settled - call.n_errors, o.halt_done, o.halt_done_share, call.total)
-end
-
-local function has_batches(call)
-  for node in cluster.living() do
-    for _, batch in pairs(node.batches) do
-      if batch.call == call then return true end
-    end
-  end
-  return false
+  return reaches(call.n_errors, o.halt_failed, o.halt_failed_share, call.plan.total)
+    or reaches(call.settled - call.n_errors, o.halt_done, o.halt_done_share, call.plan.total)
 end
 
 --- Is it over by now?
@@ -449,12 +379,12 @@ function Call:judge()
     self:fail(cluster.error("timeout", ("the call took longer than %.14g s (deadline)"):format(o.deadline)))
   elseif self.is_draining or is_halted(self) then
     self.is_draining = true
-    if not o.halt_soon or not has_batches(self) then self:conclude((o.collect or self.n_errors == 0) and "done" or "error") end
+    if not o.halt_soon or self.plan.n_held == 0 then self:conclude((o.collect or self.n_errors == 0) and "done" or "error") end
   elseif self.has_problem and not self.is_stream then
     self:fail(self.source_problem)
   elseif self.failed_at and not (o.collect or o.halt_failed or o.halt_failed_share) then
     self:conclude("error")
-  elseif self.total and self.settled >= self.total then
+  elseif self.plan.total and self.settled >= self.plan.total then
     self:conclude(self.n_errors > 0 and not o.collect and not self.is_stream and "error" or "done")
   end
 end
@@ -467,30 +397,30 @@ function Call:fail(problem)
 end
 
 local function release(call)
+  if call.phase == "over" then return end
   call.phase = "over"
   cluster.calls[call.number] = nil
+  call.handle.n_left = call.handle.n_left - 1
   for rank in pairs(call.sent) do
     local node = cluster.nodes_by_rank[rank]
     if node.state == "up" then cluster.tell(node, "E", call.number) end
   end
-  call.sent, call.requeued, call.message = {}, {}, nil
+  call.sent, call.message = {}, nil
 end
 
 local function conclude(self, outcome)
   if self.phase ~= "open" then return end
   self.phase, self.outcome_word = "ending", outcome
-  self.handle.n_concluded = self.handle.n_concluded + 1
+  self.handle.n_concluded, self.handle.n_open = self.handle.n_concluded + 1, self.handle.n_open - 1
+  self.plan:close()
+  cluster.attended[self] = nil
   if self.wants_callback then
     self.wants_callback = false
     table.insert(self.handle.queue, self)
   end
-  for node in cluster.living() do
-    for _, batch in pairs(node.batches) do
-      if batch.call == self and not self.waiting[node.rank] then
-        self.waiting[node.rank] = true
-        cluster.tell(node, "C", self.number)
-      end
-    end
+  for rank in pairs(self.plan.held) do
+    self.waiting[rank] = true
+    cluster.tell(cluster.nodes_by_rank[rank], "C", self.number)
   end
   if next(self.waiting) == nil then release(self) end
 end
@@ -506,16 +436,16 @@ end
 -- ---- what the rest of luapool sees: as of luapool.call ----
 
 function Call:status()
-  if self.phase == "open" then return self.settled > 0 and "running" or self.in_flight and "running" or "pending" end
+  if self.phase == "open" then return (self.settled > 0 or self.has_begun) and "running" or "pending" end
   return self.outcome_word
 end
 
 function Call:outcome()
-  if self.pieces then self.value, self.pieces = core.join(self.pieces, self.total or self.issued), nil end
-  return self.value, self.total or self.issued, self.errors, self.problem
+  if self.pieces then self.value, self.pieces = core.join(self.pieces, self.plan.total or self.plan.issued), nil end
+  return self.value, self.plan.total or self.plan.issued, self.errors, self.problem
 end
 
-function Call:progress() return self.settled, self.total, self.n_errors end
+function Call:progress() return self.settled, self.plan.total, self.n_errors end
 
 function Call:cancel()
   if self.phase ~= "open" then return false end
@@ -538,39 +468,39 @@ end
 local function pop_frame(call)
   local frame
   if call.mode == "ordered" then
-    local at = call.delivered + 1
+    local at = call.plan.delivered + 1
     if call.phase ~= "open" and call.outcome_word ~= "cancelled" then
-      while at <= call.issued and not call.frames[at] do at = at + 1 end -- it was halted: items that were not run have no frame
+      while at <= call.plan.issued and not call.frames[at] do at = at + 1 end -- it was halted: items that were not run have no frame
     end
     frame = call.frames[at]
     if not frame then return nil end
     call.frames[at] = nil
-    call.delivered = at - 1
+    call.plan.delivered = at - 1
   else
     frame = call.frames[call.head]
     if not frame then return nil end
     call.frames[call.head] = nil
     call.head = call.head + 1
   end
-  call.delivered = call.delivered + frame.n
-  call.in_hand = frame.n
+  call.plan.delivered = call.plan.delivered + frame.n
+  call.plan.in_hand = frame.n
   return frame
 end
 
 --- As call:next of binding/lcall.c: values, first, n | nil, index, 1, error | nothing at the end | false: the time is over.
 function Call:next(seconds)
   local until_time = seconds and core.now() + seconds
-  self.in_hand = 0
+  self.plan.in_hand = 0
   while self.outcome_word ~= "cancelled" do
     local frame = pop_frame(self)
     if frame then
-      if not self.frames[self.mode == "ordered" and self.delivered + 1 or self.head] then self:feed() end
+      if not self.frames[self.mode == "ordered" and self.plan.delivered + 1 or self.head] then self:feed() end
       if frame.err then return nil, frame.first, 1, frame.err end
       return frame.values, frame.first, frame.n
     end
     if self.phase ~= "open" then break end
     self.handle:work()
-    frame = self.frames[self.mode == "ordered" and self.delivered + 1 or self.head]
+    frame = self.frames[self.mode == "ordered" and self.plan.delivered + 1 or self.head]
     if not frame and self.phase == "open" then
       local left = until_time and until_time - core.now()
       if left and left <= 0 then return false end

@@ -4,6 +4,7 @@ local core, part = ...
 
 local cluster = part "cluster"
 local remote = part "remote"
+local fleet = cluster.fleet
 
 local remote_pool = {}
 
@@ -28,6 +29,7 @@ function remote_pool.open(options)
   last.pool = last.pool + 1
   local handle = setmetatable({
     number = last.pool, options = options, owner = core.pid(), grace = options.grace or 1, n_concluded = 0, n_lost = 0, n_calls = 0,
+    n_open = 0, n_left = 0, -- calls: not decided; that somebody works for still
     queue = {}, closing = {}, texts = {}, began = core.now(),
   }, Handle)
   local message, problem = cluster.pack("P", handle.number, 0, nil, "function", node_options(options))
@@ -44,17 +46,7 @@ function Handle:open_at(node)
   node.opened[self.number] = true
 end
 
-function Handle.n_living()
-  local n = 0
-  for _ in cluster.living() do n = n + 1 end
-  return n
-end
-
-function Handle:total_workers()
-  local n = 0
-  for node in cluster.living() do n = n + cluster.workers_of(node, self.options) end
-  return math.max(n, 1)
-end
+function Handle.n_living() return #fleet.up end
 
 -- Calls of this pool, oldest first.
 local function own_calls(self, phase)
@@ -73,7 +65,7 @@ local function write_line(self, node, text, info)
   if wish == "tag" then
     local before = 0
     for other in cluster.living() do
-      if other.rank < node.rank then before = before + cluster.workers_of(other, self.options) end
+      if other.rank < node.rank then before = before + fleet:workers_of(other, self.options) end
     end
     text = ("[%d] %s"):format(before + info.worker, text)
   end
@@ -94,13 +86,7 @@ end
 --- With output = "order": print what items said whose turn it is: no earlier one can say something.
 function Handle:flush_order(call)
   if not call.texts then return end
-  local lowest = call.issued + 1
-  for node in cluster.living() do
-    for _, batch in pairs(node.batches) do
-      if batch.call == call and batch.first < lowest then lowest = batch.first end
-    end
-  end
-  for _, batch in ipairs(call.requeued) do lowest = math.min(lowest, batch.first) end
+  local lowest = call.plan:lowest()
   if call.phase ~= "open" then lowest = math.huge end
   local ready = {}
   for index in pairs(call.texts) do
@@ -158,13 +144,11 @@ end
 
 local function feed_all()
   local list = {}
-  for _, call in pairs(cluster.calls) do
-    if call.phase == "open" then list[#list + 1] = call end
-  end
+  for call in pairs(cluster.attended) do list[#list + 1] = call end
   if #list > 1 then table.sort(list, function(a, b) return a.number < b.number end) end
   for _, call in ipairs(list) do
     call:feed()
-    call:judge()
+    if call.deadline then call:judge() end
   end
 end
 
@@ -180,9 +164,9 @@ end
 
 --- Until something happens, `seconds` are over (nil: any), or something is due that nobody tells of.
 function Handle.sleep(_, seconds)
-  for _, call in pairs(cluster.calls) do
-    if call.phase == "open" and call.deadline then seconds = math.min(seconds or math.huge, math.max(call.deadline - core.now(), 0)) end
-    if call.phase == "open" and call.is_slow then seconds = math.min(seconds or math.huge, 0) end -- its source has more to give
+  for call in pairs(cluster.attended) do
+    if call.deadline then seconds = math.min(seconds or math.huge, math.max(call.deadline - core.now(), 0)) end
+    if call.is_slow or call.has_more then seconds = 0 end -- its source has more to give, or we have
   end
   cluster.pump(seconds and math.min(seconds, 1e6))
 end
@@ -262,13 +246,13 @@ end
 
 -- ---- what is begun ----
 
-function Handle:pending() return #own_calls(self, "open") end
+function Handle:pending() return self.n_open end
 
 function Handle:turn(seconds)
   refuse_foreign(self, "turn")
   local before = self.n_concluded
   self:work()
-  if self.n_concluded ~= before or seconds == 0 or #own_calls(self) == 0 then return end
+  if self.n_concluded ~= before or seconds == 0 or self.n_left == 0 then return end
   self:sleep(seconds)
   if not self.is_closed then self:work() end
 end
@@ -316,11 +300,11 @@ function Handle:close(timeout)
   for _, call in ipairs(own_calls(self, "open")) do
     if call.is_stream then call:conclude("cancelled") end
   end
-  while #own_calls(self) > 0 or #self.queue > 0 and self.callback and not self.is_in_hook do
+  while self.n_left > 0 or #self.queue > 0 and self.callback and not self.is_in_hook do
     local left = until_time and until_time - core.now()
     if left and left <= 0 then return false end
     self:work()
-    if #own_calls(self) > 0 then self:sleep(math.min(left or 1, 1)) end
+    if self.n_left > 0 then self:sleep(math.min(left or 1, 1)) end
   end
   if not close_at_nodes(self, "close", until_time) then return false end
   finish(self)
@@ -363,7 +347,7 @@ end
 
 function Handle:active()
   local n = 0
-  for node in cluster.living() do n = n + math.min(node.n_items, cluster.workers_of(node, self.options)) end
+  for node in cluster.living() do n = n + math.min(node.n_items, fleet:workers_of(node, self.options)) end
   return n, 0
 end
 

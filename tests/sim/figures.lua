@@ -1,0 +1,20 @@
+-- sim/figures -- what the manager's two processes need for a message, in seconds of a processor: what sim/measure finds with the real ones
+-- (see there), rounded. Part of the simulation (see sim/world).
+return {
+  instruction = 6e-9,        -- one of Lua's virtual machine, in the script's process
+  send = 5.0e-6,             -- to pack a message and to put it where it is written from, besides the Lua code
+  receive = 4.0e-6,          -- to take one that has come, and read it
+  write = 4.0e-6,            -- to write to the socket what was put
+  wait = 3.0e-6,             -- to look at the socket
+  wake = 10e-6,              -- until a process that slept runs
+  value = 50e-9,             -- a number among the results: read, and put where it belongs
+  relay = 13e-6,             -- a message that the relay of the manager carries, one way
+  relay_byte = 0.5e-9,
+  agent = 60e-6,             -- through a node's relay and the process of its pool, both together
+  most_pause = 1e-3,         -- between two looks of a relay that has nothing to do; least_pause: that has
+  least_pause = 50e-6,
+  worker_start = 0.3e-3,     -- to fork a worker
+  head = 17,                 -- bytes of a message without values, and of a number among values
+  number = 9,
+  bandwidth = 1.25e9,        -- bytes per second of a network card: 10 Gbit/s
+}
