@@ -26,7 +26,8 @@
 #define WIRE_TYPE "luapool.wire"
 #define NS_PER_S 1e9
 
-enum { MESSAGE_HEAD = 9, WIRE_VALUES = 2 };
+enum { MESSAGE_HEAD = 9, WIRE_VALUES = 2, WIRE_TOGETHER = 1 << 16 /* bytes of messages that are written in one go */,
+       WIRE_ROOM = 1 << 24 };
 
 struct wire {
   struct record_link link;
@@ -41,7 +42,12 @@ struct wire {
 };
 
 static struct wire *check_wire(lua_State *L) {
-  struct wire *w = luaL_checkudata(L, 1, WIRE_TYPE);
+  return luaL_checkudata(L, 1, WIRE_TYPE);
+}
+
+/* For what uses the socket: a process that has inherited it must not. (Which costs a system call: not for the rest.) */
+static struct wire *check_owned(lua_State *L) {
+  struct wire *w = check_wire(L);
   if (w->owner != getpid()) luaL_error(L, "the wire belongs to process %d, this is process %d", w->owner, (int)getpid());
   return w;
 }
@@ -107,9 +113,12 @@ static int wire_pack_raw(lua_State *L) {
   return 1;
 }
 
-/* wire:put(node, message): send what wire:pack gave, as far as it goes now; wire:wait sends the rest. */
+/*
+ * wire:put(node, message, is_later): send what wire:pack gave, as far as it goes now; wire:wait sends the rest. is_later: more will follow,
+ * and then wire:flush.
+ */
 static int wire_put(lua_State *L) {
-  struct wire *w = check_wire(L);
+  struct wire *w = check_owned(L);
   unsigned node = (unsigned)luaL_checkinteger(L, 2);
   size_t length, at = 0;
   const char *message = luaL_checklstring(L, 3, &length);
@@ -118,7 +127,14 @@ static int wire_put(lua_State *L) {
     if (record_put(&w->link, RECORD_DATA, node, at + n < length, message + at, n) < 0) return luaL_error(L, "not enough memory");
     at += n;
   }
-  (void)record_flush(&w->link); /* an end is noticed when reading */
+  if (!lua_toboolean(L, 4) || record_waiting(&w->link) > WIRE_TOGETHER) (void)record_flush(&w->link); /* an end is noticed when reading */
+  return 0;
+}
+
+/* wire:flush(): send what was put to be sent later, as far as it goes now. */
+static int wire_flush(lua_State *L) {
+  struct wire *w = check_owned(L);
+  if (record_waiting(&w->link)) (void)record_flush(&w->link);
   return 0;
 }
 
@@ -232,6 +248,13 @@ static int wire_read(lua_State *L) {
   return 2;
 }
 
+/* wire:table(n) -> a table with room for n results (or for as many as one may hope for), so that they need not be moved as it grows. */
+static int wire_table(lua_State *L) {
+  lua_Integer n = luaL_checkinteger(L, 2);
+  lua_createtable(L, n < 0 ? 0 : n > WIRE_ROOM ? WIRE_ROOM : (int)n, 0);
+  return 1;
+}
+
 /* ---- waiting ---- */
 
 /*
@@ -239,7 +262,7 @@ static int wire_read(lua_State *L) {
  * as it takes) for something to come. Raises interrupts.
  */
 static int wire_wait(lua_State *L) {
-  struct wire *w = check_wire(L);
+  struct wire *w = check_owned(L);
   lua_Number seconds = luaL_optnumber(L, 2, -1);
   int64_t timeout = seconds < 0 || seconds > 1e9 ? -1 : (int64_t)(seconds * NS_PER_S);
   struct pollfd fds[2];
@@ -273,7 +296,7 @@ static int wire_unsent(lua_State *L) {
 /* ---- the library ---- */
 
 static void open_metatable(lua_State *L) {
-  static const luaL_Reg methods[] = {{"pack", wire_pack}, {"pack_raw", wire_pack_raw}, {"put", wire_put},
+  static const luaL_Reg methods[] = {{"pack", wire_pack}, {"pack_raw", wire_pack_raw}, {"put", wire_put}, {"flush", wire_flush}, {"table", wire_table},
                                      {"receive", wire_receive}, {"take", wire_take}, {"read", wire_read},
                                      {"wait", wire_wait}, {"fd", wire_fd},   {"unsent", wire_unsent},   {NULL, NULL}};
   if (luaL_newmetatable(L, WIRE_TYPE)) {
