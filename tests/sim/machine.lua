@@ -41,7 +41,7 @@ local function pour(self, now, first, n)
   return finish, sum, finish > told and { { at = told, left = 1 } } or nil
 end
 
--- What the node says of the last items of a batch, as luapool/node does: ends is when each is done.
+-- What the node says of the last items of a batch, as cluster/node does: ends is when each is done.
 local function news_of(self, now, ends)
   table.sort(ends)
   local rest_at = #ends > self.workers and ends[#ends - self.workers] or now
