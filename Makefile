@@ -70,7 +70,7 @@ HOSTS     := $(wildcard tests/hosts/*.c tests/hosts/*.cpp scripts/embed/*.c scri
 TEST_BIN  := $(patsubst %.c,$(BUILD)/%,$(patsubst %.cpp,$(BUILD)/%,$(HOSTS))) $(PROBES:tests/c/%.c=$(BUILD)/tests/%.so) $(C_TESTS:tests/c/%.c=$(BUILD)/tests/%)
 
 .DEFAULT_GOAL := all
-.PHONY: all demo test rig nightly soak check bench size portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects amalgamation
+.PHONY: all demo test rig simulate nightly soak check bench size portable abi asan ubsan tsan valgrind install install-rock uninstall dist deb debian-files packages clean help faults test-programs run-tests objects amalgamation
 .SECONDARY:
 
 all: $(BUILD)/luapool $(BUILD)/lua/luapool.so $(BUILD)/libluapool.a $(BUILD)/libluapool.so.0 $(BUILD)/luapool.pc $(if $(MPI),$(BUILD)/luapool-mpi.so) ## build the command, the library and the module
@@ -218,6 +218,9 @@ nightly: ## many machines again, for longer: a Slurm of three nodes (as root), r
 	@! command -v mpicc.$(OTHER_MPI) >/dev/null || { \
 	  $(MAKE) --no-print-directory BUILD=$(BUILD)/$(OTHER_MPI) MPICC=mpicc.$(OTHER_MPI) $(BUILD)/$(OTHER_MPI)/luapool-mpi.so && \
 	  MPIEXEC=mpiexec.$(OTHER_MPI) LUAPOOL_ENGINE=$(abspath $(BUILD))/$(OTHER_MPI)/luapool-mpi.so FILE_SECONDS=1200 $(MAKE) --no-print-directory TESTS="mpi mpi_loss" run-tests; }
+
+simulate: all ## many machines: simulated clusters of one to ten thousand nodes, as a table and the plot of README (some minutes)
+	@LUA_PATH="tests/?.lua;;" $(BUILD)/luapool tests/sim/sweep.lua $(if $(SIMULATE),$(SIMULATE),tests/sim/efficiency.svg)
 
 soak: ## signals and deaths at random moments, thousands of them (about ten minutes)
 	@SOAK=1 FILE_SECONDS=1200 $(MAKE) --no-print-directory TESTS="signals crash" run-tests

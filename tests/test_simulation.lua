@@ -57,6 +57,11 @@ function TestEfficiency.test_whatever_items_cost()
   end
 end
 
+function TestEfficiency.test_far_away()
+  local report = each(100 * 64 * 5000, { nodes = 100, workers = 64, latency = 50e-3, cost = costs.constant(1e-3) })
+  lu.assertTrue(report.efficiency >= 0.8, ("%.3f"):format(report.efficiency))
+end
+
 function TestEfficiency.test_as_many_items_as_workers()
   for _, rounds in ipairs { 1, 2, 3 } do -- nobody has two to do while another has none
     local n = 100 * 8 * rounds
@@ -308,7 +313,7 @@ end
 function TestBlame.test_an_item_that_ends_nodes_is_found()
   for _, total in ipairs { 1, 40, 3000, 100000 } do
     local plan, fleet = new_plan(400, total)
-    plan:learn(fleet.nodes[0], { n = 4 }, 1e-6, 10)
+    plan:learn(fleet.nodes[0], { n = 4 }, 1e-6, 10, 0.0)
     local item, n_lost, blamed = total // 2 + 1, 0, nil
     while not blamed do
       local batch = fleet:track(plan:next_node(), plan:take())

@@ -103,6 +103,7 @@ function Fleet:track(node, batch)
   local plan = batch.plan
   self.last_batch = self.last_batch + 1
   batch.number, batch.node, batch.bytes, batch.left = self.last_batch, node, 0, batch.n
+  batch.was_first = next(node.batches) == nil
   node.batches[batch.number] = batch
   node.n_batches, node.n_items, self.n_batches = node.n_batches + 1, node.n_items + batch.n, self.n_batches + 1
   plan.n_held = plan.n_held + batch.n

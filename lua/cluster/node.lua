@@ -347,8 +347,8 @@ end
 
 local function send_results(batch, is_last, offset, n, values, errors, worker)
   local call, now = batch.call, core.now()
-  local elapsed = now - math.max(batch.began, call.pool.ended or batch.began) -- it had its turn when the one before it was done
-  if is_last then call.pool.ended = now end
+  local elapsed = now - math.max(batch.began, call.pool.ended or batch.began) -- it had its turn when the one before it was done,
+  if is_last and batch.n >= call.pool.options.workers then call.pool.ended = now end -- if that kept all workers
   if say("R", call.number, batch.number, call.named, is_last, offset, n, values, errors, elapsed, worker) then return end
   if call.mode ~= "table" and call.mode ~= "ordered" and call.mode ~= "unordered" then
     local _, problem = wire:pack("R", 0, 0, call.named, "result", values)

@@ -2,8 +2,9 @@
 -- Owns: per call how far it is, what it has learned of its items, what is to be done again, and which nodes may have room.
 -- Decides only, as cluster/fleet does: cluster/remote does what it says, and so does tests/sim.
 --
--- A batch takes a node about a twentieth of a second; with many nodes longer, so that the script's process, which handles every batch, is
--- busy with that a quarter of its time. Towards the end batches become smaller, and no node has more of what is left than its share.
+-- A batch takes a node about a twentieth of a second, and longer than the way there and back; with many nodes longer, so that the script's
+-- process, which handles every batch, is busy with that a quarter of its time. Towards the end batches become smaller, and no node has more
+-- of what is left than its share.
 -- What was lost with a node is done again in smaller pieces, the third time as single items, each of them alone on a node: if the node says
 -- that it begins, and is lost then, it was the item.
 local _, part = ...
@@ -17,6 +18,7 @@ plan.limits = {
   busy = 0.25,             -- share of that process's time which batches may cost
   target = 0.05,           -- seconds that a batch should take a node
   least = 0.002,           -- and takes it at least, so that the last ones are not many for nothing
+  trip = 1.0,              -- a way there and back that is longer does not make batches longer
   growth = 8,              -- a batch is at most so many times as large as the largest before
   items = 1 << 20,
   bytes = 4 << 20,         -- of items, or of results, in a batch, judging by those so far
@@ -99,7 +101,9 @@ local function share_left(self, node)
   if not self.total then return math.huge end
   local left = self.total - self.issued + self.n_held + self.n_again + #self.suspects
   local workers = self.fleet:workers_of(node, self.pool_options)
-  return math.ceil(left * workers / math.max(self.fleet:total_workers(self.pool_options), 1)) - (self.held[node.rank] or 0)
+  local part = workers / math.max(self.fleet:total_workers(self.pool_options), 1)
+  local fair = math.min(math.ceil(left * part), workers + math.ceil((self.total - self.issued + self.n_again) * part))
+  return fair - (self.held[node.rank] or 0)
 end
 
 -- A suspect is given to a node that has nothing else. So that there is one, a few nodes get nothing until they are through.
@@ -145,8 +149,8 @@ function Plan:has_again() return self.n_again > 0 or #self.suspects > 0 end
 
 -- Seconds that a batch should take a node, and should at least.
 local function times(self)
-  local handling = #self.fleet.up * limits.handling
-  return math.max(limits.target, handling / limits.busy), math.max(limits.least, handling)
+  local handling, trip = #self.fleet.up * limits.handling, math.min(self.trip or 0, limits.trip)
+  return math.max(limits.target, handling / limits.busy, 1.5 * trip), math.max(limits.least, handling, trip / 4)
 end
 
 -- How many items a stream may be ahead of its loop: as many as keep the nodes busy for a moment, or as the user says.
@@ -278,13 +282,22 @@ end
 -- ---- what is learned ----
 
 --- A batch has been sent: so many bytes.
-function Plan:note_sent(batch, bytes)
+function Plan:note_sent(batch, bytes, now)
+  batch.sent_at = now
   self.per_sent = math.max(bytes / batch.n, (self.per_sent or 0) * 0.5)
   self.fleet:weigh(batch, math.max(bytes, batch.n * (self.per_bytes or 0)) // 1 | 0)
 end
 
+-- How long a batch was on its way, there and back: known of those that found their node without work.
+local function learn_trip(self, batch, seconds, now)
+  if not batch.was_first or not batch.sent_at then return end
+  local trip = math.max(now - batch.sent_at - seconds, 0)
+  self.trip = self.trip and self.trip + (trip - self.trip) * WEIGHT or trip
+end
+
 --- What a batch that is done says about those to come. Seconds: since it was the oldest of its node.
-function Plan:learn(node, batch, seconds, bytes)
+function Plan:learn(node, batch, seconds, bytes, now)
+  learn_trip(self, batch, seconds, now)
   local workers = self.fleet:workers_of(node, self.pool_options)
   local per_item, known = seconds * math.min(workers, batch.n) / batch.n, self.per_item
   self.n_learned = self.n_learned + 1

@@ -154,7 +154,7 @@ local function send(call, node, batch)
   fleet:track(node, batch)
   local message, problem = pack_batch(call, batch)
   if not message then return refuse(call, batch, problem) end
-  call.plan:note_sent(batch, #message)
+  call.plan:note_sent(batch, #message, core.now())
   introduce(call, node)
   cluster.put(node, message, BATCHED[call.mode])
   call.has_begun = true
@@ -302,7 +302,7 @@ function Call:results(batch, node, bytes)
   if is_last then
     fleet:untrack(batch)
     node.n_done = node.n_done + batch.n
-    self.plan:learn(node, batch, elapsed, #bytes)
+    self.plan:learn(node, batch, elapsed, #bytes, core.now())
   end
   if n > 0 then
     local into = self.options.into

@@ -155,7 +155,7 @@ function World:carry_back(machine, at, what, a, b, body)
     if not machine.is_alive or body and body.is_dropped then return end
     if body and body.began then -- as cluster/node tells how long it took
       body.values[6] = time - math.max(body.began, machine.ended)
-      machine.ended = time
+      if body.n >= machine.workers then machine.ended = time end
     end
     machine.heard = time
     self.events:add(time + self.latency, { fn = function(arrival)
