@@ -101,9 +101,7 @@ local function share_left(self, node)
   if not self.total then return math.huge end
   local left = self.total - self.issued + self.n_held + self.n_again + #self.suspects
   local workers = self.fleet:workers_of(node, self.pool_options)
-  local part = workers / math.max(self.fleet:total_workers(self.pool_options), 1)
-  local fair = math.min(math.ceil(left * part), workers + math.ceil((self.total - self.issued + self.n_again) * part))
-  return fair - (self.held[node.rank] or 0)
+  return math.ceil(left * workers / math.max(self.fleet:total_workers(self.pool_options), 1)) - (self.held[node.rank] or 0)
 end
 
 -- A suspect is given to a node that has nothing else. So that there is one, a few nodes get nothing until they are through.
