@@ -26,8 +26,7 @@
 #define WIRE_TYPE "luapool.wire"
 #define NS_PER_S 1e9
 
-enum { MESSAGE_HEAD = 9, WIRE_VALUES = 2, WIRE_TOGETHER = 1 << 16 /* bytes of messages that are written in one go */,
-       WIRE_ROOM = 1 << 24 };
+enum { MESSAGE_HEAD = 9, WIRE_VALUES = 2, WIRE_TOGETHER = 1 << 16 /* bytes of messages that are written in one go */ };
 
 struct wire {
   struct record_link link;
@@ -248,13 +247,6 @@ static int wire_read(lua_State *L) {
   return 2;
 }
 
-/* wire:table(n) -> a table with room for n results (or for as many as one may hope for), so that they need not be moved as it grows. */
-static int wire_table(lua_State *L) {
-  lua_Integer n = luaL_checkinteger(L, 2);
-  lua_createtable(L, n < 0 ? 0 : n > WIRE_ROOM ? WIRE_ROOM : (int)n, 0);
-  return 1;
-}
-
 /* ---- waiting ---- */
 
 /*
@@ -296,7 +288,7 @@ static int wire_unsent(lua_State *L) {
 /* ---- the library ---- */
 
 static void open_metatable(lua_State *L) {
-  static const luaL_Reg methods[] = {{"pack", wire_pack}, {"pack_raw", wire_pack_raw}, {"put", wire_put}, {"flush", wire_flush}, {"table", wire_table},
+  static const luaL_Reg methods[] = {{"pack", wire_pack}, {"pack_raw", wire_pack_raw}, {"put", wire_put}, {"flush", wire_flush},
                                      {"receive", wire_receive}, {"take", wire_take}, {"read", wire_read},
                                      {"wait", wire_wait}, {"fd", wire_fd},   {"unsent", wire_unsent},   {NULL, NULL}};
   if (luaL_newmetatable(L, WIRE_TYPE)) {

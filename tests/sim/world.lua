@@ -100,8 +100,6 @@ function Wire:read(body)
   end)
 end
 
-function Wire.table() return {} end
-
 function Wire:wait(seconds)
   local world = self.world
   world.is_aside = true
@@ -276,6 +274,13 @@ local function load_part(core, name, parts)
   return parts[name]
 end
 
+-- core.join, as in binding/lwire.
+local function join_pieces(pieces)
+  local all = {}
+  for _, piece in ipairs(pieces) do table.move(piece[3], 1, #piece[3], piece[1], all) end
+  return all
+end
+
 local function new_core(self)
   local wire = setmetatable({ world = self }, Wire)
   return {
@@ -283,7 +288,7 @@ local function new_core(self)
     Error = { __tostring = function(e) return e.message end },
     shield = function(fn, ...) return fn(...) end, now = function() return self.now end, pid = function() return 1 end,
     version = "simulated", build = function() return "simulated" end, item_text = tostring, is_interrupt = function() return false end,
-    write_stderr = function() end, cpus = function() return 1 end,
+    write_stderr = function() end, join = join_pieces, cpus = function() return 1 end,
   }
 end
 
