@@ -268,15 +268,16 @@ static void open_reading(struct reading *r, struct codec *c, lua_State *L, const
   r->check_at = c->check_at;
   r->is_sliced = c->until_ns != 0;
   r->has_shared = 0;
+  r->latest_shape = r->shape_at_hand = UINT64_MAX;
   r->base = lua_gettop(L);
 }
 
 static void begin_reading(struct reading *r, struct codec *c, lua_State *L, struct codec_reader *place) {
   open_reading(r, c, L, place);
-  luaL_checkstack(L, 20, "too many values");
+  luaL_checkstack(L, READ_TOP + 17, "too many values");
   codec_push_anchor(c, L, ANCHOR_READ_KEYS);
   codec_push_anchor(c, L, ANCHOR_READ_NAMES);
-  lua_pushnil(L);
+  lua_settop(L, r->base + READ_TOP);
 }
 
 void codec_read_begin(struct codec *c, struct codec_reader *r, const unsigned char *data, size_t length) {

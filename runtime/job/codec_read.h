@@ -21,10 +21,11 @@ struct reading {
   uintptr_t check_at; /* where the clock is looked at next; UINTPTR_MAX: nowhere */
   int is_sliced;  /* there is a deadline, or there was one when this value was begun */
   int has_shared; /* base + 3 is a table */
-  int base;  /* stack: base + 1 keys of shapes, base + 2 resolved names, base + 3 shared objects of this value (or nil) */
+  uint64_t latest_shape, shape_at_hand; /* of the latest record; whose keys are at hand (UINT64_MAX: none's) */
+  int base;  /* stack: base + 1 keys of shapes, base + 2 resolved names, base + 3 shared objects of this value (or nil), keys at hand */
 };
 
-enum { READ_KEYS = 1, READ_NAMES = 2, READ_SHARED = 3 };
+enum { READ_KEYS = 1, READ_NAMES = 2, READ_SHARED = 3, READ_AT_HAND = 4, MAX_AT_HAND = 8, READ_TOP = READ_AT_HAND + MAX_AT_HAND - 1 };
 
 /*
  * What a step returns when it has done enough for one look at the clock, and there is more of the same to do: only while there is a deadline.
