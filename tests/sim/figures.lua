@@ -1,5 +1,5 @@
 -- sim/figures -- what the manager's two processes need for a message, in seconds of a processor. Part of the simulation (see sim/world).
--- sim/measure found, on a loaded machine: 25 to 38 us for a batch in the script's process, 23 to 30 us in the relay, 45 to 90 ns for a number,
+-- sim/measure found, on a loaded machine: 25 to 38 us a batch in the script's process, 23 to 30 us in the relay, 45 to 90 ns a number,
 -- 4 to 6 ns for an instruction. How a batch divides into send, receive, write, wait, and wake, agent, pauses and the start of a worker are
 -- assumptions: nobody has measured them one by one.
 return {
