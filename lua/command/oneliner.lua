@@ -37,14 +37,24 @@ local function complain_about_input(self, message)
   say(self, "%s", message)
 end
 
+-- Failed lines are told when their block goes out: in the order of the lines, unless nobody wants one.
 local function count_failure(self, block, number, text)
+  local problems = block.problems or {}
+  block.problems = problems
   self.counts.fail = self.counts.fail + 1
-  if self.counts.fail > TOLD then return end
-  say(self, "%s:%d: %s", block.place, block.line + (number - block.number), text)
+  if #problems < TOLD then problems[#problems + 1] = ("%s:%d: %s"):format(block.place, block.line + (number - block.number), text) end
+end
+
+local function tell_problems(self, problems)
+  for _, text in ipairs(problems) do
+    if self.n_told == TOLD then return end
+    self.n_told = self.n_told + 1
+    say(self, "%s", text)
+  end
 end
 
 local function tell_the_rest(self)
-  local more = self.counts.fail - TOLD
+  local more = self.counts.fail - self.n_told
   if more > 0 and not self.read.cmd then say(self, "%d more line%s failed", more, more == 1 and "" or "s") end
 end
 
@@ -357,6 +367,7 @@ local function job_of(self, pool, call)
   job.separator, job.part_of, job.is_by_line = self.input.separator, self.input.part_of, self.is_by_line
   function job.supply(waits, bytes) return self:supply(waits, bytes) end
   function job.write(pieces) write_pieces(self, pieces) end
+  function job.tell(problems) tell_problems(self, problems) end
   function job.total() return total_of(self) end
   function job.n_failed() return self.counts.fail end
   if read.cmd then
@@ -528,7 +539,7 @@ end
 ---@return integer status of the process: 0; 1: something failed (--cmd: how many jobs); 2: it cannot be understood
 --- Raises interrupts. Blocks.
 function oneliner.main(program, word, ...)
-  local self = setmetatable({ program = program, n_problems = 0, counts = { fail = 0, success = 0 } }, Run)
+  local self = setmetatable({ program = program, n_problems = 0, n_told = 0, counts = { fail = 0, success = 0 } }, Run)
   local ok, message = pcall(prepare, self, word, { ... })
   if not ok then
     if type(message) ~= "string" then error(message, 0) end

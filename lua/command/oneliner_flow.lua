@@ -62,6 +62,7 @@ local function flush(self)
   local node, pieces = self.first, {}
   while node and node.out ~= nil do
     if node.out then pieces[#pieces + 1] = node.out end
+    if node.problems then self.tell(node.problems) end
     self.held_bytes, self.held = self.held_bytes - node.size, self.held - 1
     node = node.next
   end
@@ -78,10 +79,11 @@ end
 -- What became of a node. Without an order there is no list: it goes out at once.
 local function put(self, node, out)
   if self.is_ordered then
-    node.out, node.block = out or false, nil
+    node.out, node.problems, node.block = out or false, node.block.problems, nil
     hold(self, node, size_of(out))
-  elseif out then
-    self.write { out }
+  else
+    if node.block.problems then self.tell(node.block.problems) end
+    if out then self.write { out } end
   end
 end
 
@@ -215,6 +217,7 @@ end
 ---   part_of(block, text, number, n): a block that is a part of another;
 ---   accept(block, value) -> text or nil: fn's value { seconds =, at = (offset of what is not done), number = (of its first line), ... };
 ---   fail(block, err) -> text or nil: a block of one line failed; write(pieces);
+---   tell(texts): what went wrong with lines, block.problems, when it is the block's turn;
 ---   is_ordered, is_by_line; most_running: blocks that are begun at a time;
 ---   total() -> how many lines there are, or nil; n_failed() -> how many have failed
 function flow.run(job)
