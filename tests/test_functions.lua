@@ -337,6 +337,9 @@ function TestEnvironment.test_an_index_function_and_other_metamethods()
   lu.assertEquals(sent(fn), { "no made1", "no made1", "no made1" })
   local protected = setmetatable({ own = 1 }, { __index = { behind = 2 }, __metatable = "locked" })
   lu.assertEquals(sent(in_environment(protected, "return function(x) return x + own + behind end")), { 4, 5, 6 })
+  local never = coroutine.create(print) -- a sandbox with a lock and a name is sent in parts, too
+  local locked = setmetatable({ own = 1, never = never }, { __index = { behind = 2, never = never }, __metatable = false, __name = "box" })
+  lu.assertEquals(sent(in_environment(locked, "return function(x) return x + own + behind end")), { 4, 5, 6 })
 end
 
 -- Where code does more with it than to name fields, all of it goes.

@@ -353,6 +353,7 @@ function TestReplKeys:test_deaths_leave_the_terminal_as_it_was()
       local before = self.directory .. "/before"
       local env = environment(editor)
       env.XDG_STATE_HOME = self.directory
+      if os.getenv "ASAN_OPTIONS" then env.ASAN_OPTIONS = NO_LEAKS .. ":handle_segv=0:handle_abort=0" end -- it shall die of them
       local s <close> = screen.start { env = env, command = ("ulimit -c 0; stty -a > %s; %s -i -e %s; s=$?; echo; echo status $s;"
         .. " stty -a | cmp - %s && echo same"):format(before, PROGRAM, [["print('pid', io.open'/proc/self/stat':read'n')"]], before) }
       local pid = math.tointeger(tonumber(s:wait("\npid%s+%d+\n.*\n> $"):match("\npid%s+(%d+)")))

@@ -54,14 +54,22 @@ static int push_index(lua_State *L, int index) {
   return 0;
 }
 
-static int has_other_fields(lua_State *L) {
-  int is_second;
+/* What the metatable on top of the stack holds besides __index: nothing, what only hides or names it, or more. */
+enum beside_index { NOTHING_BESIDE, NAMES_BESIDE, MORE_BESIDE };
+
+static enum beside_index what_is_beside_index(lua_State *L) {
+  enum beside_index beside = NOTHING_BESIDE;
   lua_pushnil(L);
-  if (!lua_next(L, -2)) return 0;
-  lua_pop(L, 1);
-  is_second = lua_next(L, -2);
-  if (is_second) lua_pop(L, 2);
-  return is_second;
+  while (lua_next(L, -2)) {
+    const char *key = lua_type(L, -2) == LUA_TSTRING ? lua_tostring(L, -2) : "";
+    lua_pop(L, 1);
+    if (strcmp(key, "__index") == 0) continue;
+    beside = NAMES_BESIDE;
+    if (strcmp(key, "__metatable") == 0 || strcmp(key, "__name") == 0) continue;
+    lua_pop(L, 1);
+    return MORE_BESIDE;
+  }
+  return beside;
 }
 
 static int is_globals(lua_State *L, int index) {
@@ -75,14 +83,21 @@ static int is_globals(lua_State *L, int index) {
 
 /*
  * metatable_kind -- what follows the tag of the environment at `index`: HAS_METATABLE, its metatable as it is; HAS_INDEX, it holds nothing but
- * __index, a table to be sent in parts like this one; 0: nothing. Negative: failed.
+ * __index that matters here, a table to be sent in parts like this one; 0: nothing. Negative: failed.
+ * A metatable with a lock or a name of its own is the host's for its sandboxes (lighttpd's "li.mainenv"): no worker has one like it.
  */
 static int metatable_kind(struct codec *c, lua_State *L, int index) {
+  enum beside_index beside;
   int64_t found;
   int kind = HAS_METATABLE;
   if (!lua_getmetatable(L, index)) return 0;
-  found = has_other_fields(L) ? 1 : writer_find_name(c, L);
+  beside = what_is_beside_index(L);
+  found = beside == NOTHING_BESIDE ? writer_find_name(c, L) : 1;
   lua_pop(L, 1);
+  if (beside == NAMES_BESIDE && push_index(L, index)) {
+    lua_pop(L, 1);
+    return HAS_INDEX;
+  }
   if (found < 0) return (int)found;
   if (found > 0 || !push_index(L, index)) return HAS_METATABLE;
   if (!is_globals(L, -1)) {

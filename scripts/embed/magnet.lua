@@ -10,11 +10,10 @@ local pool = require "luapool"
 
 local NAME <const> = "luapool.primes" -- (a script's own globals do not outlive its request)
 local BLOCK <const> = 1000
-local max <const> = math.max -- here globals are fields of a table of the request's own, which cannot be sent: tasks use locals alone
 
 local function primes_in(block)
   local count = 0
-  for n = max(2, (block - 1) * BLOCK + 1), block * BLOCK do
+  for n = math.max(2, (block - 1) * BLOCK + 1), block * BLOCK do
     local divisor, is_prime = 2, true
     while divisor * divisor <= n do
       if n % divisor == 0 then
