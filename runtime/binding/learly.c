@@ -72,14 +72,6 @@ static struct early *new_early(lua_State *L) {
   return e;
 }
 
-static lua_State *main_thread(lua_State *L) {
-  lua_State *main;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
-  main = lua_tothread(L, -1);
-  lua_pop(L, 1);
-  return main;
-}
-
 static int refuse(void *context, const void *config, size_t length, char *text, size_t capacity) {
   (void)context, (void)config, (void)length;
   strncpy(text, "is a copy of the program, which is not configured", capacity - 1);
@@ -101,7 +93,7 @@ void learly_start(lua_State *L) {
   early_note(L);
   lua_setiuservalue(L, -2, MAP);
   memset(&copy, 0, sizeof copy);
-  copy.tasks.L = main_thread(L);
+  copy.tasks.L = task_main_thread(L);
   copy.tasks.on_start = copy.tasks.on_exit = LUA_NOREF;
   copy.recruit.tasks = (struct worker_tasks){&copy.tasks, task_start, task_run, task_finish};
   e->owner = getpid();

@@ -201,14 +201,6 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   lp->codec = lp->sender = NULL;
 }
 
-static lua_State *main_thread(lua_State *L) {
-  lua_State *main;
-  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
-  main = lua_tothread(L, -1);
-  lua_pop(L, 1);
-  return main;
-}
-
 static int option_function(lua_State *L, int options, const char *name) {
   if (lua_getfield(L, options, name) == LUA_TFUNCTION) return luaL_ref(L, LUA_REGISTRYINDEX);
   lua_pop(L, 1);
@@ -298,7 +290,7 @@ static int core_open(lua_State *L) {
   memset(lp, 0, sizeof *lp);
   lp->owner = getpid();
   lp->wake_fd = -1;
-  lp->L = main_thread(L);
+  lp->L = task_main_thread(L);
   lp->tasks.on_start = lp->tasks.on_exit = lp->codec_reference = lp->sender_reference = LUA_NOREF;
   lp->record_reference = LUA_NOREF;
   lp->output.function_reference = LUA_NOREF;

@@ -27,6 +27,14 @@ enum { ITEM_TEXT_BYTES = 60, SAMPLE = 64, LARGE_NS = 5000, LEAST_CYCLE_NS = 1000
 
 /* ---- items ---- */
 
+lua_State *task_main_thread(lua_State *L) {
+  lua_State *main;
+  lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_MAINTHREAD);
+  main = lua_tothread(L, -1);
+  lua_pop(L, 1);
+  return main;
+}
+
 void task_push_item(lua_State *L, const struct source *source, uint64_t number) {
   switch (source->kind) {
     case SOURCE_INTEGERS:

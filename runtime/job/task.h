@@ -87,6 +87,9 @@ struct task_context {
   int is_refused;        /* the result of item `next` cannot cross */
 };
 
+/* task_main_thread -- the main thread of L's state, for task_context.L: a coroutine may be gone when it is needed. Does not raise. */
+lua_State *task_main_thread(lua_State *L);
+
 /* task_start, task_run, task_finish -- struct worker_tasks for a pool whose context is a struct task_context. */
 int task_start(void *context, struct worker *w);
 void task_run(void *context, struct worker *w);
