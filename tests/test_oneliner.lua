@@ -338,6 +338,12 @@ function TestBadInput:test_errors_are_those_of_their_lines()
   os.remove(file)
 end
 
+-- Also when a line before it will never be over.
+function TestBadInput:test_the_failure_that_ends_it_is_told()
+  local r = run("-j2", "map", "--halt", "now,fail=1", "if _ == '1' then os.execute 'sleep 60' end error 'boom'", { stdin = sequence(2) })
+  lu.assertEquals({ r.exit, r.out, r.err }, { 1, "", "luapool: stdin:2: boom\n" })
+end
+
 function TestBadInput:test_a_worker_that_dies_costs_one_line()
   local r = run("-j2", "map", "if _ == '700' then os.exit(3) end return _", { stdin = sequence(5000) })
   lu.assertEquals(r.exit, 1)

@@ -71,6 +71,15 @@ local function flush(self)
   if #pieces > 0 then self.write(pieces) end
 end
 
+-- After a stop blocks behind one that did not finish stay where they are, but not what went wrong with them.
+local function tell_what_is_left(self)
+  local node = self.first
+  while node do
+    if node.problems then self.tell(node.problems) end
+    node = node.next
+  end
+end
+
 local function size_of(out)
   if type(out) == "string" then return #out end
   return type(out) == "table" and type(out[2]) == "string" and #out[1] + #out[2] or 0
@@ -243,6 +252,7 @@ function flow.run(job)
     set_mood(self)
     if self.is_stopped then break end
   end
+  tell_what_is_left(self)
 end
 
 --- No more is read; what runs may finish.
