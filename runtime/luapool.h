@@ -13,14 +13,16 @@
  *     the same pool as an object (luapool_push), or `require "luapool"` if you offer it (luaopen_luapool).
  *  5. In a loop of your own: luapool_poll tells in nanoseconds whether there is anything to do, luapool_step does it within a budget, and
  *     luapool_fd is for poll, epoll and the like. luapool_result gives what came of a job.
+ *     A loop of frames sets options.nice = LUAPOOL_IDLE, so that workers give way to a frame at once, and collects garbage in what is left
+ *     of each (LUA_GCSTOP once, then LUA_GCSTEP): memory for a large result would set the collector to work in the middle of one.
  *  6. luapool_close, luapool_terminate, or lua_close end the pool. Nothing survives your process, however it ends.
  *
  * What it does to your program: nothing. It never exits, aborts, prints, changes a signal disposition, the directory, the locale or the
  * environment, reaps no child but its own and bears it when somebody else reaps these. With threads, or start = "server", workers are clean
  * processes that a helper forks: none of your threads, locks, descriptors, memory or allocator is in them. With start = "fork" they are
  * copies of your program as it is, or as it was at luapool_init_early. They hold nothing of yours open but standard output and errors, so
- * that a connection that you close is closed, and a port is free when you are gone; but for options.descriptors = "keep", and for pools that
- * scripts make by themselves (pool.new{ descriptors = "close" }): there a task may use the files that its script has opened.
+ * that a connection that you close is closed, and a port is free when you are gone; but for options.descriptors = "keep", and for pools
+ * that scripts make by themselves (pool.new{ descriptors = "close" }): there a task may use the files that its script has opened.
  *
  * All functions return LUAPOOL_OK or another of the codes below, unless they say otherwise. None of them raises a Lua error, and none
  * may be called from a signal handler, but luapool_interrupt. `L` is the state of the pool, or a coroutine of it. A handle belongs to
@@ -37,6 +39,10 @@ extern "C" {
 #endif
 
 #include <lua.h>
+
+#if LUA_VERSION_RELEASE_NUM < 50404 || LUA_VERSION_NUM != 504
+#error "luapool needs Lua 5.4.4 or a later 5.4: in earlier releases interrupts can be lost, and finalizers can fail in lua_close"
+#endif
 
 #define LUAPOOL_VERSION "0.1.0"
 #define LUAPOOL_VERSION_NUMBER 100 /* major * 10000 + minor * 100 + patch */
@@ -56,6 +62,8 @@ enum {
   LUAPOOL_NOMEM = -2   /* no room on the Lua stack; nothing was pushed */
 };
 
+enum { LUAPOOL_IDLE = 20 }; /* of luapool_options.nice */
+
 typedef struct luapool luapool;         /* a pool */
 typedef struct luapool_job luapool_job; /* a call that was begun */
 
@@ -73,6 +81,7 @@ typedef struct luapool_options {
   void (*log)(void *context, const char *text); /* is told what else were a Lua warning, for all pools of the state; may be NULL */
   void *log_context;
   const char *descriptors; /* of start = "fork": "keep": tasks have what the program has open; NULL, "close": only 0 to 2 of it */
+  int nice;                /* by how much the priority of workers is lower, 1 to 19; LUAPOOL_IDLE: they run where nobody else wants to */
 } luapool_options;
 
 /* Of luapool_worker_main; as above. */
@@ -88,6 +97,16 @@ typedef struct luapool_worker_options {
 /* luapool_version, luapool_version_number -- of the library that runs, to be compared with the macros. */
 LUAPOOL_API const char *luapool_version(void);
 LUAPOOL_API int luapool_version_number(void);
+
+/*
+ * luapool_has -- 1: this build of the library has the feature, 0: it has not, and what asks for it is an error that says so, -1: there is
+ * no feature of that name. Scripts find the same in pool.features. All builds have them but for those that were made to be small (make
+ * SMALL=1, or -DLUAPOOL_SMALL for the amalgamation).
+ *   "journal"     the options log and resume        "early"       luapool_init_early
+ *   "trace"       the option trace; p:report()      "exceptions"  a Lua that was compiled as C++ may raise its errors through it
+ *   "progress"    the option progress
+ */
+LUAPOOL_API int luapool_has(const char *feature);
 
 /*
  * luaopen_luapool -- the module, for luaL_requiref. Starts no process, no thread, no signal handler. Raises Lua errors, as such
@@ -144,23 +163,24 @@ LUAPOOL_API int luapool_run(lua_State *L, luapool *p, const char *verb, int n_ar
 
 /*
  * luapool_submit -- one task: the function and its n_arguments - 1 arguments are popped, *out is the job. Does not wait for it.
- * luapool_begin -- a call for many items: the function, the source and the options of map_async (as many as n_arguments says).
+ * luapool_begin -- a call for many items: the function, the source and the options of map_async (as many as n_arguments says). With one
+ * item and { priority = "high" }: a task that is begun before all that waits.
  * LUAPOOL_ERROR: the error was pushed, and *out is NULL. Workers that are missing are started: that may take some milliseconds.
  */
 LUAPOOL_API int luapool_submit(lua_State *L, luapool *p, int n_arguments, luapool_job **out);
 LUAPOOL_API int luapool_begin(lua_State *L, luapool *p, int n_arguments, luapool_job **out);
 
 /*
- * luapool_poll -- 1 if luapool_step would find something to do, else 0. A few loads and a look at the clock: for every frame. (While jobs are
- * open it is 1 at least every 10 ms: nobody tells of deaths and of time that is over.)
+ * luapool_poll -- 1 if luapool_step would find something to do, else 0. A few loads and a look at the clock: for every frame. (While jobs
+ * are open it is 1 at least every 10 ms: nobody tells of deaths and of time that is over.)
  */
 LUAPOOL_API int luapool_poll(luapool *p);
 
 /*
  * luapool_step -- do what can be done now (results are read, callbacks run, the dead replaced), and stop when budget_us microseconds are
- * over (0: no limit); what is left is for the next step. Never waits for anybody. The time is looked at every few kilobytes, also amid a large
- * result, which is then read in several steps; what cannot be divided is one string, the room for one table, a step of the collector, a
- * callback, starting a worker. LUAPOOL_OK: no job is open any more; LUAPOOL_PENDING: some are; LUAPOOL_ERROR: a
+ * over (0: no limit); what is left is for the next step. Never waits for anybody. The time is looked at every few kilobytes, also amid a
+ * large result, which is then read in several steps; what cannot be divided is one string, the room for one table, a step of the collector,
+ * a callback, starting a worker. LUAPOOL_OK: no job is open any more; LUAPOOL_PENDING: some are; LUAPOOL_ERROR: a
  * callback failed, or the pool cannot go on: the error was pushed.
  */
 LUAPOOL_API int luapool_step(lua_State *L, luapool *p, long budget_us);

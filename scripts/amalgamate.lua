@@ -206,6 +206,9 @@ parts[#parts + 1] = [[
 #ifndef _GNU_SOURCE
 #define _GNU_SOURCE
 #endif
+#ifndef _FILE_OFFSET_BITS
+#define _FILE_OFFSET_BITS 64
+#endif
 ]]
 -- Headers first: a file may include one on a condition.
 for _, path in ipairs(files) do

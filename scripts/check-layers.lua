@@ -2,9 +2,11 @@
 --   A file includes only headers of its own floor or lower ones. Inside a floor, files do not include each other, unless the header
 --   comment of the file (or of its header) says "may include FLOOR/name.h".
 --   No lua_State below `job`: neither <lua.h> in the files nor lua_ symbols in the objects.
+--   No header includes base/fault.h: the build with fault points compiles anew only the files that do.
 --   Only `command` prints, exits or aborts; `_exit` belongs to `process`.
 --   What a library must not do to its host: see GUESTS.
---   Every file begins with a comment.
+--   Objects without the tables by which an exception passes (NO_TABLES in Makefile) use neither Lua nor objects that have them.
+--   Every file begins with a comment. No line of C or C++ is longer than 140 columns (of Lua, luacheck says so).
 --   Lua files ask (part "name") only for what is there: lua/luapool, the library, for files of its own; lua/cluster for those, too;
 --   lua/command for all. No two have the same name.
 -- ROOT (environment): another house to check, for the tests of this file.
@@ -19,12 +21,13 @@ end
 
 -- A library is a guest: these it does not call, but where they belong (a floor, or a file of it; command/ is no library).
 local GUESTS = {
-  signal = "", sigaction = "process/interrupt", sigprocmask = "", alarm = "", setitimer = "",
+  signal = "", sigaction = "process/interrupt process/program", sigprocmask = "", alarm = "", setitimer = "",
   wait = "", wait3 = "", wait4 = "process/process", waitid = "process/process",
-  waitpid = "cluster/relay binding/lprogram", -- of pids that they started
-  fork = "process/process", vfork = "", system = "job/libraries", popen = "job/libraries", -- what os.execute and io.popen do
+  waitpid = "cluster/relay binding/lprogram process/program", -- of pids that they started
+  fork = "process/process process/program", vfork = "",
+  system = "job/libraries", popen = "job/libraries", -- what os.execute and io.popen do
   chdir = "", fchdir = "", umask = "", setlocale = "", setenv = "", putenv = "", unsetenv = "", clearenv = "",
-  srand = "", srandom = "", setsid = "", setpgid = "", daemon = "", atexit = "process/process", on_exit = "process/process",
+  srand = "", srandom = "", setsid = "", setpgid = "", daemon = "", atexit = "process/process_child", on_exit = "process/process_child",
 }
 
 local level = {}
@@ -92,7 +95,10 @@ local function check_source(path)
   if not text:match("^%s*/%*") then complain("%s: does not begin with a comment", path) end
   if not floor then return end
   if not level[floor] then return complain("%s: %s/ is no floor of the house", path, floor) end
-  for included in text:gmatch('#%s*include%s*[<"]([^>"]+)[>"]') do check_include(path, floor, included) end
+  for included in text:gmatch('#%s*include%s*[<"]([^>"]+)[>"]') do
+    if included == "base/fault.h" and path:match("%.h$") then complain("%s: includes base/fault.h, which is for .c files", path) end
+    check_include(path, floor, included)
+  end
 end
 
 local function check_object(path)
@@ -109,6 +115,38 @@ local function check_object(path)
       local file = path:match("runtime/(%l+/[^/]+)%.o$")
       if not (" " .. GUESTS[symbol] .. " "):find(" " .. file .. " ", 1, true) then
         complain("%s: uses %s; a library does not do that to its host", path, symbol)
+      end
+    end
+  end
+end
+
+-- Which object defines a symbol, what each object needs, and which have tables.
+local function survey(objects)
+  local owner, needs, has_tables = {}, {}, {}
+  for _, path in ipairs(objects) do
+    needs[path] = {}
+    for _, line in ipairs(lines_of("nm '" .. path .. "'")) do
+      local kind, symbol = line:match("(%a) ([^%s@]+)$")
+      if kind == "U" then table.insert(needs[path], symbol) elseif kind and kind:match("[TDBRWC]") then owner[symbol] = path end
+    end
+    for _, line in ipairs(lines_of("size -A '" .. path .. "'")) do
+      if line:match("^%.eh_frame%s") then has_tables[path] = true end
+    end
+  end
+  return owner, needs, has_tables
+end
+
+-- (What has no tables for lack of functions is never called.)
+local function check_tables(objects)
+  local owner, needs, has_tables = survey(objects)
+  if not next(has_tables) then return end
+  for _, path in ipairs(objects) do
+    for _, symbol in ipairs(has_tables[path] and {} or needs[path]) do
+      local other = owner[symbol]
+      if symbol:match("^luaL?_") and level[path:match("runtime/(%l+)/")] >= level[FIRST_WITH_LUA] then
+        complain("%s: has no tables for exceptions, but uses %s", path, symbol)
+      elseif other and has_tables[other] then
+        complain("%s: has no tables for exceptions, but uses %s of %s, which has", path, symbol, other:match("runtime/.*"))
       end
     end
   end
@@ -146,11 +184,25 @@ end
 
 check_parts()
 
+-- ---- lines ----
+
+local MOST_COLUMNS = 140
+
+local written = lines_of(("cd '%s' && find runtime tests scripts -name '*.[ch]' -o -name '*.cpp' 2>/dev/null | sort"):format(root))
+for _, path in ipairs(written) do
+  local number = 0
+  for line in io.lines(root .. "/" .. path) do
+    number = number + 1
+    if #line > MOST_COLUMNS then complain("%s:%d: %d columns, and %d is the most", path, number, #line, MOST_COLUMNS) end
+  end
+end
+
 local sources = lines_of(("cd '%s' && find runtime tests/c -name '*.[ch]' 2>/dev/null | sort"):format(root))
 local objects = lines_of(("find '%s/runtime' -name '*.o' 2>/dev/null | sort"):format(build))
 if #sources == 0 then complain("no sources below %s/runtime", root) end
 if #objects == 0 then complain("no objects below %s/runtime: build first", build) end
 for _, path in ipairs(sources) do check_source(path) end
 for _, path in ipairs(objects) do check_object(path) end
+check_tables(objects)
 print(("layers: %d sources, %d objects, %d complaints"):format(#sources, #objects, complaints))
 os.exit(complaints == 0, true)

@@ -199,13 +199,13 @@ end
 --- Take what comes; wait at most `seconds` (nil: as long as it takes) for something. Raises interrupts.
 function cluster.pump(seconds)
   if core.shield(drain) > 0 then seconds = 0 end -- an interrupt that came between two lines of ours would leave a call half counted
-  local is_there = wire:wait(seconds)
+  local is_there, how = wire:wait(seconds)
   core.shield(drain)
   if is_there then return end
   for rank = 0, (n_nodes or 0) - 1 do
     if nodes[rank] then lose(nodes[rank], "the manager has ended") end
   end
-  error(cluster.error("crash", "the manager of the nodes has ended"), 0)
+  error(cluster.error("crash", how), 0)
 end
 
 --- Ask all living nodes; waits for the answers.

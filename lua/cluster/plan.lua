@@ -43,6 +43,8 @@ local WEIGHT <const> = 0.25
 ---@field issued integer items that are in batches, or were
 ---@field held table<integer, integer> items in flight, by the node's rank
 ---@field n_held integer
+---@field waited number seconds for which the loop of a stream has waited for its next item
+---@field ahead integer items that the stream was ahead of it when that began
 local Plan = {}
 Plan.__index = Plan
 
@@ -53,7 +55,7 @@ Plan.__index = Plan
 function plan.new(fleet, total, options, pool_options, is_stream)
   return setmetatable({
     fleet = fleet, total = total, options = options, pool_options = pool_options, is_stream = is_stream,
-    issued = 0, delivered = 0, in_hand = 0, size = 0, n_learned = 0, held = {}, n_held = 0,
+    issued = 0, delivered = 0, in_hand = 0, waited = 0, ahead = 0, size = 0, n_learned = 0, held = {}, n_held = 0,
     again = {}, n_again = 0, is_sorted = true, suspects = {}, reserved = {}, n_reserved = 0, queue = {}, head = 1, tail = 0, is_queued = {},
   }, Plan)
 end
@@ -151,13 +153,18 @@ local function times(self)
   return math.max(limits.target, handling / limits.busy, 1.5 * trip), math.max(limits.least, handling, trip / 4)
 end
 
--- How many items a stream may be ahead of its loop: as many as keep the nodes busy for a moment, or as the user says.
+-- How many items a stream may be ahead of its loop: as many as keep the nodes busy for a moment, or as the user says. While the loop waits
+-- (for an item that takes long, or is at a node of which nothing is heard) nodes go on, as far as there is memory for what they find.
 local function buffer_of(self)
   local buffer = self.options.buffer or 0
   if buffer > 0 then return buffer end
   local workers = self.fleet:total_workers(self.pool_options)
   local items = 4 * workers
-  if self.per_item then items = math.max(items, workers * limits.ahead * times(self) / math.max(self.per_item, 1e-9)) end
+  if self.per_item then
+    local per_item = math.max(self.per_item, 1e-9)
+    items = math.max(items, workers * limits.ahead * times(self) / per_item)
+    if self.waited > 0 then items = math.max(items, self.ahead + workers * self.waited / per_item) end
+  end
   local bytes = math.max(self.per_bytes or 0, limits.item_bytes)
   return math.max(1, math.min(items, limits.ahead_bytes / bytes)) // 1 | 0
 end
@@ -197,6 +204,12 @@ end
 function Plan:room_ahead()
   if not self.is_stream then return limits.items end
   return buffer_of(self) - (self.issued - self.delivered + self.in_hand)
+end
+
+--- The loop has waited so long for its next item (0: it does not).
+function Plan:note_wait(seconds)
+  if self.waited == 0 and seconds > 0 then self.ahead = self.issued - self.delivered end
+  self.waited = seconds
 end
 
 --- How many items the next batch for this node would have; 0: there must not be one now; nil: it is one that is done again.

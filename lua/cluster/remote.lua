@@ -27,7 +27,8 @@ local function node_options(call)
   return {
     chunk = o.chunk, timeout = o.timeout, memory = o.memory,
     retries = o.retries, crash_retries = o.crash_retries, retry_delay = o.retry_delay,
-    on_crash = o.on_crash ~= "skip" and o.on_crash or nil, wrapped = o.wrapped, discard = o.discard, seconds = o.seconds,
+    on_crash = o.on_crash ~= "skip" and o.on_crash or nil, priority = o.priority,
+    wrapped = o.wrapped, discard = o.discard, seconds = o.seconds,
   }
 end
 
@@ -248,6 +249,17 @@ function Call:fail_item(index, e)
   self.failed_at = math.min(self.failed_at or index, index)
 end
 
+-- All results as one table: at once, where it is known how many there will be.
+local function keep_in_table(call, first, n, values)
+  if call.kind == "iterator" then
+    call.pieces = call.pieces or {}
+    table.insert(call.pieces, { first, n, values })
+  else
+    call.value = call.value or core.sized(call.plan.total)
+    core.fill_from(call.value, first, n, values)
+  end
+end
+
 local function keep_values(call, first, n, values, worker)
   if call.mode == "apply" then
     call.value = values
@@ -259,8 +271,7 @@ local function keep_values(call, first, n, values, worker)
     local into = call.options.into
     for k = 1, n do into[first + k - 1] = values[k] end
   elseif not call.options.discard then
-    call.pieces = call.pieces or {}
-    table.insert(call.pieces, { first, n, values })
+    keep_in_table(call, first, n, values)
   end
   call.settled = call.settled + n
 end
@@ -286,6 +297,13 @@ local function keep_runs(call, batch, offset, n, values, errors, node, worker)
   end
 end
 
+-- Numbers come as a block (binding/lblock).
+local function table_of(block, n)
+  local values = core.sized(n)
+  core.fill_from(values, 1, n, block)
+  return values
+end
+
 --- A message of results: all of a batch, or (with seconds) some.
 function Call:results(batch, node, bytes)
   if self.phase ~= "open" then
@@ -307,6 +325,7 @@ function Call:results(batch, node, bytes)
   if n > 0 then
     local into = self.options.into
     local done, problem = true, nil
+    if type(values) == "string" and (into or self.is_stream) then values = table_of(values, n) end
     if errors or into then
       done, problem = pcall(keep_runs, self, batch, offset, n, values or {}, errors or {}, node, worker)
     else
@@ -441,7 +460,14 @@ function Call:status()
 end
 
 function Call:outcome()
-  if self.pieces then self.value, self.pieces = core.join(self.pieces, self.plan.total or self.plan.issued), nil end
+  local pieces = self.pieces
+  if pieces then
+    self.value, self.pieces = core.sized(self.plan.total or self.plan.issued), nil
+    for i, piece in ipairs(pieces) do
+      core.fill_from(self.value, table.unpack(piece))
+      pieces[i] = false -- it may be collected
+    end
+  end
   return self.value, self.plan.total or self.plan.issued, self.errors, self.problem
 end
 
@@ -487,12 +513,19 @@ local function pop_frame(call)
   return frame
 end
 
+local function note_wait(call, is_waiting)
+  local now = is_waiting and core.now() or nil
+  call.waits_since = now and (call.waits_since or now)
+  call.plan:note_wait(now and now - call.waits_since or 0)
+end
+
 --- As call:next of binding/lcall.c: values, first, n | nil, index, 1, error | nothing at the end | false: the time is over.
 function Call:next(seconds)
   local until_time = seconds and core.now() + seconds
   self.plan.in_hand = 0
   while self.outcome_word ~= "cancelled" do
     local frame = pop_frame(self)
+    note_wait(self, not frame)
     if frame then
       if not self.frames[self.mode == "ordered" and self.plan.delivered + 1 or self.head] then self:feed() end
       if frame.err then return nil, frame.first, 1, frame.err end

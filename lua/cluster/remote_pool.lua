@@ -18,7 +18,9 @@ Handle.__index = Handle
 local function node_options(o)
   return {
     workers = not o.auto_workers and o.workers or nil, grace = o.grace, on_start = o.on_start, on_exit = o.on_exit, seed = o.seed,
-    max_tasks = o.max_tasks, nested = o.nested, name = o.name, ring = o.ring, discards_output = o.output == "discard",
+    max_tasks = o.max_tasks, max_growth = o.max_growth, idle_timeout = o.idle_timeout, nice = o.nice, pin = o.pin,
+    load = o.load, memfree = o.memfree,
+    nested = o.nested, name = o.name, ring = o.ring, discards_output = o.output == "discard",
     output_items = type(o.output) == "function" or o.output == "order",
   }
 end

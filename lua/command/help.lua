@@ -26,7 +26,8 @@ bits for any number of workers. options.map is applied first, options.combine jo
 local SECTIONS = {
   { receiver = "pool", separator = ".", title = "the module", entries = {
     { "new", "([n | options])", [[A pool; its workers start at first use. Options: workers (n, "auto", 0: inline), grace, on_start,
-on_exit, seed, max_tasks, nested, output, name; and, as defaults of its calls, those of map. `local p <close> = pool.new(4)`
+on_exit, seed, max_tasks, max_growth, idle_timeout, load, memfree, nice, pin, nested,
+output, name; and, as defaults of its calls, those of map. `local p <close> = pool.new(4)`
 ends it with its scope.]] },
     { "range", "([first,] last [, step])", "Numbers as a source of items, in constant memory; range(n) is 1..n." },
     { "register", "(name, class [, { save =, load = }])", "A class (or a type of userdata) that crosses between processes by name." },
@@ -37,6 +38,7 @@ ends it with its scope.]] },
 write the same elements, without copying.]] },
     { "counter", "([v])", "An integer that all processes change without losing a change." },
     { "lock", "()", "One process at a time holds it; who dies has released it." },
+    { "semaphore", "(n)", "n permits: at most n holders at a time, in all processes; who dies has given his back." },
     { "channel", "([capacity])", "Values from many to many, in the order in which they were sent; whole or not at all." },
     { "is_interrupt", "(err)", "Is this error an interrupt: Ctrl-C, SIGTERM or SIGHUP?" },
     { "shield", "(fn, ...)", "fn(...); an interrupt that comes meanwhile is delivered when it has returned." },
@@ -44,14 +46,18 @@ write the same elements, without copying.]] },
     { "defaults", "()", "A copy of what the command's options, and the environment, gave as defaults of pools and calls." },
     { "catch_interrupts", "()", "Makes SIGINT, SIGTERM and SIGHUP Lua errors, in hosts other than the command." },
   }, verbs = "A call of the module uses workers forked for that call alone: fn, globals and open modules are simply there.",
-    fields = { "pool.worker", "pool.Error" } },
+    fields = { "pool.worker", "pool.Error", "pool.features" } },
   { receiver = "p", separator = ":", class = "luapool.pool", title = "pools, made by pool.new", entries = {
     { "submit", "(fn, ...)", "A future: fn(...) in a worker." },
     { "map_async", "(fn, src [, options])", "A future for a whole map." },
     { "broadcast", "(fn, ...)", "fn(...) once in every worker; results by the worker's number." },
+    { "with", "(options)", [[The verbs of the pool with these options for their calls: p:with{ priority = "high" }:submit(fn, ...)
+is begun before all that waits. Priorities: "high", "normal", "low".]] },
     { "close", "([timeout])", "Lets what was begun finish; the workers leave. True when they are gone." },
     { "terminate", "([grace])", "Interrupts what runs, kills who does not stop within `grace` seconds, waits until all are gone." },
     { "cancel", "()", "Cancels every open call; the pool stays usable." },
+    { "pause", "()", "The workers begin nothing any more; calls wait." },
+    { "resume", "()", "The end of p:pause()." },
     { "resize", "(n)", "More or fewer workers." },
     { "step", "([seconds [, budget]])", "What can be done now (or within so many seconds), callbacks included; the number of open calls." },
     { "fd", "()", "A descriptor for somebody else's event loop: readable when p:step() has something to do." },
@@ -91,8 +97,14 @@ write the same elements, without copying.]] },
     { "with", "(fn, ...)", "fn(...) while holding it; its results." },
     { "holder", "()", "The pid of the process that holds it, or nil." },
   } },
-  { receiver = "g", separator = ":", class = "luapool.guard", title = "guards, made by l:acquire and l:try", entries = {
-    { "release", "()", "Gives the lock back; so do <close> and the collector." },
+  { receiver = "sem", separator = ":", class = "luapool.semaphore", title = "semaphores, made by pool.semaphore", entries = {
+    { "acquire", "([timeout])", 'local g <close> = sem:acquire(): waits, and returns the guard of a permit; nil, "timeout".' },
+    { "try", "()", "A guard, or nil at once." },
+    { "with", "(fn, ...)", "fn(...) while holding a permit; its results." },
+    { "available", "()", "How many permits nobody has at this moment." },
+  } },
+  { receiver = "g", separator = ":", class = "luapool.guard", title = "guards, made by acquire and try of locks and semaphores", entries = {
+    { "release", "()", "Gives the lock, or the permit, back; so do <close> and the collector." },
   } },
   { receiver = "ch", separator = ":", class = "luapool.channel", title = "channels, made by pool.channel", entries = {
     { "send", "(v [, timeout])", 'true, when it is on its way; nil, "timeout". Waits while the channel is full.' },

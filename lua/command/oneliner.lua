@@ -516,6 +516,8 @@ local function prepare(self, word, arguments)
   local separator = read.null and "\0" or "\n"
   if #read.sources == 1 and read.sources[1].list then separator = "\0" end -- arguments may have newlines, but no NUL
   self.input = input.new(read.sources, separator, read.is_product, function(message) complain_about_input(self, message) end)
+  if read.colsep then self.input:split_lines(read.colsep) end
+  if read.max_args then self.input:group_lines(read.max_args) end
 end
 
 local function run(self)

@@ -83,20 +83,36 @@ local function read_all(self, source)
   return lines
 end
 
--- The n-th combination, the last source being the fastest; nil: there are no more.
-local function combination(lists, n)
+-- What is combined with each other: runs of sources { first =, last =, n = }, of which the linked ones go along with the one before. The
+-- shortest of a run counts.
+local function runs_of(sources, lists)
+  local runs = {}
+  for i, list in ipairs(lists) do
+    local run = sources[i].is_linked and runs[#runs]
+    if run then
+      run.last, run.n = i, math.min(run.n, #list)
+    else
+      runs[#runs + 1] = { first = i, last = i, n = #list }
+    end
+  end
+  return runs
+end
+
+-- The n-th combination, the last run being the fastest; nil: there are no more.
+local function combination(runs, lists, n)
   local left, list = n - 1, {}
-  for i = #lists, 1, -1 do
-    if #lists[i] == 0 then return nil end
-    list[i] = lists[i][left % #lists[i] + 1]
-    left = left // #lists[i]
+  for r = #runs, 1, -1 do
+    local run = runs[r]
+    if run.n == 0 then return nil end
+    for i = run.first, run.last do list[i] = lists[i][left % run.n + 1] end
+    left = left // run.n
   end
   return left == 0 and list or nil
 end
 
 -- As Input.block, one combination at a time.
 local function next_combination(self)
-  local list = combination(self.lists, self.number)
+  local list = combination(self.runs, self.lists, self.number)
   if not list then return nil end
   local text = table.concat(list, " ")
   local block = { text = text, number = self.number, n = 1, place = "combination", line = self.number, item = { text, self.number, list } }
@@ -104,8 +120,52 @@ local function next_combination(self)
   return block
 end
 
+-- ---- lines with parts ----
+
+local function split(line, separator)
+  local parts, at = {}, 1
+  while true do
+    local from, to = line:find(separator, at)
+    parts[#parts + 1] = line:sub(at, (from or 0) - 1)
+    if not from then return parts end
+    at = to + 1
+  end
+end
+
+-- As Input.block, one line at a time, in its columns.
+local function next_row(self, _, waits)
+  local block = next_block(self, self.reader.block, 0, waits)
+  if not block then return block end
+  block.text = block.text:sub(1, -2)
+  block.item = { block.text, block.number, split(block.text, self.columns) }
+  return block
+end
+
+-- As Input.block, so many lines at a time; at the end what there is. Of lines that have come, but not all, it keeps what it has.
+local function next_group(self, _, waits)
+  local number, lines = self.number, self.group
+  while #lines < self.group_size do
+    local block = next_block(self, self.reader.block, 0, waits)
+    self.number = number
+    if block == false then return false end
+    if not block then break end
+    lines[#lines + 1] = block.text:sub(1, -2)
+  end
+  if #lines == 0 then return nil end
+  self.group, self.number = {}, number + 1
+  local text = table.concat(lines, " ")
+  return { text = text, number = number, n = 1, place = self.name, line = self.line - #lines, item = { text, number, lines } }
+end
+
+--- Each line is an item of several parts: what lies between the matches of a pattern. Only with `block`.
+function Input:split_lines(pattern) self.columns, self.block = pattern, next_row end
+
+--- So many lines are one item, whose parts they are. Only with `block`.
+function Input:group_lines(n) self.group_size, self.group, self.block = n, {}, next_group end
+
 --- An input of all sources: a stream of their lines, or (is_product) all combinations of one line of each; these are read at once.
----@param sources table[] { list = strings } | { path = string } | {} (standard input)
+---@param sources table[] { list = strings } | { path = string } | {} (standard input); is_linked: its lines go along with those of the one
+---   before
 ---@param separator string the byte that ends a line
 ---@param complain fun(message: string) told of what cannot be read; the others are read all the same
 function input.new(sources, separator, is_product, complain)
@@ -114,6 +174,7 @@ function input.new(sources, separator, is_product, complain)
   if is_product then
     self.is_product, self.lists = true, {}
     for i, source in ipairs(sources) do self.lists[i] = read_all(self, source) end
+    self.runs = runs_of(sources, self.lists)
     self.reader:feed("")
     self.block = next_combination
   end
@@ -125,7 +186,7 @@ end
 function Input:count()
   if self.is_product then
     local n = 1
-    for _, list in ipairs(self.lists) do n = n * #list end
+    for _, run in ipairs(self.runs) do n = n * run.n end
     return n
   end
   local n = 0
@@ -133,6 +194,7 @@ function Input:count()
     if not source.list then return nil end
     n = n + #source.list
   end
+  if self.group_size then return (n + self.group_size - 1) // self.group_size end
   return n
 end
 

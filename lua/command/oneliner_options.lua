@@ -8,7 +8,7 @@ usage: luapool [options] map EXPR|FILE.lua [files]           the results, one pe
        luapool [options] reduce EXPR|FILE.lua [files]        all lines joined into one value
        luapool [options] map --cmd 'COMMAND {}' [files]      run shell commands, as GNU parallel does
 Lines come from the files (- is standard input), from standard input, or from the command line: ::: args ...
-(:::: files ... reads them; several ::: and :::: give all combinations).
+(:::: files ... reads them; several ::: and :::: give all combinations; :::+ and ::::+ go along with the source before).
 
 EXPR is a Lua expression, or statements that return something, of
   _        the line, a string without its end; _i its number   (map, filter)
@@ -32,6 +32,8 @@ With --cmd COMMAND
   {} {.} {/} {//} {/.}     the item, without its extension, its base name, its folder, base name without extension
   {1} {2.} {3/} ...        the parts of a combination;   {#} number of the item;   {%} number of the worker
   Items are quoted for the shell. Without any of these {} is appended. Output comes job by job.
+  -C, --colsep PATTERN     a line's columns are its parts: {1} {2} ...; a Lua pattern, where \t is a tab
+  -N, --max-args N         N lines are one item, and its parts: {1} to {N}; {} is all of them
   -u, --ungroup            output as it comes
       --tag                the item before each line of output
       --dry-run            print the commands, run nothing
@@ -49,6 +51,8 @@ local OWN = {
   text = { "text" }, halt = { "halt", true }, joblog = { "joblog", true }, resume = { "resume" }, ["resume-failed"] = { "resume_failed" },
   cmd = { "cmd", true }, u = { "ungroup" }, ungroup = { "ungroup" }, ["line-buffer"] = { "ungroup" }, lb = { "ungroup" },
   group = { "group" }, tag = { "tag" }, ["dry-run"] = { "dry_run" }, ["dryrun"] = { "dry_run" }, shell = { "shell", true },
+  C = { "colsep", true }, colsep = { "colsep", true }, N = { "max_args", true }, n = { "max_args", true },
+  ["max-args"] = { "max_args", true }, ["max-replace-args"] = { "max_args", true },
   help = { "help" },
 }
 
@@ -58,7 +62,10 @@ local SHARED = {
   timeout = { "timeout", true }, m = { "memory", true }, memory = { "memory", true }, seed = { "seed", true },
   retries = { "retries", true }, ["on-crash"] = { "on-crash", true },
   deadline = { "deadline", true },
-  grace = { "grace", true }, ["max-tasks"] = { "max-tasks", true }, start = { "start", true }, progress = { "progress", "maybe" },
+  grace = { "grace", true }, ["max-tasks"] = { "max-tasks", true },
+  ["max-growth"] = { "max-growth", true }, ["idle-timeout"] = { "idle-timeout", true }, nice = { "nice", true },
+  load = { "load", true }, memfree = { "memfree", true }, ["retry-delay"] = { "retry-delay", true }, pin = { "pin", "maybe" },
+  start = { "start", true }, progress = { "progress", "maybe" },
   color = { "color", "maybe" }, quiet = { "quiet" }, q = { "quiet" }, trace = { "trace", true }, report = { "report", true },
 }
 
@@ -114,21 +121,23 @@ local function is_option(text)
   return text:find("^%-%-.") ~= nil or text:find("^%-[%w]") ~= nil
 end
 
-local MARKS <const> = { [":::"] = "list", ["::::"] = "files" }
+local MARKS <const> = { [":::"] = "list", ["::::"] = "files", [":::+"] = "list", ["::::+"] = "files" }
+local LINKS <const> = { [":::+"] = true, ["::::+"] = true }
 
 local function read_sources(read, arguments, at)
-  local mark
+  local mark, is_linked
+  if LINKS[arguments[at]] then usage("%s: '%s' goes along with a source before it, and there is none", read.word, arguments[at]) end
   while at <= #arguments do
     local text = arguments[at]
     if MARKS[text] then
-      mark = MARKS[text]
-      if mark == "list" then read.sources[#read.sources + 1] = { list = {} } end
+      mark, is_linked = MARKS[text], LINKS[text]
+      if mark == "list" then read.sources[#read.sources + 1] = { list = {}, is_linked = is_linked } end
       read.is_product = read.is_product or #read.sources > 1
     elseif mark == "list" then
       local list = read.sources[#read.sources].list
       list[#list + 1] = text
     else
-      read.sources[#read.sources + 1] = text == "-" and {} or { path = text }
+      read.sources[#read.sources + 1] = { path = text ~= "-" and text or nil, is_linked = is_linked }
       read.is_product = read.is_product or #read.sources > 1
     end
     at = at + 1
@@ -151,6 +160,23 @@ local function place(read, words)
   if #read.sources == 0 then read.sources[1] = {} end
 end
 
+-- What makes several parts of a line, or one item of several lines: read, as the values they are.
+local function read_parts(read)
+  if read.colsep then
+    local pattern = read.colsep:gsub("\\t", "\t")
+    local ok, matches_nothing = pcall(string.find, "", pattern)
+    if not ok or matches_nothing then usage("%s: --colsep: pattern that matches something expected, got '%s'", read.word, read.colsep) end
+    read.colsep = pattern
+  end
+  if read.max_args then
+    local n = math.tointeger(tonumber(read.max_args))
+    if not n or n < 1 or n > 1 << 20 then usage("%s: --max-args: integer from 1 expected, got '%s'", read.word, read.max_args) end
+    read.max_args = n
+  end
+  if read.colsep and read.max_args then usage("%s: --colsep or --max-args, not both", read.word) end
+  if read.is_product and (read.colsep or read.max_args) then usage("%s: --colsep and --max-args are for one source", read.word) end
+end
+
 local function check_each(read)
   if read.word ~= "map" and read.cmd then usage("%s: --cmd is for map", read.word) end
   if read.cmd and read.file then usage("%s: --cmd or --file, not both", read.word) end
@@ -158,9 +184,10 @@ local function check_each(read)
   if read.word == "reduce" and (read.joblog or read.halt or read.unordered) then
     usage("reduce: no --joblog, --halt or --unordered: a fold without some of its lines is none")
   end
-  for _, name in ipairs { "tag", "ungroup", "dry_run", "shell" } do
+  for _, name in ipairs { "tag", "ungroup", "dry_run", "shell", "colsep", "max_args" } do
     if read[name] and not read.cmd then usage("%s: --%s is for --cmd", read.word, (name:gsub("_", "-"))) end
   end
+  read_parts(read)
 end
 
 --- Read what stands behind the word.

@@ -140,6 +140,11 @@ local function whole(low, high, text)
   end
 end
 
+local function nice(value, option, name)
+  if value == "idle" then return value end
+  return whole(0, 19, 'integer from 0 to 19 or "idle"')(value, option, name)
+end
+
 local function seconds(low, text)
   return function(value, option, name)
     if type(value) ~= "number" or value ~= value or value < low or (low == 0 and text:find("positive") and value == 0) then
@@ -175,16 +180,21 @@ end
 
 local UNITS = { [""] = 1, K = 1 << 10, M = 1 << 20, G = 1 << 30, T = 1 << 40 }
 
-local function memory(value, option, name)
-  local text = 'bytes, or a string such as "512M", at least 64K,'
-  local n = type(value) == "number" and math.tointeger(value)
-  if type(value) == "string" then
-    local digits, unit = value:match("^(%d+%.?%d*)%s*([KMGT]?)i?B?$")
-    n = digits and math.floor(tonumber(digits) * UNITS[unit])
+-- Bytes, `least` at least; `words` is that for people.
+local function bytes(least, words)
+  local text = ('bytes, or a string such as "512M", at least %s,'):format(words)
+  return function(value, option, name)
+    local n = type(value) == "number" and math.tointeger(value)
+    if type(value) == "string" then
+      local digits, unit = value:match("^(%d+%.?%d*)%s*([KMGT]?)i?B?$")
+      n = digits and math.floor(tonumber(digits) * UNITS[unit])
+    end
+    if not n or n < least or n > 1 << 46 then bad_option(option, name, text, value) end
+    return n
   end
-  if not n or n < 64 * 1024 or n > 1 << 46 then bad_option(option, name, text, value) end
-  return n
 end
+
+local memory = bytes(64 << 10, "64K")
 
 local function workers(value, option, name)
   if value == "auto" then return part("defaults").get().workers end -- nil: as if nothing had been said
@@ -264,6 +274,23 @@ local function flag(value, option, name)
   return value
 end
 
+local function pin(value, option, name)
+  if type(value) ~= "boolean" then bad_option(option, name, "boolean", value) end
+  if value and not core.can_bind() then bad_option(option, name, "false: this system binds no process to a processor;", value) end
+  return value
+end
+
+-- Processes that may run besides: a number, or a share of the processors.
+local function load_of(value, option, name)
+  local share = type(value) == "string" and tonumber(value:match("^(%d+%.?%d*)%%$"))
+  local n = type(value) == "number" and value or share and core.cpus() * share / 100
+  if not n or not (n >= 0.001 and n <= 1e9) then
+    bad_option(option, name, 'positive number, or a share of the processors such as "75%",', value)
+  end
+  if not core.running() then bad_option(option, name, "nil: this system does not tell how many processes run;", value) end
+  return n
+end
+
 --- What a pool may say for its calls, and each call anew.
 local CALL = {
   chunk = chunk,
@@ -275,6 +302,7 @@ local CALL = {
   retry_delay = seconds(0, "number of seconds, 0 or more,"),
   errors = one_of("raise", "collect"),
   progress = progress,
+  priority = one_of("high", "normal", "low"),
 }
 
 --- What only a call can say.
@@ -305,6 +333,12 @@ local POOL = {
   output = output,
   name = text,
   max_tasks = whole(1, 1 << 30, "integer from 1"),
+  max_growth = bytes(1 << 20, "1M"),
+  idle_timeout = seconds(0, "positive number of seconds"),
+  load = load_of,
+  memfree = bytes(1, "1"),
+  nice = nice,
+  pin = pin,
   nested = flag,
   trace = trace,
   start = one_of("fork", "server", "spawn", "auto"),
@@ -344,6 +378,15 @@ local function known(name, ...)
   return table.concat(names, " ")
 end
 
+--- What of the library an option needs (see pool.features).
+local NEEDS = { log = "journal", resume = "journal", trace = "trace", report = "trace", progress = "progress" }
+
+--- Why this build has no such option, whatever its value but false; nil: it has it.
+---@return string?
+function check.lack(option, value)
+  return value and NEEDS[option] and core.lacks(NEEDS[option]) or nil
+end
+
 -- Each option of the user's goes into the table that is paired with the set that knows it: (set, into), ...
 local function read(options, name, sets)
   for option, value in pairs(options) do
@@ -356,6 +399,8 @@ local function read(options, name, sets)
       for i, pair in ipairs(sets) do list[i] = pair[1] end
       error(("unknown option '%s' to '%s' (known: %s)"):format(tostring(option), name, known(name, table.unpack(list))), BLAME)
     end
+    local lack = check.lack(option, value)
+    if lack then error(("bad option '%s' to '%s' (%s)"):format(option, name, lack), BLAME) end
     into[option] = reader(value, option, name)
   end
   if options.resume and not options.log and (options.log == false or not part("defaults").get().log) then
@@ -379,7 +424,9 @@ end
 ---@return string[]
 function check.option_names(name, is_module)
   local names, sets = {}, { CALL, ONCE }
-  if name == "new" then
+  if name == "with" then
+    sets = { CALL }
+  elseif name == "new" then
     sets = { CALL, POOL }
   elseif is_module then
     sets = { CALL, POOL, ONCE }
@@ -432,6 +479,17 @@ function check.call_options(options, defaults, number, name)
   read(options or {}, name, { { CALL, call }, { ONCE, call } })
   add_log(call, name)
   add_limits(call, name)
+  return check.finish_call(call)
+end
+
+--- The argument of p:with: what a pool may say for its calls, over what was said before.
+---@return table call
+function check.with_options(options, defaults, number, name)
+  if type(options) ~= "table" then bad_argument(number, name, "table of options", options) end
+  local call = {}
+  for key, value in pairs(defaults) do call[key] = value end
+  call.collect = nil
+  read(options, name, { { CALL, call } })
   return check.finish_call(call)
 end
 

@@ -36,6 +36,11 @@ local function flag(text)
   return nil, '"yes" or "no"'
 end
 
+local function pin(text)
+  if YES_OR_NO[text] == nil then return nil, '"yes" or "no"' end
+  return check.option("pin", YES_OR_NO[text])
+end
+
 local function resume(text)
   if text == "failed" then return text end
   if YES_OR_NO[text] ~= nil then return YES_OR_NO[text] end
@@ -58,6 +63,8 @@ local READERS = {
   workers = workers, timeout = of_pool "timeout", memory = word_of_pool "memory", seed = of_pool "seed", chunk = of_pool "chunk",
   buffer = of_pool "buffer", retries = of_pool "retries", on_crash = word_of_pool "on_crash", grace = of_pool "grace",
   deadline = of_pool "deadline", halt = halt, max_tasks = of_pool "max_tasks", start = word_of_pool "start", output = word_of_pool "output",
+  max_growth = word_of_pool "max_growth", idle_timeout = of_pool "idle_timeout", nice = of_pool "nice", pin = pin,
+  load = of_pool "load", memfree = word_of_pool "memfree", retry_delay = of_pool "retry_delay",
   progress = when, color = when, quiet = flag, log = file, resume = resume, trace = file, report = file,
 }
 
@@ -65,8 +72,13 @@ local given      -- once it is known
 local n_logs = 0 -- calls that had a log by default
 local has_no_room = false -- for more logs
 
+-- "never" asks for nothing.
+local function lack_of(name, value) return check.lack(name, value ~= "never" and value) end
+
 local function read_option(name, text)
   local value, expected = READERS[name](text)
+  local lack = lack_of(name, value)
+  if lack then error(("--%s: %s"):format((name:gsub("_", "-")), lack), 0) end
   if value == nil then
     error(("--%s: %s expected, got %s"):format((name:gsub("_", "-")), (expected:gsub(",$", "")), core.item_text(text)), 0)
   end
@@ -78,6 +90,8 @@ local function read_variable(name)
   local text = core.environment(variable)
   if not text or text == "" then return nil end
   local value, expected = READERS[name](text)
+  local lack = lack_of(name, value)
+  if lack then error(("the environment variable %s is %s: %s"):format(variable, core.item_text(text), lack), 0) end
   if value == nil then
     error(("the environment variable %s is %s (%s expected)"):format(variable, core.item_text(text), (expected:gsub(",$", ""))), 0)
   end
@@ -85,7 +99,8 @@ local function read_variable(name)
 end
 
 --- What was given, by name; nothing that was not. Not to be changed.
----   of pools and calls: workers timeout memory seed chunk buffer retries on_crash grace max_tasks start output deadline halt (a text)
+---   of pools and calls: workers timeout memory seed chunk buffer retries on_crash grace max_tasks max_growth idle_timeout nice
+---     load memfree retry_delay pin start output deadline halt (a text)
 ---   log, resume, trace, report: files, and true or "failed";   progress, color: "auto" "always" "never";   quiet: boolean
 ---@return table
 --- Raises a message that names the option or the variable whose value cannot be.

@@ -1,5 +1,5 @@
 -- luapool/errors -- what a failed call raises: the metatable pool.Error. Room: lua. Owns nothing.
--- The tables themselves are made in C (binding/lcall.c) and in luapool/inline: kind, message, value, traceback, index, item, worker, pid,
+-- The tables themselves are made in C (binding/lerror.c) and in luapool/inline: kind, message, value, traceback, index, item, worker, pid,
 -- signal, exitcode, max_rss, host (of another machine), each where it is known.
 local core = ...
 

@@ -1,5 +1,5 @@
 -- luapool/fingerprint -- a number for what a function is: its code and the values that it sees; the same in every run. Room: lua.
--- Owns nothing.
+-- Feature: journal. Owns nothing.
 -- Counts: instructions and constants (names, comments and line numbers do not), upvalues, the script's own globals that the code names, and
 -- what all these reach, tables in an order of our own. Known by name only: the globals as a whole, loaded modules and their functions.
 -- Opaque (their kind alone counts): userdata, coroutines, foreign C functions, keys that are objects, metatables, and whatever lies deeper

@@ -61,13 +61,7 @@ end
 local function failure(self)
   local _, _, errors, problem = outcome(self)
   if problem ~= nil then return problem end
-  if errors and not (self.options and self.options.collect) then
-    local lowest
-    for index in pairs(errors) do
-      if math.type(index) == "integer" and (not lowest or index < lowest) then lowest = index end
-    end
-    return errors[lowest]
-  end
+  if errors and not (self.options and self.options.collect) then return part("verbs").first_error(errors) end
 end
 
 local STATUS_OF = { timeout = "timeout", crash = "crashed", cancelled = "cancelled" }

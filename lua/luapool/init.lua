@@ -33,6 +33,11 @@ end
 --- Raises a message that names the variable whose value cannot be.
 pool.defaults = later("defaults", "copy")
 
+--- What this build of the library has, by name: journal (the options log and resume), trace (the option trace, p:report()), progress,
+--- early (luapool_init_early), exceptions (for a Lua compiled as C++): true or false. What it has not is an error that says so.
+---@type table<string, boolean>
+pool.features = core.features
+
 --- Processors that this process may use: its affinity, capped by the cgroup's quota.
 ---@return integer
 pool.cpus = core.cpus
@@ -66,6 +71,15 @@ pool.counter = core.counter
 --- A lock is a process's, not a coroutine's: acquiring what this process holds already is an error.
 ---@return luapool.lock
 pool.lock = core.lock
+
+--- n permits: at most n holders at a time, in all processes together (connections, licences, memory for big items). As a lock, which is
+--- one permit, and with its guards: `sem:acquire([timeout])`, `sem:try()`, `sem:with(fn, ...)`; `sem:available()` is how many permits
+--- nobody has at this moment. Who dies while holding some, however, has given them back. A process may hold several; acquiring one more
+--- when it holds all of them is an error, since it would wait for itself.
+--- Raises an argument error, and "no memory for a semaphore".
+---@param n integer how many permits: 1 to 1024
+---@return luapool.semaphore
+pool.semaphore = core.semaphore
 
 --- Values from many to many, in the order in which they were sent: anything that can be a result (see README, "What crosses").
 --- `ch:send(v [, timeout])` is true, or nil, "timeout"; an error when the channel is closed. It waits while `capacity` messages (or

@@ -132,11 +132,13 @@ function inline.start(on_start, worker)
 end
 
 --- on_exit of an inline pool: nobody waits for its errors, so they are a warning.
+---@return any what it returned
 function inline.finish(on_exit, worker)
-  local ok, problem = pcall(on_exit, worker)
-  if ok then return end
-  if core.is_interrupt(problem) then error(problem, 0) end
-  part("defaults").warn("on_exit failed: ", problem)
+  local ok, value = pcall(on_exit, worker)
+  if ok and value ~= nil then ok, value = core.copier(on_exit)(value, "result") end
+  if ok then return value end
+  if core.is_interrupt(value) then error(value, 0) end
+  part("defaults").warn("on_exit failed: ", value)
 end
 
 -- Ends a call early, as C's lcall_judge does: nil, "halted", or an error to raise.

@@ -1,5 +1,5 @@
 -- luapool/journal -- the log of a long call: what is done is never done again. Room: lua. Owns: one C handle (the file and its lock).
--- The file is text, one object of JSON a line:
+-- Feature: journal. The file is text, one object of JSON a line:
 --   {"luapool":1,"job":"<number>","verb":"map","fn":"job.lua:12","source":"range 1 1","items":1000,"parts":{...},"c":"..."}
 --   {"i":17,"s":0.0123,"w":2,"ok":true,"r":<result>,"c":"..."}
 --   {"i":18,"s":0.5,"w":1,"ok":false,"kind":"error","message":"...",...,"c":"..."}
@@ -105,8 +105,13 @@ end
 
 -- ---- reading ----
 
+-- Raise it as what any failed call raises.
+local function fail(text, ...)
+  error(setmetatable({ kind = "error", message = text:format(...) }, part "errors"), 0)
+end
+
 local function refuse(self, text, ...)
-  error(("the log %s " .. text):format(self.path, ...), 0)
+  fail("the log %s " .. text, self.path, ...)
 end
 
 local function warn_of(self, text)
@@ -274,10 +279,11 @@ end
 -- A log that a script wants is a promise to it; one that the command was asked for is less than the work it is about.
 local function check_written(self, ok, problem)
   if ok then return end
-  if not self.may_end then error(("cannot write the log %s: %s"):format(self.path, problem), 0) end
+  if not self.may_end then fail("cannot write the log %s: %s", self.path, problem) end
   self.has_ended = true
   part("defaults").end_logs()
-  part("record").problem(("cannot write the log %s any more: %s"):format(self.path, problem))
+  local text = ("cannot write the log %s any more: %s"):format(self.path, problem)
+  if core.lacks("trace") then core.problem(text) else part("record").problem(text) end
 end
 
 -- A value as JSON; nil and why if that cannot be.
@@ -411,11 +417,11 @@ end
 ---@param mode boolean|string|nil
 ---@param may_end boolean? what cannot be written is told once, by the exit status too, and nothing more is written then: no error
 ---@return luapool.Journal
---- Raises (a string) when the file cannot be used: no log, another job's, in use by somebody else, not to be read or written. It is not
---- changed then. Blocks in the file system; reads the whole file once.
+--- Raises (a pool.Error of kind "error") when the file cannot be used: no log, another job's, in use by somebody else, not to be read or
+--- written. It is not changed then. Blocks in the file system; reads the whole file once.
 function journal.open(path, identity, mode, may_end)
   local handle, problem = core.journal(path)
-  if not handle then error(("cannot open the log %s: %s"):format(path, problem), 0) end
+  if not handle then fail("cannot open the log %s: %s", path, problem) end
   local self = setmetatable({
     path = path, may_end = may_end, handle = handle, coder = core.coder(identity.callee), warnings = {}, at = {}, failed = {},
     n_done = 0, n_failed = 0, n_records = 0, synced_at = core.now(),

@@ -1,5 +1,5 @@
 -- luapool/json -- JSON as logs need it: scalars that come back as they went, and objects on one line. Room: lua. Owns nothing.
--- Numbers keep their kind: a float always has a point or an exponent. Text must be valid UTF-8.
+-- Feature: json. Numbers keep their kind: a float always has a point or an exponent. Text must be valid UTF-8.
 local json = {}
 
 --- What JSON's null reads as inside an object (where nil would be no member at all).

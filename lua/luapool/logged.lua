@@ -1,5 +1,5 @@
 -- luapool/logged -- verbs with a log: what is in it is not run again, what is finished goes into it before the script sees it.
--- Room: lua. Owns: the journal of the call (luapool/journal), closed however the call ends.
+-- Room: lua. Feature: journal. Owns: the journal of the call (luapool/journal), closed however the call ends.
 local core, part = ...
 
 local logged = {}
@@ -60,7 +60,7 @@ Run.__index = Run
 function Run.__close(self, err)
   if self.stream then self.stream:__close(err) end
   local ok, message = self.log:close()
-  if not ok and err == nil then error(message, 0) end
+  if not ok and err == nil then error(setmetatable({ kind = "error", message = message }, core.Error), 0) end
 end
 
 -- With `into`: a result goes into the array now; one that does not fit is a failure. ok, value

@@ -1,4 +1,4 @@
--- luapool/page -- the report as one page of HTML that needs nothing else. Room: lua. Pure: tables become text.
+-- luapool/page -- the report as one page of HTML that needs nothing else. Room: lua. Feature: trace. Pure: tables become text.
 -- The page: for each pool its figures, advice, the timeline of host and workers, the times of items, memory, errors and what else happened.
 -- Its size is bounded, however long the job was: time is cut into at most COLUMNS columns, lists and texts are cut with a word about it.
 -- Everything that comes from the program is escaped. Charts are boxes that fill the width; words stand beside them, never inside, so that

@@ -10,6 +10,7 @@ part "errors"
 ---@field options table of the pool
 ---@field call_options table defaults of its calls
 ---@field futures table<userdata, luapool.Future> those whose end somebody wants to be told
+---@field values any[] what on_exit has returned in workers that have left
 ---@field problems any[] errors of callbacks that nobody was told yet
 local Pool = { __name = "luapool.pool" }
 
@@ -17,10 +18,32 @@ local Pool = { __name = "luapool.pool" }
 local methods = {}
 Pool.__index = methods
 
+--- What p:with gives: the verbs of a pool, with other options for their calls.
+---@class luapool.With
+---@field pool luapool.Pool
+---@field call_options table
+local With = { __name = "luapool.with" }
+
+-- Those methods of pools that it has.
+---@class luapool.WithMethods
+local verbs_with = {}
+With.__index = verbs_with
+Pool.With = With -- for help
+
+local function refuse_self(self, name)
+  error(("bad argument #1 to '%s' (pool expected, got %s; write p:%s(...))"):format(name, type(self), name), 4)
+end
+
 local function check_self(self, name)
-  if getmetatable(self) ~= Pool then
-    error(("bad argument #1 to '%s' (pool expected, got %s; write p:%s(...))"):format(name, type(self), name), 3)
-  end
+  if getmetatable(self) ~= Pool then refuse_self(self, name) end
+end
+
+-- The pool that a verb was called of, and the defaults of its calls.
+local function pool_of(self, name)
+  local meta = getmetatable(self)
+  if meta == Pool then return self, self.call_options end
+  if meta == With then return self.pool, self.call_options end
+  refuse_self(self, name)
 end
 
 -- Inside a task every pool runs inline, unless it was made there with nested = true: same results, no explosion of processes.
@@ -62,7 +85,7 @@ local function end_inline(self)
   if self.has_started and self.options.on_exit then
     local worker = core.worker() or { id = 0 }
     local _ <close> = part("output").capture(self.options.output, worker.id)
-    part("inline").finish(self.options.on_exit, worker)
+    self.values[#self.values + 1] = part("inline").finish(self.options.on_exit, worker)
     part("output").item(nil)
   end
   self.has_started = nil
@@ -107,20 +130,31 @@ end
 
 -- ---- ending ----
 
+-- What on_exit has returned so far, as far as it is known here. (Of workers on other machines it is not.)
+local function take_values(self)
+  local values = self.values
+  if self.handle and self.handle.partings then
+    for _, value in ipairs(self.handle:partings()) do values[#values + 1] = value end
+  end
+  if self.options.on_exit then return values end
+end
+
 --- Let what was begun finish, then let the workers leave. Idempotent; blocks; interruptible.
 --- Streams that are still open are cancelled. Raises an error of a callback that nobody was told yet.
 ---@param timeout number? seconds to wait at most
 ---@return boolean gone false: some still live, and the pool is still usable
+---@return any[]? values of a pool with on_exit: what it returned in each worker there ever was, in the order in which they left; nothing of
+---   those where it returned nil, failed (a warning), or that were terminated. What cannot be sent is a warning, too
 function methods:close(timeout)
   check_self(self, "close")
   check.duration(timeout, 1, "close")
-  if self.is_closed then return true end
+  if self.is_closed then return true, take_values(self) end
   if is_inline(self) then
     if self.handle then return true end -- the workers are the host's to end
     self.is_closed = true
     end_inline(self)
     Pool.raise_problems(self)
-    return true
+    return true, take_values(self)
   end
   if self.handle:state() == "foreign" then check_usable(self, "close") end
   if self.handle:is_waiting() then error("cannot use 'close': the pool is busy with another call", 2) end
@@ -130,7 +164,8 @@ function methods:close(timeout)
   local first = table.remove(self.problems, 1)
   if self.is_closed then warn_of_problems(self) end
   if first ~= nil then error(first, 0) end
-  return self.is_closed
+  if not self.is_closed then return false end
+  return true, take_values(self)
 end
 
 --- Interrupt all tasks, kill after `grace` seconds whoever does not stop, and reap. Open calls are cancelled. Idempotent; blocks that
@@ -148,7 +183,9 @@ function methods:terminate(grace)
   end
   self.is_closed = true
   self.final = self.handle:state() == "open" and self.handle:stats() or nil
+  take_values(self)
   self.handle:terminate(grace)
+  if self.handle.partings then self.handle:partings() end -- by chance some, and not others: none
   run_callbacks(self)
   warn_of_problems(self)
 end
@@ -160,6 +197,28 @@ function methods:cancel()
   check_usable(self, "cancel")
   if is_inline(self) then return end
   self.handle:cancel()
+end
+
+local function set_paused(self, name, is_paused)
+  check_usable(self, name)
+  if is_inline(self) then return end
+  if not self.handle.pause then error(("cannot use '%s': the pool's workers are on many machines"):format(name), 3) end
+  self.handle:pause(is_paused)
+end
+
+--- Let the workers begin nothing any more, until p:resume(): what they have claimed (some milliseconds of items, or a chunk) comes to its
+--- end, and calls wait: a call that blocks does so until somebody resumes (a callback, a lazy source) or interrupts it. Futures can be
+--- begun and cancelled meanwhile; p:cancel(), p:terminate() and p:resize() work as ever; `deadline` goes on, `timeout` counts from an
+--- item's start. p:close() resumes. Does not block. Pools without workers are never paused.
+function methods:pause()
+  check_self(self, "pause")
+  set_paused(self, "pause", true)
+end
+
+--- The end of p:pause(). Idempotent.
+function methods:resume()
+  check_self(self, "resume")
+  set_paused(self, "resume", false)
 end
 
 --- Do what can be done without waiting (or within `seconds`): results are read, callbacks run. For programs with a loop of their own.
@@ -206,6 +265,7 @@ function methods:resize(n)
       error(("cannot use 'resize': not more than %d workers while calls are open"):format(capacity), 2)
     end
     self.handle:close()
+    take_values(self)
     self.options.workers, self.has_hook = n, nil
     self.handle = core.open(self.options)
   end
@@ -252,6 +312,8 @@ end
 function methods:report(options)
   check_self(self, "report")
   local html = check.report_options(options, 1, "report")
+  local lack = core.lacks("trace")
+  if lack then error("cannot use 'report': " .. lack, 2) end
   local stats = methods.stats(self)
   if html then
     local problem = part("record").write_page(html, self, stats)
@@ -293,7 +355,7 @@ local function wants_record(options)
 end
 
 local function make(options, call_options)
-  local self = { options = options, call_options = call_options, is_closed = false, futures = {}, problems = {} }
+  local self = { options = options, call_options = call_options, is_closed = false, futures = {}, problems = {}, values = {} }
   local is_worker, depth = core.is_worker()
   if options.workers > 0 and (not is_worker or (options.nested and depth < DEEPEST)) then
     local cluster = core.cluster
@@ -324,9 +386,21 @@ end
 ---@param options integer|table|nil number of workers, or a table:
 ---   workers        how many; default "auto": -j, LUAPOOL_WORKERS, the usable processors; 0: everything runs here, inline
 ---   grace          seconds (1) that an interrupted task has to unwind before its worker is killed, with the programs that it has started
----   on_start, on_exit   function(worker), in each worker when it begins and when it leaves; worker = { id =, pid = }
+---   on_start, on_exit   function(worker), in each worker when it begins and when it leaves; worker = { id =, pid = }. What on_exit
+---                  returns is given by p:close()
 ---   seed           item i of a call has the random numbers of (seed, i), whoever runs it
 ---   max_tasks      a worker is replaced after so many items
+---   max_growth     a worker is replaced when an item has left it with so many bytes of memory (or "256M") more than it began with (looked
+---                  at ten thousand times a second at most; shared memory does not count)
+---   idle_timeout   seconds: a worker that had nothing to do for so long leaves; it is started anew when there is work for it
+---   load           a worker begins nothing while so many other processes run on this machine, as a number, or a share of the usable
+---                  processors: "75%". Asked ten times a second at most, as is
+---   memfree        nor while less memory than this can be had (bytes, or "2G"), of the machine and of the cgroup; swap counts. Both wait
+---                  for as long as it takes, and neither stops what runs. (Linux; elsewhere `load` is an error, `memfree` without effect)
+---   nice           by how much (0 to 19) the priority of workers, and of the programs they execute, is lower than this program's; "idle":
+---                  they run only where nobody else wants to, and give way at once to whoever wakes up, this program above all
+---                  (SCHED_IDLE; where the system has no such thing: as 19)
+---   pin            true: each worker runs on one processor only, in turn over those that this program may use (Linux; elsewhere an error)
 ---   nested         true: inside a task, too, the pool has workers (else its verbs run inline there)
 ---   start          how workers are started: "fork" (copies of this process as it is; refused when it has other threads), "server" (a
 ---                  helper, executed once, forks clean ones), "spawn" (a helper is executed for each), "auto" (default: the first if that
@@ -336,7 +410,7 @@ end
 ---                  it has open otherwise is not held open by them (a client's connection, a port), and cannot be used in tasks
 ---   output         what becomes of what tasks print (see the README);   name   stands in messages and in front of progress
 ---   trace          name of a file: what workers and host do when, for chrome://tracing or Perfetto; true: for p:report{ html = } alone
----   timeout, memory, chunk, buffer, on_crash, retries, retry_delay, errors, progress   defaults of its calls: see map
+---   timeout, memory, chunk, buffer, on_crash, retries, retry_delay, errors, progress, priority   defaults of its calls: see map
 ---@return luapool.Pool
 function Pool.new(options)
   local pool_options, call_options = check.pool_options(options, 1, "new")
@@ -350,14 +424,15 @@ local verbs = part "verbs"
 -- fn, src, options
 for name, verb in pairs(verbs.over_items) do
   methods[name] = function(self, fn, src, options)
-    check_self(self, name)
-    check_usable(self, name)
+    local pool, defaults = pool_of(self, name)
+    check_usable(pool, name)
     fn = check.fn(fn, 1, name)
     local kind, a, b, n = check.source(src, 2, name)
-    local call = check.call_options(options, self.call_options, 3, name)
+    local call = check.call_options(options, defaults, 3, name)
     check.room(call, n, name)
-    return verb(self, { fn = fn, kind = kind, a = a, b = b, n = n }, call)
+    return verb(pool, { fn = fn, kind = kind, a = a, b = b, n = n }, call)
   end
+  verbs_with[name] = methods[name]
 
   --- With workers forked for this call alone: fn and everything that it reaches is simply there.
   Pool[name .. "_once"] = function(fn, src, options)
@@ -376,13 +451,14 @@ end
 
 --- Fold all items into one value: see luapool/verbs.
 function methods:reduce(op, src, init, options)
-  check_self(self, "reduce")
-  check_usable(self, "reduce")
+  local pool, defaults = pool_of(self, "reduce")
+  check_usable(pool, "reduce")
   op = check.fn(op, 1, "reduce")
   local kind, a, b, n = check.source(src, 2, "reduce")
-  local call = check.call_options(options, self.call_options, 4, "reduce")
-  return verbs.reduce(self, { fn = op, kind = kind, a = a, b = b, n = n }, init, call)
+  local call = check.call_options(options, defaults, 4, "reduce")
+  return verbs.reduce(pool, { fn = op, kind = kind, a = a, b = b, n = n }, init, call)
 end
+verbs_with.reduce = methods.reduce
 
 function Pool.reduce_once(op, src, init, options)
   op = check.fn(op, 1, "reduce")
@@ -396,11 +472,37 @@ end
 -- fn, ...
 for name, verb in pairs(verbs.over_arguments) do
   methods[name] = function(self, fn, ...)
-    check_self(self, name)
-    check_usable(self, name)
+    local pool, call = pool_of(self, name)
+    check_usable(pool, name)
     fn = check.fn(fn, 1, name)
-    return verb(self, fn, ...)
+    return verb(pool, call, fn, ...)
   end
+  verbs_with[name] = methods[name]
+end
+
+--- The same pool, with other options for calls: `p:with{ priority = "high" }:submit(fn, ...)`. What it gives has the verbs of a pool (not
+--- close and the like), may be kept, and used again; the pool itself, and what was begun, stay as they are. For submit, apply and
+--- broadcast, whose arguments are the task's, it is the only way to say options; what a call of the others says goes before it.
+---
+--- `priority`: workers look for something to do among what is "high" first, then "normal" (default), then "low"; what is of one priority
+--- they begin in the order in which it was posted. No item is interrupted. A worker that has several items at hand (a chunk of a map, a
+--- block of a lazy source) gives the rest back after the one that it is at, when something of a higher priority waits and no other worker
+--- was faster: an urgent task waits for the end of one item, of the worker that is first with its own, however large the chunks. What was
+--- given back is the next of its priority as soon as the host is in a call of the pool. Nothing ages: what is of a low priority waits as
+--- long as there is other work, for ever if need be. Of more than a thousand tasks of one priority that wait, the workers know a thousand;
+--- the host, in a call of the pool, tells them of more, and they go on with what is of a lower one if it is late. Broadcasts go before all.
+--- In a pool without workers everything runs at once; on many machines each node keeps to this with what it was sent.
+---@param options table timeout, memory, chunk, buffer, on_crash, retries, retry_delay, errors, progress, priority: see map
+---@return luapool.With
+function methods:with(options)
+  local pool, defaults = pool_of(self, "with")
+  check_usable(pool, "with")
+  return setmetatable({ pool = pool, call_options = check.with_options(options, defaults, 1, "with") }, With)
+end
+verbs_with.with = methods.with
+
+function With.__tostring(self)
+  return ("luapool.with: calls of %s"):format(tostring(self.pool))
 end
 
 --- pool.apply: as p:apply, with a worker forked for this call alone.
@@ -409,7 +511,7 @@ function Pool.apply_once(fn, ...)
   local pool_options, call = check.pool_options({ workers = 1 }, 1, "apply", true)
   pool_options.one_shot = true
   local self <close> = make(pool_options, call)
-  return verbs.over_arguments.apply(self, fn, ...)
+  return verbs.over_arguments.apply(self, call, fn, ...)
 end
 
 return Pool

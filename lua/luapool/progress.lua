@@ -1,4 +1,5 @@
 -- luapool/progress -- how far a call is: one line on stderr, or calls of a function of the user's. Room: lua. Owns: the line it drew.
+-- Feature: progress.
 -- Pure: width, fit, duration, render, estimator. A drawer (progress.new) keeps the state of one call and decides when to draw.
 --   done, total   items (total nil: nobody knows); what is running counts with the fraction that it reported
 --   rate          items a second, lately; eta: seconds that are left, or nil while nothing honest can be said

@@ -1,4 +1,4 @@
--- luapool/record -- which pools are recorded, into which file their events go, and the page about them. Room: lua.
+-- luapool/record -- which pools are recorded, into which file their events go, and the page about them. Room: lua. Feature: trace.
 -- Owns, for one Lua state: the trace files (open until the state ends: later pools add to them) and the records. A record outlives its
 -- pool; pools that follow each other share one, so that a program with a thousand calls has few: those of one name, those made for one
 -- call alone, and, beyond MOST_UNNAMED and MOST_GROUPS, all others.

@@ -1,5 +1,5 @@
 -- luapool/report -- p:report(): where the time went, and plain advice with figures. Room: lua. Pure: a table of counts becomes text.
--- The same as a page: luapool/page, which takes figures, advice and words from here.
+-- Feature: trace. The same as a page: luapool/page, which takes figures, advice and words from here.
 -- The counts (all but `workers` may be missing; what is missing is not shown, and nothing is concluded from it):
 --   name, elapsed (seconds in which a call was open), calls, items, chunks, forks, sent, renewed, retries, crashes, bytes_in, bytes_out
 --   cpus (processors that may be used), memory (bytes that the machine has)

@@ -69,23 +69,24 @@ local function line_of(meter, handle)
 end
 
 --- End it: what is still running is cancelled and waited for. Idempotent. A second Ctrl-C may end the waiting, but not the rest.
-function Stream:close()
+-- err: the error that ends it, if one does.
+function Stream:close(err)
   if self.is_closed then return end
   self.is_closed = true
   local _ <close> = self.owns and self.pool or nil -- closed; terminated if that is interrupted
   local _ <close> = self.meter and line_of(self.meter, self.pool.handle)
-  self.call:stop()
+  self.call:stop(err)
 end
 
 -- An error is on its way, and is the one to be told; but a Ctrl-C that comes meanwhile is not lost.
-local function close_after_error(self)
-  local ok, problem = pcall(self.close, self)
+local function close_after_error(self, err)
+  local ok, problem = pcall(self.close, self, err)
   if not ok and core.is_interrupt(problem) then error(problem, 0) end
 end
 
 function Stream:__close(err)
   if err == nil or self.is_closed then return self:close() end
-  close_after_error(self)
+  close_after_error(self, err)
 end
 
 --- Forgotten without having been read to its end. (A worker that inherited it does not touch it.)
@@ -114,7 +115,7 @@ function Stream:frames()
     end
     if err == nil then return first, count, values end
     if self.collect then return first, 1, nil, err end
-    close_after_error(self)
+    close_after_error(self, err)
     error(err, 0)
   end
 end
@@ -133,7 +134,7 @@ function stream.run_with_progress(self, job, call)
   local begun <const> = self.handle:begin(job.fn, job.kind, job.a, job.b, job.n, call, "table")
   local meter = new_meter(self, call, job.n, 0)
   local _ <close> = line_of(meter, self.handle)
-  local _ <close> = setmetatable({}, { __close = function() begun:stop() end })
+  local _ <close> = setmetatable({}, { __close = function(_, err) begun:stop(err) end })
   while true do
     local status = begun:status()
     if status ~= "pending" and status ~= "running" then break end

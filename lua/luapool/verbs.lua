@@ -1,6 +1,6 @@
 -- luapool/verbs -- what pools do. Room: lua. Owns nothing.
 -- A verb of over_items takes (pool, job, call [, owns]): job = { fn, kind, a, b, n } as check.source made it, call = checked options;
--- `owns`: the pool was made for this call and ends with it. A verb of over_arguments takes (pool, fn, ...).
+-- `owns`: the pool was made for this call and ends with it. A verb of over_arguments takes (pool, call, fn, ...).
 local core, part = ...
 
 local verbs = { over_items = {}, over_arguments = {}, outlives = { imap = true, imap_unordered = true } }
@@ -15,8 +15,8 @@ local function with(call, changes) return setmetatable(changes, { __index = call
 
 -- ---- running ----
 
--- The lowest failed item's error.
-local function first_error(errors)
+--- The lowest failed item's error; nil if none failed.
+function verbs.first_error(errors)
   local lowest
   for index in pairs(errors) do
     if math.type(index) == "integer" and (not lowest or index < lowest) then lowest = index end
@@ -26,7 +26,7 @@ end
 
 local function finish(results, n, errors, call)
   if call.collect then return results, n, errors or {} end
-  if errors and next(errors) ~= nil then error(first_error(errors), 0) end
+  if errors and next(errors) ~= nil then error(verbs.first_error(errors), 0) end
   return results, n
 end
 
@@ -52,6 +52,8 @@ end
 ---   errors         "raise" (default): the call ends at a failure; "collect": it goes on, and failures come as a table
 ---   halt, deadline ends the call early, at a number of failures (successes), or after so many seconds
 ---   chunk, buffer  items in a claim, items ahead of the loop (imap); default "auto": a slow item is a chunk of its own
+---   priority       "high", "normal" (default) or "low": among the calls of a pool, workers begin what is of a higher priority first, and
+---                  what is of the same in the order in which it was posted. See p:with
 ---   progress       true: a line on the terminal; or a function(done, total, eta)
 ---   into           a shared array that the results are written to (map, starmap, map_async)
 ---   log, resume    path of a file that results are kept in (false: none, whatever --log says), and whether to go on from it: true,
@@ -358,12 +360,12 @@ end
 --- Run fn(...) once in a worker and wait for it.
 ---@return any ... all results of fn
 --- Raises a pool.Error when it fails, or an interrupt.
-function over_arguments.apply(self, fn, ...)
+function over_arguments.apply(self, call, fn, ...)
   local results, err
   if pool_class().is_inline(self) then
     results, err = as_arguments(self, "apply", fn, ...)
   else
-    results, err = self.handle:apply(self.call_options, fn, ...)
+    results, err = self.handle:apply(call, fn, ...)
   end
   if err then error(err, 0) end
   return unpack(results, 1, results.n)
@@ -372,24 +374,24 @@ end
 --- Run fn(...) once in every worker (all are started), and wait: to fill caches, to ask or change what workers keep for themselves.
 ---@return table results by worker id: the first result of each
 --- Raises the failure of the worker with the lowest id.
-function over_arguments.broadcast(self, fn, ...)
+function over_arguments.broadcast(self, call, fn, ...)
   if pool_class().is_inline(self) then
     local results, err = as_arguments(self, "apply", fn, ...)
     if err then error(err, 0) end
     return { results[1] }
   end
-  local results, n, errors = self.handle:broadcast(self.call_options, fn, ...)
+  local results, n, errors = self.handle:broadcast(call, fn, ...)
   return (finish(results, n, errors, { collect = false }))
 end
 
 --- Begin fn(...) in a worker.
 ---@return luapool.Future of all its results
-function over_arguments.submit(self, fn, ...)
+function over_arguments.submit(self, call, fn, ...)
   if pool_class().is_inline(self) then
     local results, err = as_arguments(self, "apply", fn, ...)
     return part("future").done(self, "task", nil, results, 1, err and { err })
   end
-  return part("future").new(self, "task", self.handle:submit(self.call_options, fn, ...))
+  return part("future").new(self, "task", self.handle:submit(call, fn, ...))
 end
 
 --- Begin a map.

@@ -13,7 +13,7 @@
 
 enum { MAX_RULES = 16, MAX_NAME = 32, EXIT_STATUS = 3 };
 
-enum action_kind { SIGNAL_SELF, SIGNAL_PARENT, DIE_BY, LEAVE, SLEEP, FAIL };
+enum action_kind { SIGNAL_SELF, SIGNAL_PARENT, DIE_BY, LEAVE, SLEEP, BE_DEAF, FAIL };
 
 struct action {
   const char *name;
@@ -43,7 +43,8 @@ static const struct action ACTIONS[] = {
   {"stop", SIGNAL_SELF, SIGSTOP},       {"kill", SIGNAL_SELF, SIGKILL},         {"segv", DIE_BY, SIGSEGV},
   {"abort", DIE_BY, SIGABRT},           {"exit", LEAVE, EXIT_STATUS},           {"int", SIGNAL_SELF, SIGINT},
   {"term", SIGNAL_SELF, SIGTERM},       {"sleep", SLEEP, 0},                    {"host-int", SIGNAL_PARENT, SIGINT},
-  {"host-term", SIGNAL_PARENT, SIGTERM}, {"host-kill", SIGNAL_PARENT, SIGKILL}, {NULL, FAIL, 0}};
+  {"host-term", SIGNAL_PARENT, SIGTERM}, {"host-kill", SIGNAL_PARENT, SIGKILL},
+  {"deaf", BE_DEAF, 0},                 {NULL, FAIL, 0}};
 
 #define ERRNO(name) {#name, FAIL, name}
 static const struct action ERRNOS[] = {
@@ -133,6 +134,13 @@ static void sleep_ms(long milliseconds) {
   while (nanosleep(&left, &left) < 0 && errno == EINTR) continue;
 }
 
+/* As a library may do that a task calls: no signal comes through that can be kept out. */
+static void be_deaf(void) {
+  sigset_t all;
+  sigfillset(&all);
+  sigprocmask(SIG_BLOCK, &all, NULL);
+}
+
 static void act(const struct rule *rule) {
   int saved = errno;
   switch (rule->action.kind) {
@@ -141,6 +149,7 @@ static void act(const struct rule *rule) {
     case DIE_BY: die_by(rule->action.number); break;
     case LEAVE: exit(rule->action.number);
     case SLEEP: sleep_ms(rule->milliseconds); break;
+    case BE_DEAF: be_deaf(); break;
     case FAIL: break;
   }
   errno = saved;

@@ -9,11 +9,14 @@
  * LUAPOOL_FAULT="point[#n][@worker]:action[,...]": at the n-th passage (default the first; 0: every one) of `point`, counted in
  * each process (only in worker number `worker` when given), do `action`: stop (raise SIGSTOP), kill, segv, abort, exit (the C
  * function, status 3), int (SIGINT to itself), term, sleep=MILLISECONDS, host-int, host-term, host-kill (the signal goes to the
- * parent process).
- * Points: before_fork after_fork_parent child_start child_ready dispatch_before dispatch_mid worker_idle worker_claimed
- * worker_run program_started worker_result_before worker_result_mid worker_result_after gather_mid gather_stored term_begin
- * term_after_sigterm term_reap close_begin gc; of shared memory: lock_acquired lock_released (not told yet), mailbox_putting
- * mailbox_written mailbox_put mailbox_resize mailbox_taking mailbox_copied mailbox_taken.
+ * parent process), deaf (all signals are blocked from there on).
+ * Points: before_fork after_fork_parent child_start child_ready dispatch_before dispatch_mid worker_idle worker_idle_leaves
+ * worker_claimed worker_run program_forked (the child that is to become it) program_started worker_result_before worker_result_mid
+ * worker_result_after gather_mid gather_stored term_begin term_after_sigterm term_reap close_begin gc; of a host that has a helper,
+ * helper_asked (an order is written), and of the helper: helper_configure helper_ordered helper_forked (not told yet) helper_answered
+ * helper_reaped (not told yet); of shared memory: lock_acquired lock_released (not told yet), mailbox_putting mailbox_written mailbox_put
+ * mailbox_resize mailbox_taking mailbox_copied
+ * mailbox_taken.
  *
  * LUAPOOL_FAIL="name#k:ERRNO[,...]": the k-th call (0: every one) of the os function `name` (see os.h) fails with ERRNO (a name or
  * a number).

@@ -39,11 +39,16 @@
 
 enum { NAP_NS = 1000 * 1000 };
 
-/* One nap: whoever waits looks again at the end of it anyway. */
+/* Naps, with a look at the word after each: nobody can wake us. */
 static int wait_on_word(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns) {
-  struct timespec nap = {0, timeout_ns < NAP_NS ? (long)timeout_ns : NAP_NS};
-  if (atomic_load(word) != seen) return 0;
-  return nanosleep(&nap, NULL) < 0 ? -errno : timeout_ns <= NAP_NS ? -ETIMEDOUT : 0;
+  int64_t until_ns = os_now_ns() + timeout_ns;
+  while (atomic_load(word) == seen) {
+    int64_t left_ns = until_ns - os_now_ns();
+    struct timespec nap = {0, left_ns < NAP_NS ? (long)left_ns : NAP_NS};
+    if (left_ns <= 0) return -ETIMEDOUT;
+    if (nanosleep(&nap, NULL) < 0) return -errno;
+  }
+  return 0;
 }
 
 void share_wake(_Atomic uint32_t *word, int count) {
@@ -73,13 +78,12 @@ int share_wait(_Atomic uint32_t *word, uint32_t seen, int64_t timeout_ns) {
   return wait_on_word(word, seen, timeout_ns < 0 ? 0 : timeout_ns);
 }
 
+static struct flock lock_of_byte(short type, uint64_t byte) {
+  return (struct flock){.l_type = type, .l_whence = SEEK_SET, .l_start = (off_t)byte, .l_len = 1};
+}
+
 static int set_lock(int fd, short type, uint64_t byte) {
-  struct flock lock;
-  memset(&lock, 0, sizeof lock);
-  lock.l_type = type;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = (off_t)byte;
-  lock.l_len = 1;
+  struct flock lock = lock_of_byte(type, byte);
   while (fcntl(fd, F_SETLK, &lock) < 0) {
     if (errno == EACCES) return -EAGAIN; /* what POSIX allows besides */
     if (errno != EINTR) return -errno;
@@ -97,12 +101,7 @@ int share_unlock(int fd, uint64_t byte) {
 }
 
 pid_t share_lock_holder(int fd, uint64_t byte) {
-  struct flock lock;
-  memset(&lock, 0, sizeof lock);
-  lock.l_type = F_WRLCK;
-  lock.l_whence = SEEK_SET;
-  lock.l_start = (off_t)byte;
-  lock.l_len = 1;
+  struct flock lock = lock_of_byte(F_WRLCK, byte);
   if (fcntl(fd, F_GETLK, &lock) < 0) return -errno;
   return lock.l_type == F_UNLCK ? 0 : lock.l_pid;
 }
@@ -126,9 +125,7 @@ int share_open_of(pid_t pid, int fd) {
 int share_is_visible(void) {
 #ifdef __linux__
   struct stat status;
-  char path[64];
-  snprintf(path, sizeof path, "/proc/%ld/fd", (long)getpid()); /* is it mounted, and of our own namespace? */
-  return prctl(PR_GET_DUMPABLE) == 1 && stat(path, &status) == 0;
+  return prctl(PR_GET_DUMPABLE) == 1 && os_sees_processes() && stat("/proc/self/fd", &status) == 0;
 #else
   return 0;
 #endif

@@ -31,6 +31,12 @@ static void drop_fds(struct wire_message *m) {
   size_t i;
   for (i = 0; i < m->n_fds; i++) os_close(&m->fds[i]);
   m->n_fds = 0;
+  m->is_cut = 0;
+}
+
+void wire_forget(struct wire_message *m) {
+  drop_fds(m);
+  m->got = 0;
 }
 
 void wire_free(struct wire_message *m) {
@@ -104,6 +110,7 @@ int wire_send(int socket, uint32_t kind, const void *data, size_t length, const 
 /* Keep the descriptors that came; more than there is room for are closed (and missed: the count is in the head). */
 static void take_fds(struct wire_message *m, struct msghdr *message) {
   struct cmsghdr *part;
+  if (message->msg_flags & MSG_CTRUNC) m->is_cut = 1;
   for (part = CMSG_FIRSTHDR(message); part != NULL; part = CMSG_NXTHDR(message, part)) {
     size_t i, n;
     if (part->cmsg_level != SOL_SOCKET || part->cmsg_type != SCM_RIGHTS) continue;
@@ -160,7 +167,8 @@ static int is_complete(struct wire_message *m) {
   memcpy(&head, m->head, sizeof head);
   m->data[m->length] = '\0'; /* a text can be read as one */
   m->got = 0;
-  return head.n_fds == m->n_fds ? 1 : -EBADMSG;
+  if (head.n_fds == m->n_fds) return 1;
+  return m->is_cut ? -EMFILE : -EBADMSG;
 }
 
 /* One piece of it. 1: there is more to come, and some came; 0: nothing is here now. */

@@ -23,6 +23,7 @@ struct wire_message {
   size_t n_fds;
   /* while it arrives: */
   size_t capacity, got;
+  int is_cut; /* there was no room for descriptors in this process */
   unsigned char head[16];
 };
 
@@ -30,6 +31,9 @@ void wire_init(struct wire_message *m);
 
 /* wire_free -- give back the buffer, and close descriptors that nobody took (set n_fds to 0 to keep them). Idempotent. */
 void wire_free(struct wire_message *m);
+
+/* wire_forget -- what was received so far was of a connection that is over: the next message begins a new one. */
+void wire_forget(struct wire_message *m);
 
 /*
  * wire_send -- send one message, waiting for room until until_ns (CLOCK_MONOTONIC; -1: for ever).
@@ -39,7 +43,8 @@ int wire_send(int socket, uint32_t kind, const void *data, size_t length, const 
 
 /*
  * wire_receive -- the next message, in *m (what it held before is given back). Waits until until_ns (0: just look).
- * 1: there it is; 0: not (all of it) here yet; -EPIPE: the other side has closed; -EBADMSG: that is no message of ours; -EINTR; -errno.
+ * 1: there it is; 0: not (all of it) here yet; -EPIPE: the other side has closed; -EBADMSG: that is no message of ours;
+ * -EMFILE: there it is, but there was no room for all of its descriptors (those that came are in *m); -EINTR; -errno.
  */
 int wire_receive(int socket, struct wire_message *m, int64_t until_ns);
 

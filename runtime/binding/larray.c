@@ -1,10 +1,12 @@
 /*
  * binding/larray -- the methods of arrays: bounds, words for what is wrong, and loops over many elements.
  *
- * Room: binding (may include binding/lshared.h).  Owns: the metatable "luapool.array".
+ * Room: binding (may include binding/lclass.h and binding/lshared.h).  Owns: the metatable "luapool.array".
  * Indices are those of Lua, from 1. What is outside is an error at the caller's line, but for one: reading a[#a + 1] gives nil, so that
  * ipairs and `while a[i] do` end.
  */
+#include "base/cold.h"
+#include "binding/lclass.h"
 #include "binding/lshared.h"
 
 #include <lauxlib.h>
@@ -188,7 +190,7 @@ static int array_copy(lua_State *L) {
 }
 
 /* array:type() -> "f64" ... */
-static int array_type_method(lua_State *L) {
+static COLD int array_type_method(lua_State *L) {
   lua_pushstring(L, array_type_name(check_self(L, "type")->type));
   return 1;
 }
@@ -204,7 +206,7 @@ static int array_next(lua_State *L) {
   return 2;
 }
 
-static int array_pairs(lua_State *L) {
+static COLD int array_pairs(lua_State *L) {
   (void)check_self(L, "pairs");
   lua_pushcfunction(L, array_next);
   lua_pushvalue(L, 1);
@@ -219,21 +221,27 @@ static int array_eq(lua_State *L) {
   return 1;
 }
 
-static int array_tostring(lua_State *L) {
+static COLD int array_tostring(lua_State *L) {
   const struct array *a = check_self(L, "tostring");
   lua_pushfstring(L, "array of %I %s: %p", (LUAI_UACINT)a->length, array_type_name(a->type), lua_topointer(L, 1));
   return 1;
 }
 
-void larray_open(lua_State *L) {
-  static const luaL_Reg methods[] = {{"slice", array_slice_method}, {"to_table", array_to_table}, {"fill", array_fill},
-                                     {"copy", array_copy}, {"type", array_type_method}, {NULL, NULL}};
-  static const luaL_Reg meta[] = {{"__newindex", array_newindex}, {"__len", array_len}, {"__pairs", array_pairs}, {"__eq", array_eq},
-                                  {"__tostring", array_tostring}, {"__gc", shared_gc}, {NULL, NULL}};
+COLD void larray_open(lua_State *L) {
   luaL_checkstack(L, 6, NULL);
   if (luaL_newmetatable(L, ARRAY_CLASS)) {
-    luaL_setfuncs(L, meta, 0);
-    luaL_newlib(L, methods);
+    lclass_add(L, "__newindex", array_newindex);
+    lclass_add(L, "__len", array_len);
+    lclass_add(L, "__pairs", array_pairs);
+    lclass_add(L, "__eq", array_eq);
+    lclass_add(L, "__tostring", array_tostring);
+    lclass_add(L, "__gc", shared_gc);
+    lua_createtable(L, 0, 5);
+    lclass_add(L, "slice", array_slice_method);
+    lclass_add(L, "to_table", array_to_table);
+    lclass_add(L, "fill", array_fill);
+    lclass_add(L, "copy", array_copy);
+    lclass_add(L, "type", array_type_method);
     lua_pushcclosure(L, array_index, 1);
     lua_setfield(L, -2, "__index");
     lua_pushliteral(L, ARRAY_CLASS);
@@ -255,7 +263,7 @@ static enum array_type check_type(lua_State *L) {
 }
 
 /* core.array(type, n) -> n zeros; core.array(type, table or array) -> a copy of its elements */
-int larray_new(lua_State *L) {
+COLD int larray_new(lua_State *L) {
   enum array_type type = check_type(L);
   struct array *a;
   lua_settop(L, 2);

@@ -1,8 +1,8 @@
 /*
  * binding/lcall -- see lcall.h. This file: the life of a call, from its options to its outcome.
  *
- * Room: binding (may include binding/lpool.h and binding/lerror.h).  Owns: per call its registry references (function, source), its part
- * of a sent function, its place in the pool's lists; all given back in lcall_release, however the call ends.
+ * Room: binding (may include binding/lclass.h, binding/lpool.h and binding/lerror.h).  Owns: per call its registry references (function,
+ * source), its part of a sent function, its place in the pool's lists; all given back in lcall_release, however the call ends.
  */
 #include "binding/lcall.h"
 
@@ -12,8 +12,11 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cold.h"
 #include "base/os.h"
+#include "binding/lclass.h"
 #include "binding/lerror.h"
+#include "job/delivery.h"
 
 #define NS_PER_S 1e9
 
@@ -64,12 +67,16 @@ static int option_flag(lua_State *L, int options, const char *name) {
 
 static void read_policies(struct call *c, lua_State *L, int options) {
   static const char *const policies[] = {"raise", "retry", "skip", NULL};
+  static const char *const priorities[] = {"normal", "high", "low", NULL}; /* enum pool_priority */
+  lua_getfield(L, options, "priority");
+  c->work.priority = (enum pool_priority)luaL_checkoption(L, -1, "normal", priorities);
+  lua_pop(L, 1);
   lua_getfield(L, options, "on_crash");
   c->crash = luaL_checkoption(L, -1, "raise", policies);
   lua_pop(L, 1);
   c->retries = option_count(L, options, "retries");
   c->crash_retries = option_count(L, options, "crash_retries");
-  c->retry_delay_ns = (int64_t)(option_number(L, options, "retry_delay") * NS_PER_S);
+  c->retry_delay_ns = os_ns_of(option_number(L, options, "retry_delay"));
   c->collects = option_flag(L, options, "collect");
   c->halt_failed = option_count(L, options, "halt_failed");
   c->halt_done = option_count(L, options, "halt_done");
@@ -89,10 +96,10 @@ static void read_options(struct call *c, lua_State *L, int options) {
   lua_getfield(L, options, "memory");
   c->work.memory_bytes = lua_tointeger(L, -1);
   lua_pop(L, 1);
-  c->timeout_ns = (int64_t)(option_number(L, options, "timeout") * NS_PER_S);
+  c->timeout_ns = os_ns_of(option_number(L, options, "timeout"));
   deadline = option_number(L, options, "deadline");
   if (deadline > 0) {
-    c->deadline_after_ns = (int64_t)(deadline * NS_PER_S);
+    c->deadline_after_ns = os_ns_of(deadline);
     c->deadline_ns = os_now_ns() + c->deadline_after_ns;
   }
 }
@@ -391,7 +398,7 @@ void lcall_settle_ending(lua_State *L, struct lpool *lp) {
   }
 }
 
-void lcall_set_problem(lua_State *L, struct call *c) {
+COLD void lcall_set_problem(lua_State *L, struct call *c) {
   if (lua_isnil(L, -1)) { /* which would be none */
     lua_pop(L, 1);
     lua_pushliteral(L, "(error object is a nil value)");
@@ -407,7 +414,7 @@ void lcall_fail(lua_State *L, struct call *c) {
   lcall_conclude(L, c, OUTCOME_PROBLEM, c->lp->grace_ns);
 }
 
-void lcall_raise_ended(lua_State *L, const struct lpool *lp) {
+COLD void lcall_raise_ended(lua_State *L, const struct lpool *lp) {
   const char *message = "the call was cancelled";
   if (lp->is_terminated) {
     message = "the pool was terminated during the call";
@@ -496,7 +503,7 @@ static int call_number(lua_State *L) {
 }
 
 /* call:progress() -> settled, total or nil, failed */
-static int call_progress(lua_State *L) {
+static COLD int call_progress(lua_State *L) {
   const struct call *c = lcall_check(L);
   lua_pushinteger(L, (lua_Integer)c->settled);
   if (c->total == UINT64_MAX) {
@@ -509,7 +516,7 @@ static int call_progress(lua_State *L) {
 }
 
 /* call:cancel() -> boolean: what has not run is dropped, what runs is interrupted; false: it was over already. Does not wait. */
-static int call_cancel(lua_State *L) {
+static COLD int call_cancel(lua_State *L) {
   struct call *c = own_call(L);
   int was_open = c->phase == CALL_OPEN;
   if (was_open) lcall_conclude(L, c, OUTCOME_CANCELLED, c->lp->grace_ns);
@@ -517,11 +524,12 @@ static int call_cancel(lua_State *L) {
   return 1;
 }
 
-/* call:stop(): cancel, and wait until no worker is in it (after the pool's grace it is killed) */
-static int call_stop(lua_State *L) {
+/* call:stop([reason]): cancel, and wait until no worker is in it (after the pool's grace it is killed); reason: the error that ends it */
+static COLD int call_stop(lua_State *L) {
   struct call *c = own_call(L);
+  lua_settop(L, 2);
   if (c->phase == CALL_OPEN) lcall_conclude(L, c, OUTCOME_CANCELLED, c->lp->grace_ns);
-  if (c->phase == CALL_ENDING) lpump_finish(L, c->lp, c);
+  if (c->phase == CALL_ENDING) lpump_finish(L, c->lp, c, delivery_is_interrupt(L, 2));
   lpump_settle(L, c->lp);
   if (c->lp->pool) loutput_turn_protected(c->lp, L);
   return 0;
@@ -542,7 +550,7 @@ static int call_notify(lua_State *L) {
 static int call_next(lua_State *L) {
   struct call *c = own_call(L);
   lua_Number seconds = luaL_optnumber(L, 2, -1);
-  int64_t until = seconds < 0 ? -1 : os_now_ns() + (int64_t)(seconds * NS_PER_S);
+  int64_t until = seconds < 0 ? -1 : os_now_ns() + os_ns_of(seconds);
   lua_settop(L, 1);
   c->in_hand = 0;
   while (c->outcome != OUTCOME_CANCELLED) {
@@ -570,14 +578,18 @@ static int call_next(lua_State *L) {
   return 0;
 }
 
-void lcall_open_library(lua_State *L) {
-  static const luaL_Reg methods[] = {
-    {"status", call_status}, {"outcome", call_outcome}, {"progress", call_progress}, {"cancel", call_cancel}, {"stop", call_stop},
-    {"notify", call_notify}, {"next", call_next}, {"number", call_number}, {NULL, NULL}};
-  static const luaL_Reg meta[] = {{"__gc", call_gc}, {NULL, NULL}};
+COLD void lcall_open_library(lua_State *L) {
   luaL_newmetatable(L, LCALL_TYPE);
-  luaL_setfuncs(L, meta, 0);
-  luaL_newlib(L, methods);
+  lclass_add(L, "__gc", call_gc);
+  lua_createtable(L, 0, 8);
+  lclass_add(L, "status", call_status);
+  lclass_add(L, "outcome", call_outcome);
+  lclass_add(L, "progress", call_progress);
+  lclass_add(L, "cancel", call_cancel);
+  lclass_add(L, "stop", call_stop);
+  lclass_add(L, "notify", call_notify);
+  lclass_add(L, "next", call_next);
+  lclass_add(L, "number", call_number);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
 }

@@ -2,8 +2,8 @@
  * binding/lcall -- one call of a verb: a userdata that owns the function, the source, what was published and what came back.
  *
  * Room: binding (may include binding/lpool.h).  lcall.c: the life of a call. lsend.c: how its function reaches the workers.
- * lfill.c: how its items do. lpace.c: when. ltake.c: what comes back. lpump.c: the wait, for all calls of a pool together.
- * While a call is open the pool's registry table anchors it: a script that forgets a future does not undo its work.
+ * lfill.c: how its items do. lhint.c: how long they take. lpace.c: when. ltake.c: what comes back. lpump.c: the wait, for all calls of a
+ * pool together. While a call is open the pool's registry table anchors it: a script that forgets a future does not undo its work.
  */
 #ifndef LUAPOOL_BINDING_LCALL_H
 #define LUAPOOL_BINDING_LCALL_H
@@ -65,6 +65,7 @@ struct call {
   /* options */
   uint32_t chunk, retries, crash_retries;
   int crash, collects, wants_results, has_seconds;
+  int names_classes;         /* its items, or arguments, may be objects: workers that are no copies are sent the classes */
   uint64_t buffer;           /* streams: items ahead of the consumer; 0: as the schedule says */
   int64_t timeout_ns, retry_delay_ns;
   int64_t deadline_ns, deadline_after_ns; /* when the call is to be over, and the user's word for it; 0: none */
@@ -139,6 +140,12 @@ void lcall_open_library(lua_State *L);
 /* ---- its function (lsend.c) ---- */
 
 void lsend_function(lua_State *L, struct call *c);
+
+/*
+ * lsend_may_name_class -- 0: the values at these stack indices are, as one look tells, without objects: nobody needs the classes of the
+ * script's globals to read them. Does not raise.
+ */
+int lsend_may_name_class(lua_State *L, int first, int last);
 /* lsend_refuse -- raise why the sender could not write what it was given. */
 void lsend_refuse(lua_State *L, const struct lpool *lp);
 void lsend_release(struct lpool *lp, struct sent **sent);
@@ -152,13 +159,18 @@ void lfill_post_arguments(lua_State *L, struct call *c, int first, int last);
 /* lfill_more -- publish what may be published now. Runs the source's iterator; what that raises is raised. */
 void lfill_more(lua_State *L, struct call *c);
 /*
- * lfill_keep_shared -- what the stream just written by the codec names in shared memory stays until the items below `end` are done, or until
- * the call is over. May raise (memory).
+ * lfill_keep_shared -- what the stream just written by the codec names in shared memory stays until the items below `end` are done, or
+ * until the call is over. May raise (memory).
  */
 #define LFILL_WHOLE_CALL ((uint64_t)INT64_MAX)
 void lfill_keep_shared(lua_State *L, struct call *c, struct codec *codec, uint64_t end);
 /* lfill_kind -- whether its items are indexed by the workers or written by the host. */
 enum board_entry_kind lfill_kind(const struct call *c);
+
+/* ---- how long they take (lhint.c) ---- */
+
+/* lhint_begin -- the call is about to publish items: what is known of its function's goes with them (work.item_ns). */
+void lhint_begin(lua_State *L, struct call *c);
 
 /* ---- when (lpace.c) ---- */
 
@@ -177,11 +189,15 @@ int64_t lpace_rest(const struct call *c);
 
 /* ---- what comes back (ltake.c) ---- */
 
-/* ltake_event -- one event; the pool is done with it afterwards. May raise. */
+/*
+ * ltake_event -- one event; the pool is done with it afterwards. May raise. The pool's table of calls (LPOOL_CALLS) is at LTAKE_CALLS; what
+ * stands above is this function's, from one event to the next: begin with nothing there.
+ */
+enum { LTAKE_CALLS = 2 };
 void ltake_event(lua_State *L, struct lpool *lp, struct pool_event *event);
 /*
- * ltake_rest -- go on with a frame that was put off because it got late (lp->rest_at_ns). 1: it is done, or there was none; 0: late again. No
- * other event is to be taken before. May raise.
+ * ltake_rest -- go on with a frame that was put off because it got late (lp->rest_at_ns). 1: it is done, or there was none; 0: late again.
+ * No other event is to be taken before. May raise.
  */
 int ltake_rest(lua_State *L, struct lpool *lp);
 /* ltake_refused -- item `number`, on top of the stack, cannot cross; pops it. The call's values are at c->at. */
@@ -199,8 +215,11 @@ void lpump_work(lua_State *L, struct lpool *lp);
 void lpump_rest(struct lpool *lp);
 /* lpump_sleep -- until something happens or until_ns (-1: for ever). */
 void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns);
-/* lpump_finish -- the call was concluded: wait (grace, then kill) until no worker is in it. Does not raise; also during an interrupt. */
-void lpump_finish(lua_State *L, struct lpool *lp, struct call *c);
+/*
+ * lpump_finish -- the call was concluded: wait (grace, then kill) until no worker is in it. Does not raise; also during an interrupt.
+ *   obeys  an interrupt is the reason: the same signal at the pace of a key held down is part of it. Else each signal is one of its own.
+ */
+void lpump_finish(lua_State *L, struct lpool *lp, struct call *c, int obeys);
 /* lpump_start -- fork what is missing for the work there is. Raises when it cannot. */
 void lpump_start(lua_State *L, struct lpool *lp);
 /* lpump_start_all -- fork every worker that is missing. */

@@ -78,15 +78,32 @@ static int refuse(void *context, const void *config, size_t length, char *text, 
   return -1;
 }
 
-void learly_start(lua_State *L) {
+/* (copy). Protected. */
+static int furnish(lua_State *L) {
+  struct copy *c = lua_touserdata(L, 1);
+  task_furnish(L, &c->tasks);
+  return 0;
+}
+
+/* Without the collector: it would run finalizers of the program's. What cannot be made here, each worker makes itself. */
+static void settle(void *context) {
+  struct copy *c = context;
+  lua_State *L = c->tasks.L;
+  int is_running = lua_gc(L, LUA_GCISRUNNING);
+  if (!lua_checkstack(L, LUA_MINSTACK)) return;
+  lua_gc(L, LUA_GCSTOP);
+  lua_pushcfunction(L, furnish);
+  lua_pushlightuserdata(L, c);
+  if (lua_pcall(L, 1, 0, 0) != LUA_OK) lua_pop(L, 1);
+  if (is_running == 1) lua_gc(L, LUA_GCRESTART);
+}
+
+static int early_start(lua_State *L) {
   static struct copy copy; /* found again in the copy, and in every worker */
-  const struct server_work work = {&copy, refuse, recruit_prepare, recruit_run, recruit_release};
+  const struct server_work work = {&copy, refuse, recruit_prepare, recruit_run, recruit_release, settle};
   struct early *e = push_early(L);
   int status;
-  if (is_there(e)) {
-    lua_pop(L, 1);
-    return;
-  }
+  if (is_there(e)) return 0;
   if (process_is_child()) luaL_error(L, "there is no early start inside a task");
   if (os_has_threads()) luaL_error(L, "it is too late for an early start: this process has %d threads", os_threads());
   e = new_early(L);
@@ -101,5 +118,10 @@ void learly_start(lua_State *L) {
   early_forget(L);
   if (status < 0) luaL_error(L, "cannot fork the early copy of this process: %s", strerror(-status));
   lua_setfield(L, LUA_REGISTRYINDEX, EARLY);
-  lua_pop(L, 1);
+  return 0;
+}
+
+void learly_open(lua_State *L) {
+  lua_pushcfunction(L, early_start);
+  lua_setfield(L, -2, "early_start");
 }

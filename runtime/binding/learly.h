@@ -11,8 +11,11 @@
 
 struct server;
 
-/* learly_start -- fork the copy, if there is none (that lives). Raises why it cannot be. Does not return in the copy. */
-void learly_start(lua_State *L);
+/*
+ * learly_open -- into the table on top: early_start(), which forks the copy, if there is none (that lives). It raises why it cannot be, and
+ * does not return in the copy.
+ */
+void learly_open(lua_State *L);
 
 /*
  * learly_find -- the copy that this process made of this state, while it lives, and push what codec_know_early wants; NULL: there is none,

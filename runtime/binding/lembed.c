@@ -1,7 +1,7 @@
 /*
  * binding/lembed -- luapool.h for C programs: pools and futures as handles, and every call of theirs protected.
  *
- * Room: binding (may include binding/lcall.h, binding/learly.h, binding/lerror.h, binding/lluapool.h and binding/lpool.h).
+ * Room: binding (may include binding/lcall.h, binding/features.h, binding/lerror.h, binding/lluapool.h and binding/lpool.h).
  * Owns: nothing. A handle is a userdata that the registry keeps under its own address, with the object of the module as its user value:
  * it goes with the state at the latest.
  * Each function prepares a record on the C stack and runs its body under lua_pcall, in a run scope: so an interrupt is an error in it.
@@ -13,7 +13,7 @@
 
 #include "base/os.h"
 #include "binding/lcall.h"
-#include "binding/learly.h"
+#include "binding/features.h"
 #include "binding/lerror.h"
 #include "binding/lluapool.h"
 #include "binding/lpool.h"
@@ -129,6 +129,14 @@ static void set_integer(lua_State *L, const char *name, lua_Integer value) {
   lua_setfield(L, -2, name);
 }
 
+static void set_nice(lua_State *L, int nice) {
+  if (nice == LUAPOOL_IDLE) {
+    set_string(L, "nice", "idle");
+  } else {
+    set_integer(L, "nice", nice);
+  }
+}
+
 /* A table as pool.new wants it; `more` is at index 2, or nil. */
 static void push_options(lua_State *L, const luapool_options *given) {
   luapool_options options;
@@ -152,6 +160,7 @@ static void push_options(lua_State *L, const luapool_options *given) {
     lua_setfield(L, -3, "descriptors");
   }
   lua_pop(L, 1);
+  set_nice(L, options.nice);
   set_number(L, "grace", options.grace);
   set_number(L, "timeout", options.timeout);
   set_integer(L, "memory", (lua_Integer)options.memory);
@@ -207,7 +216,10 @@ int luapool_open(lua_State *L, const luapool_options *options, luapool **out) {
 static int early_body(lua_State *L) {
   luaL_requiref(L, "luapool", luaopen_luapool, 0);
   lua_pop(L, 1);
-  learly_start(L);
+  features_need(L, "early");
+  luapool_push_core(L);
+  lua_getfield(L, -1, "early_start");
+  lua_call(L, 0, 0);
   return 0;
 }
 

@@ -20,8 +20,8 @@ void lerror_set_integer(lua_State *L, const char *name, lua_Integer value) {
   lua_setfield(L, -2, name);
 }
 
-static const char *signal_name(int signo) {
-  static const struct { int signo; const char *name; } names[] = {
+const char *lerror_signal(int signo) {
+  static const struct { int signo; char name[8]; } names[] = {
     {SIGKILL, "SIGKILL"}, {SIGSEGV, "SIGSEGV"}, {SIGABRT, "SIGABRT"}, {SIGBUS, "SIGBUS"}, {SIGFPE, "SIGFPE"}, {SIGILL, "SIGILL"},
     {SIGTERM, "SIGTERM"}, {SIGINT, "SIGINT"}, {SIGHUP, "SIGHUP"}, {SIGPIPE, "SIGPIPE"}, {SIGQUIT, "SIGQUIT"}, {SIGXCPU, "SIGXCPU"},
     {SIGALRM, "SIGALRM"}, {SIGUSR1, "SIGUSR1"}, {SIGUSR2, "SIGUSR2"}, {SIGTRAP, "SIGTRAP"}, {SIGSYS, "SIGSYS"}, {SIGIO, "SIGIO"}};
@@ -46,7 +46,7 @@ void lerror_push_new(lua_State *L, const struct pool_event *event, const char *k
 }
 
 static void set_end(lua_State *L, const struct process_end *end) {
-  const char *name = signal_name(end->signal);
+  const char *name = lerror_signal(end->signal);
   if (end->is_known && end->signal) {
     if (name) {
       lerror_set_string(L, "signal", name);
@@ -63,7 +63,7 @@ static void set_end(lua_State *L, const struct process_end *end) {
 /* Describe in words how a worker ended; leaves the text on the stack. */
 static void push_end_text(lua_State *L, const struct pool_event *event) {
   const struct process_end *end = &event->end;
-  const char *name = signal_name(end->signal);
+  const char *name = lerror_signal(end->signal);
   if (event->reason == POOL_DAMAGED) {
     lua_pushliteral(L, "the worker sent damaged data and was ended");
   } else if (!end->is_known) {
@@ -145,11 +145,27 @@ int lerror_push_record(struct codec *codec, lua_State *L, const struct pool_even
   return 0;
 }
 
+/* Where the worker was when it died, as it wrote down itself: a traceback. Its bytes are not believed to be a text. */
+static void set_last_words(lua_State *L, const struct pool_event *event) {
+  size_t length = event->words ? strnlen(event->words, BOARD_WORDS_BYTES) : 0, i;
+  luaL_Buffer b;
+  if (length == 0) return;
+  luaL_buffinit(L, &b);
+  luaL_addstring(&b, "stack traceback:");
+  for (i = 0; i < length; i++) {
+    unsigned char c = (unsigned char)event->words[i];
+    luaL_addchar(&b, (c < ' ' && c != '\n' && c != '\t') || c == 127 ? '?' : (char)c);
+  }
+  luaL_pushresult(&b);
+  lua_setfield(L, -2, "traceback");
+}
+
 void lerror_push_lost(lua_State *L, const struct pool_event *event, int64_t timeout_ns) {
   int is_timeout = event->reason == INTERRUPT_TIMEOUT;
   lerror_push(L, event);
   lerror_set_string(L, "kind", is_timeout ? "timeout" : "crash");
   set_end(L, &event->end);
+  if (!is_timeout) set_last_words(L, event);
   if (is_timeout) {
     lua_pushfstring(L, "the item took longer than %f s and did not stop when asked", (lua_Number)timeout_ns / NS_PER_S);
   } else {
@@ -163,6 +179,7 @@ void lerror_push_unready(struct codec *codec, lua_State *L, const struct pool_ev
     lerror_push(L, event);
     lerror_set_string(L, "kind", "crash");
     set_end(L, &event->end);
+    set_last_words(L, event);
     lua_pushliteral(L, "workers die before they are ready: ");
     push_end_text(L, event);
     lua_concat(L, 2);

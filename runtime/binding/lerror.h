@@ -35,11 +35,15 @@ void lerror_push_lost(lua_State *L, const struct pool_event *event, int64_t time
 void lerror_push_unready(struct codec *codec, lua_State *L, const struct pool_event *event);
 
 /*
- * lerror_warn -- lua_warning with "luapool: ", what and detail, unless the state was told to be quiet (lerror_set_quiet: the command's --quiet).
+ * lerror_warn -- lua_warning with "luapool: ", what and detail, unless the state was told to be quiet (lerror_set_quiet: the command's
+ * --quiet).
  */
 void lerror_warn(lua_State *L, const char *what, const char *detail);
 void lerror_set_log(lua_State *L, void (*log)(void *context, const char *text), void *context); /* warnings go there. May raise (memory) */
 void lerror_set_quiet(lua_State *L, int is_quiet);
+
+/* lerror_signal -- the name of a signal, "SIGKILL"; NULL: it has none here. */
+const char *lerror_signal(int signo);
 
 /* lerror_is_kind -- is the error table on top of that kind? */
 int lerror_is_kind(lua_State *L, const char *kind);

@@ -143,7 +143,9 @@ static void post_block(lua_State *L, struct call *c, uint64_t first, uint64_t co
 }
 
 void lfill_post_all(lua_State *L, struct call *c) {
-  if (c->work.kind == BOARD_INDEXED) post_range(L, c, c->total);
+  if (c->work.kind != BOARD_INDEXED) return;
+  if (!c->chunk && !c->lp->is_one_shot) lhint_begin(L, c);
+  post_range(L, c, c->total);
 }
 
 void lfill_post_arguments(lua_State *L, struct call *c, int first, int last) {

@@ -1,12 +1,13 @@
 /*
  * binding/lfingerprint -- what lua/luapool/fingerprint.lua needs to see of functions, also in a state without the debug library.
  *
- * Room: binding (may include binding/llong.h, where it is declared).  Owns: nothing.
+ * Room: binding (may include binding/lclass.h, and binding/llong.h, where it is declared).  Owns: nothing.
  */
 #include <lauxlib.h>
 
 #include "base/bytes.h"
 #include "base/hash.h"
+#include "binding/lclass.h"
 #include "binding/llong.h"
 #include "job/closure.h"
 
@@ -107,7 +108,9 @@ static int core_known(lua_State *L) {
 }
 
 void lfingerprint_open(lua_State *L) {
-  static const luaL_Reg functions[] = {{"hash", core_hash}, {"code", core_code}, {"upvalue", core_upvalue},
-                                       {"place", core_place}, {"known", core_known}, {NULL, NULL}};
-  luaL_setfuncs(L, functions, 0);
+  lclass_add(L, "hash", core_hash);
+  lclass_add(L, "code", core_code);
+  lclass_add(L, "upvalue", core_upvalue);
+  lclass_add(L, "place", core_place);
+  lclass_add(L, "known", core_known);
 }

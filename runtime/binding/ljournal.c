@@ -1,7 +1,8 @@
 /*
  * binding/ljournal -- the file of a log (pool/journal) and single values as text (job/codec), for lua/luapool/journal.lua.
  *
- * Room: binding (may include binding/llong.h, where it is declared).  Owns: the journal in its userdata; the buffers of a coder.
+ * Room: binding (may include binding/lclass.h and binding/llong.h, where it is declared).  Owns: the journal in its userdata; the buffers
+ * of a coder.
  * Hooks do not interrupt C: what one method does is done wholly.
  */
 #include <errno.h>
@@ -10,6 +11,7 @@
 
 #include "base/base64.h"
 #include "base/bytes.h"
+#include "binding/lclass.h"
 #include "binding/llong.h"
 #include "job/codec.h"
 #include "pool/journal.h"
@@ -201,23 +203,13 @@ static int coder_decode(lua_State *L) {
 
 /* ---- the library ---- */
 
-static void make_class(lua_State *L, const char *name, const luaL_Reg *methods, lua_CFunction gc) {
-  luaL_newmetatable(L, name);
-  lua_newtable(L);
-  luaL_setfuncs(L, methods, 0);
-  lua_setfield(L, -2, "__index");
-  lua_pushcfunction(L, gc);
-  lua_setfield(L, -2, "__gc");
-  lua_pop(L, 1);
-}
-
 void ljournal_open(lua_State *L) {
   static const luaL_Reg journal[] = {
     {"next", handle_next}, {"size", handle_size}, {"head", handle_head}, {"cut", handle_cut}, {"add", handle_add},
     {"flush", handle_flush}, {"sync", handle_sync}, {"close", handle_close}, {"abandon", handle_abandon}, {NULL, NULL}};
   static const luaL_Reg coder[] = {{"encode", coder_encode}, {"decode", coder_decode}, {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"journal", core_journal}, {"coder", core_coder}, {NULL, NULL}};
-  make_class(L, JOURNAL_TYPE, journal, handle_abandon);
-  make_class(L, CODER_TYPE, coder, coder_gc);
-  luaL_setfuncs(L, functions, 0);
+  lclass_define(L, JOURNAL_TYPE, journal, handle_abandon);
+  lclass_define(L, CODER_TYPE, coder, coder_gc);
+  lclass_add(L, "journal", core_journal);
+  lclass_add(L, "coder", core_coder);
 }

@@ -1,7 +1,7 @@
 /*
  * binding/llines -- see llines.h.
  *
- * Room: binding.  Owns: per runner the buffer that its output is gathered in.
+ * Room: binding (may include binding/lclass.h).  Owns: per runner the buffer that its output is gathered in.
  * A loop in Lua over gmatch, with tables of pieces, costs three times as much. An error in the function is raised as it is; the runner is
  * behind that line then, so that it can be started again with the next.
  */
@@ -12,9 +12,11 @@
 #include <time.h>
 
 #include "base/bytes.h"
+#include "base/cold.h"
+#include "base/os.h"
+#include "binding/lclass.h"
 
 #define RUNNER_TYPE "luapool.lines"
-#define NS_PER_S 1e9
 
 enum { KEPT_BYTES = 8 << 20, DIGITS = 24 };
 
@@ -141,7 +143,7 @@ static int64_t prepare(lua_State *L) {
   r->out.length = r->whole;
   lua_settop(L, BUDGET);
   lua_getiuservalue(L, SELF, RUNNER_FORMAT);
-  return budget > 0 ? coarse_now_ns() + (int64_t)(budget * NS_PER_S) : 0;
+  return budget > 0 ? coarse_now_ns() + os_ns_of(budget) : 0;
 }
 
 /* runner:map(fn [, seconds]): the results of fn(line, number), a line each. Stops after a line when the time is over. */
@@ -224,7 +226,7 @@ static int runner_fold(lua_State *L) {
 /* ---- what stands between ---- */
 
 /* runner:begin(text, number): a new text; `number` is that of its first line. */
-static int runner_begin(lua_State *L) {
+static COLD int runner_begin(lua_State *L) {
   struct runner *r = check_runner(L);
   size_t length;
   const char *text = luaL_checklstring(L, 2, &length);
@@ -264,7 +266,7 @@ static int runner_gc(lua_State *L) {
 }
 
 /* core.lines(format, separator, terminator) -> runner. format(value) -> string: what is no nil, boolean, number or string. */
-static int core_lines(lua_State *L) {
+static COLD int core_lines(lua_State *L) {
   struct runner *r;
   luaL_checktype(L, 1, LUA_TFUNCTION);
   r = lua_newuserdatauv(L, sizeof *r, RUNNER_VALUES);
@@ -278,15 +280,10 @@ static int core_lines(lua_State *L) {
   return 1;
 }
 
-void llines_open_library(lua_State *L) {
+COLD void llines_open_library(lua_State *L) {
   static const luaL_Reg methods[] = {{"map", runner_map}, {"filter", runner_filter}, {"fold", runner_fold}, {"begin", runner_begin},
                                      {"take", runner_take}, {"place", runner_place}, {NULL, NULL}};
-  luaL_newmetatable(L, RUNNER_TYPE);
-  lua_pushcfunction(L, runner_gc);
-  lua_setfield(L, -2, "__gc");
-  luaL_newlib(L, methods);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  lclass_define(L, RUNNER_TYPE, methods, runner_gc);
   lua_pushcfunction(L, core_lines);
   lua_setfield(L, -2, "lines");
 }

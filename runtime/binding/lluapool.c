@@ -1,8 +1,8 @@
 /*
  * binding/lluapool -- the module `luapool`: what C offers to lua/luapool, and the loading of these files.
  *
- * Room: binding (may include binding/lerror.h, binding/lhelper.h, binding/lpool.h, binding/llong.h, binding/lshared.h, binding/lstep.h,
- * binding/ltrace.h and binding/embedded.h).
+ * Room: binding (may include binding/features.h, binding/lclass.h, binding/lerror.h, binding/lhelper.h, binding/lpool.h, binding/llong.h,
+ * binding/lshared.h, binding/lstep.h, binding/ltrace.h and binding/embedded.h).
  * Owns: the registry fields luapool.module, luapool.part, luapool.files, luapool.Error, luapool.options, and the run scope of
  * pool.catch_interrupts.
  */
@@ -16,6 +16,8 @@
 #include "base/os.h"
 #include "base/packed.h"
 #include "binding/embedded.h"
+#include "binding/features.h"
+#include "binding/lclass.h"
 #include "binding/lerror.h"
 #include "binding/lhelper.h"
 #include "binding/llong.h"
@@ -31,6 +33,20 @@
 
 static int core_cpus(lua_State *L) {
   lua_pushinteger(L, os_cpus());
+  return 1;
+}
+
+/* core.can_bind() -> boolean: does this system bind processes to processors? */
+static int core_can_bind(lua_State *L) {
+  lua_pushboolean(L, os_can_bind());
+  return 1;
+}
+
+/* core.running() -> how many processes of this machine run at this moment, or nothing: it does not tell */
+static int core_running(lua_State *L) {
+  int running = os_running("");
+  if (running < 0) return 0;
+  lua_pushinteger(L, running);
   return 1;
 }
 
@@ -84,6 +100,12 @@ static int core_is_interrupt(lua_State *L) {
 static int core_now(lua_State *L) {
   lua_pushnumber(L, (lua_Number)os_now_ns() / 1e9);
   return 1;
+}
+
+/* core.problem(text): a file that was asked for is not, or not wholly, written */
+static int core_problem(lua_State *L) {
+  ltrace_problem(L, luaL_checkstring(L, 1));
+  return 0;
 }
 
 static int core_item_text(lua_State *L) {
@@ -196,35 +218,82 @@ static int core_shield(lua_State *L) {
   return lua_gettop(L);
 }
 
-static const struct embedded_file *find_file(const struct embedded_file *files, const char *name) {
-  for (; files->name != NULL; files++)
-    if (strcmp(files->name, name) == 0) return files;
+static int is_named(const char *chunk_name, const char *name) {
+  const char *file = strrchr(chunk_name, '/') + 1;
+  size_t n = strlen(name);
+  return strncmp(file, name, n) == 0 && strcmp(file + n, ".lua") == 0;
+}
+
+static const struct embedded_file *find_file(const struct embedded *e, const char *name) {
+  for (unsigned i = 0; e != NULL && i < e->n_files; i++)
+    if (is_named(e->files[i].chunk_name, name)) return &e->files[i];
   return NULL;
 }
 
-/* Push the file as a function. The text is garbage once it is compiled. */
-static void load_file(lua_State *L, const struct embedded_file *file) {
-  char *text = lua_newuserdatauv(L, file->length, 0);
-  if (packed_expand(file->packed, file->n_packed, text, file->length) < 0) luaL_error(L, "luapool: %s was damaged", file->chunk_name + 1);
-  if (luaL_loadbufferx(L, text, file->length, file->chunk_name, "t") != LUA_OK) lua_error(L);
-  lua_remove(L, -2);
+/* The file of that name, and whose it is: of the library, of a feature, of what was added. */
+static const struct embedded_file *find_anywhere(lua_State *L, const char *name, const struct embedded **e) {
+  const struct embedded_file *file = find_file(*e = &embedded_files, name);
+  int is_end = 0;
+  for (unsigned i = 0; file == NULL && !is_end; i++) file = find_file(*e = features_files(i, &is_end), name);
+  return file ? file : find_file(*e = luapool_files(L), name);
 }
 
-/* part(name) -> what NAME.lua returns; each file is run once per state. Upvalues: core, the table of parts. */
+/* What scripts replace on purpose, and expect everybody to use then. */
+static int is_for_replacing(const char *name) {
+  return strcmp(name, "print") == 0 || strcmp(name, "warn") == 0 || strcmp(name, "require") == 0;
+}
+
+/*
+ * Push the globals of the parts: Lua's own functions and libraries as they are now. A script that forgets a `local` (`type = "circle"`,
+ * `table = {}`) takes them away from itself alone. All else is looked up in the script's globals.
+ */
+static void push_environment(lua_State *L) {
+  static const char libraries[][10] = {"_G", "coroutine", "debug", "io", "math", "os", "package", "string", "table", "utf8", ""};
+  luaL_checkstack(L, 6, NULL);
+  lua_newtable(L);
+  lua_pushglobaltable(L);
+  for (int i = 0; *libraries[i] != 0; i++) {
+    lua_getfield(L, -1, libraries[i]);
+    lua_setfield(L, -3, libraries[i]);
+  }
+  for (lua_pushnil(L); lua_next(L, -2) != 0; lua_pop(L, 1)) {
+    if (lua_type(L, -2) != LUA_TSTRING || !lua_iscfunction(L, -1) || is_for_replacing(lua_tostring(L, -2))) continue;
+    lua_pushvalue(L, -2);
+    lua_pushvalue(L, -2);
+    lua_rawset(L, -6);
+  }
+  lua_createtable(L, 0, 1);
+  lua_insert(L, -2);
+  lua_setfield(L, -2, "__index");
+  lua_setmetatable(L, -2);
+}
+
+/* Push the file as a function with the environment at `environment`. The text is garbage once it is compiled. */
+static void load_file(lua_State *L, const struct embedded *e, const struct embedded_file *file, int environment) {
+  char *text = lua_newuserdatauv(L, file->length, 0);
+  if (packed_expand(e->code, e->packed + file->at, file->n_packed, text, file->length) < 0)
+    luaL_error(L, "luapool: %s was damaged", file->chunk_name + 1);
+  if (luaL_loadbufferx(L, text, file->length, file->chunk_name, "t") != LUA_OK) lua_error(L);
+  lua_remove(L, -2);
+  lua_pushvalue(L, environment);
+  lua_setupvalue(L, -2, 1);
+}
+
+/* part(name) -> what NAME.lua returns; each file is run once per state. Upvalues: core, the table of parts, their environment. */
 static int part(lua_State *L) {
   const char *name = luaL_checkstring(L, 1);
-  const struct embedded_file *file, *more;
+  const struct embedded *e;
+  const struct embedded_file *file;
   lua_settop(L, 1);
   if (lua_getfield(L, lua_upvalueindex(2), name) != LUA_TNIL) return 1;
-  more = luapool_files(L);
-  file = find_file(embedded_files, name);
-  if (file == NULL && more != NULL) file = find_file(more, name);
+  file = find_anywhere(L, name, &e);
   if (file == NULL) return luaL_error(L, "luapool was built without %s.lua", name);
-  load_file(L, file);
+  load_file(L, e, file, lua_upvalueindex(3));
   lua_pushvalue(L, lua_upvalueindex(1)); /* the file is called with (core, part) */
   lua_pushvalue(L, lua_upvalueindex(1));
   lua_pushvalue(L, lua_upvalueindex(2));
-  lua_pushcclosure(L, part, 2);
+  lua_pushvalue(L, lua_upvalueindex(3));
+  lua_pushcclosure(L, part, 3);
   lua_call(L, 2, 1);
   lua_pushvalue(L, -1);
   lua_setfield(L, lua_upvalueindex(2), name);
@@ -232,17 +301,29 @@ static int part(lua_State *L) {
 }
 
 static void push_core(lua_State *L) {
-  static const luaL_Reg functions[] = {
-    {"cpus", core_cpus}, {"options", core_options}, {"set_option", core_set_option}, {"cannot_write", core_cannot_write}, {"set_quiet", core_set_quiet}, {"is_worker", core_is_worker},
-    {"pid", core_pid}, {"is_interrupt", core_is_interrupt}, {"now", core_now}, {"item_text", core_item_text}, {"copier", core_copier}, {"stepper", lstep_new}, {"worker", core_worker}, {"register", core_register},
-    {"catch_interrupts", core_catch}, {"shield", core_shield}, {NULL, NULL}};
   lpool_open_library(L);
-  luaL_setfuncs(L, functions, 0);
-  ljournal_open(L);
-  lfingerprint_open(L);
+  lclass_add(L, "cpus", core_cpus);
+  lclass_add(L, "can_bind", core_can_bind);
+  lclass_add(L, "running", core_running);
+  lclass_add(L, "options", core_options);
+  lclass_add(L, "set_option", core_set_option);
+  lclass_add(L, "cannot_write", core_cannot_write);
+  lclass_add(L, "set_quiet", core_set_quiet);
+  lclass_add(L, "is_worker", core_is_worker);
+  lclass_add(L, "pid", core_pid);
+  lclass_add(L, "is_interrupt", core_is_interrupt);
+  lclass_add(L, "now", core_now);
+  lclass_add(L, "item_text", core_item_text);
+  lclass_add(L, "problem", core_problem);
+  lclass_add(L, "copier", core_copier);
+  lclass_add(L, "stepper", lstep_new);
+  lclass_add(L, "worker", core_worker);
+  lclass_add(L, "register", core_register);
+  lclass_add(L, "catch_interrupts", core_catch);
+  lclass_add(L, "shield", core_shield);
   lshared_open(L);
   lterminal_open(L);
-  ltrace_open(L);
+  features_open(L);
   luaL_newmetatable(L, "luapool.Error");
   lua_setfield(L, -2, "Error");
   lua_pushliteral(L, LUAPOOL_VERSION);
@@ -256,7 +337,8 @@ LUAPOOL_API int luaopen_luapool(lua_State *L) {
   lhelper_open(L);
   push_core(L);
   lua_newtable(L);
-  lua_pushcclosure(L, part, 2);
+  push_environment(L);
+  lua_pushcclosure(L, part, 3);
   lua_pushvalue(L, -1);
   lua_setfield(L, LUA_REGISTRYINDEX, "luapool.part");
   lua_pushliteral(L, "init");
@@ -278,13 +360,13 @@ void luapool_push_core(lua_State *L) {
   lua_remove(L, -2);
 }
 
-void luapool_add_files(lua_State *L, const struct embedded_file *files) {
+void luapool_add_files(lua_State *L, const struct embedded *files) {
   lua_pushlightuserdata(L, (void *)files);
   lua_setfield(L, LUA_REGISTRYINDEX, "luapool.files");
 }
 
-const struct embedded_file *luapool_files(lua_State *L) {
-  const struct embedded_file *files;
+const struct embedded *luapool_files(lua_State *L) {
+  const struct embedded *files;
   lua_getfield(L, LUA_REGISTRYINDEX, "luapool.files");
   files = lua_touserdata(L, -1);
   lua_pop(L, 1);

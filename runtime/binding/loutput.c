@@ -9,6 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/cold.h"
 #include "base/os.h"
 #include "binding/lerror.h"
 #include "binding/lpool.h"
@@ -262,7 +263,7 @@ static void release_pieces(struct loutput *o, struct loutput_call *c, uint64_t l
   }
 }
 
-static void free_call(struct loutput_call **at) {
+static COLD void free_call(struct loutput_call **at) {
   struct loutput_call *c = *at;
   *at = c->next;
   while (c->count > 0) free(c->heap[--c->count].text);
@@ -271,7 +272,7 @@ static void free_call(struct loutput_call **at) {
 }
 
 /* Of each call: all up to the lowest item that is not done, which may go on printing. Of a call that is over: all. */
-static void release_all(struct lpool *lp) {
+static COLD void release_all(struct lpool *lp) {
   struct loutput_call **at = &lp->output.calls;
   while (*at != NULL) {
     release_pieces(&lp->output, *at, pool_done_below(lp->pool, (*at)->call));
@@ -358,7 +359,7 @@ static int have_room(struct loutput *o, uint32_t n_workers) {
 
 /* ---- the caller's view ---- */
 
-void loutput_open(struct loutput *o, lua_State *L, int options) {
+COLD void loutput_open(struct loutput *o, lua_State *L, int options) {
   static const char *const words[] = {"line", "tag", "order", "discard", NULL};
   memset(o, 0, sizeof *o);
   o->function_reference = LUA_NOREF;
@@ -446,7 +447,7 @@ void loutput_settle(struct lpool *lp, lua_State *L) {
   flush_out(&lp->output);
 }
 
-void loutput_close(struct loutput *o, lua_State *L) {
+COLD void loutput_close(struct loutput *o, lua_State *L) {
   uint32_t i;
   for (i = 0; i < o->n_workers; i++) {
     bytes_free(&o->waiting[i][0].text);

@@ -1,5 +1,5 @@
-/* binding/lpool -- see lpool.h (may include binding/lcall.h, binding/lerror.h, binding/learly.h, binding/lhelper.h and
- * binding/ltrace.h). */
+/* binding/lpool -- see lpool.h (may include binding/lcall.h, binding/lclass.h, binding/lerror.h, binding/learly.h,
+ * binding/lhelper.h and binding/ltrace.h). */
 #include "binding/lpool.h"
 
 #include <errno.h>
@@ -11,6 +11,7 @@
 #include "base/fault.h"
 #include "base/os.h"
 #include "binding/lcall.h"
+#include "binding/lclass.h"
 #include "binding/learly.h"
 #include "binding/lerror.h"
 #include "binding/lhelper.h"
@@ -179,6 +180,7 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   struct pool *pool = lp->pool;
   keep_stats_protected(L, lp);
   lp->pool = NULL;
+  lp->is_freed = 1;
   drop_calls(L, lp);
   lsend_release(lp, &lp->sent);
   if (lp->owner == getpid()) {
@@ -193,6 +195,7 @@ static void free_handle(lua_State *L, struct lpool *lp) {
   bytes_free(&lp->boot);
   free(lp->seen_ns);
   lp->seen_ns = NULL;
+  if (lp->owner == getpid()) task_withdraw(L, &lp->tasks); /* in a worker they are what it works with */
   unreference(L, &lp->tasks.on_start);
   unreference(L, &lp->tasks.on_exit);
   unreference(L, &lp->codec_reference);
@@ -213,7 +216,9 @@ static lua_Number option_number(lua_State *L, int options, const char *name, lua
   return value;
 }
 
-/* "auto": by fork while that is safe. A copy that was made for the purpose goes before either: it is the same one whenever a pool is made. */
+/*
+ * "auto": by fork while that is safe. A copy that was made for the purpose goes before either: it is the same one whenever a pool is made.
+ */
 static void read_start(lua_State *L, int options, struct lpool *lp) {
   static const char *const names[] = {"fork", "server", "spawn", "auto", NULL};
   static const enum pool_start_method methods[] = {POOL_FORK, POOL_SERVER, POOL_SPAWN};
@@ -261,7 +266,7 @@ static void know_early(lua_State *L, struct lpool *lp) {
 static void read_options(lua_State *L, int options, struct lpool *lp) {
   read_start(L, options, lp);
   lp->n_workers = (uint32_t)option_number(L, options, "workers", 1);
-  lp->grace_ns = (int64_t)(option_number(L, options, "grace", 1) * NS_PER_S);
+  lp->grace_ns = os_ns_of(option_number(L, options, "grace", 1));
   lp->tasks.on_start = option_function(L, options, "on_start");
   lp->tasks.on_exit = option_function(L, options, "on_exit");
   lp->tasks.has_seed = lua_getfield(L, options, "seed") == LUA_TNUMBER;
@@ -271,6 +276,20 @@ static void read_options(lua_State *L, int options, struct lpool *lp) {
   lp->is_one_shot = lua_toboolean(L, -1);
   lp->capacity = lp->is_one_shot || lp->n_workers >= BOARD_MAX_WORKERS / 2 ? lp->n_workers : lp->n_workers * 2;
   if (!lp->is_one_shot && lp->capacity < LEAST_CAPACITY) lp->capacity = LEAST_CAPACITY;
+  lua_pop(L, 2);
+}
+
+/* What workers are to be like. */
+static void read_terms(lua_State *L, int options, struct worker_terms *terms) {
+  terms->max_tasks = (uint64_t)option_number(L, options, "max_tasks", 0);
+  terms->max_growth = (uint64_t)option_number(L, options, "max_growth", 0);
+  terms->idle_ns = os_ns_of(option_number(L, options, "idle_timeout", 0));
+  terms->least_memory = (uint64_t)option_number(L, options, "memfree", 0);
+  terms->most_load = (uint64_t)(option_number(L, options, "load", 0) * 1000);
+  lua_getfield(L, options, "nice");
+  terms->nice = lua_type(L, -1) == LUA_TSTRING ? WORKER_IDLE : (int32_t)lua_tointeger(L, -1); /* "idle", or a number, or nothing */
+  lua_getfield(L, options, "pin");
+  terms->is_bound = (uint32_t)lua_toboolean(L, -1);
   lua_pop(L, 2);
 }
 
@@ -300,6 +319,8 @@ static int core_open(lua_State *L) {
   lua_setiuservalue(L, -2, LPOOL_CALLS);
   lua_newtable(L);
   lua_setiuservalue(L, -2, LPOOL_READY);
+  lua_newtable(L);
+  lua_setiuservalue(L, -2, LPOOL_PARTINGS);
   read_options(L, 1, lp);
   lua_getfield(L, 1, "record");
   lp->record = options.trace = ltrace_test(L, -1);
@@ -314,7 +335,7 @@ static int core_open(lua_State *L) {
   options.workers = lp->n_workers;
   options.capacity = lp->capacity;
   options.grace_ns = lp->grace_ns;
-  options.max_tasks = (uint64_t)option_number(L, 1, "max_tasks", 0);
+  read_terms(L, 1, &options.terms);
   options.ring_bytes = (uint64_t)option_number(L, 1, "ring", 0);
   options.output = loutput_kind(&lp->output);
   options.is_sealed = lua_getfield(L, 1, "descriptors") == LUA_TSTRING && strcmp(lua_tostring(L, -1), "close") == 0;
@@ -328,7 +349,8 @@ static int core_open(lua_State *L) {
   free(lp->seen_ns);
   lp->seen_ns = NULL;
   /* Without a position: our caller's line tells nobody anything. */
-  lua_pushfstring(L, "cannot make a pool of %d workers: %s", (int)lp->n_workers, strerror(-status));
+  lua_pushfstring(L, "cannot make a pool of %d workers: %s%s", (int)lp->n_workers, strerror(-status),
+                  status == -EFBIG ? " (a limit on file sizes counts for shared memory, too: ulimit -f)" : "");
   return lua_error(L);
 }
 
@@ -341,8 +363,37 @@ void lpool_take_notice(struct lpool *lp, lua_State *L, const struct pool_event *
   lua_pop(L, 1);
 }
 
+/* (lpool, event): the value goes to the end of the table. */
+static int keep_parting(lua_State *L) {
+  struct lpool *lp = lua_touserdata(L, 1);
+  const struct pool_event *event = lua_touserdata(L, 2);
+  struct codec_reader reader;
+  int status;
+  lua_settop(L, 2);
+  lpool_push_value(L, lp, LPOOL_PARTINGS);
+  codec_read_begin(lp->sender, &reader, event->data, event->length); /* the other codec may be in the middle of results */
+  status = codec_read(lp->sender, L, &reader);
+  if (status < 0) return luaL_error(L, "%s", codec_message(lp->sender));
+  if (lua_istable(L, 3)) lua_rawseti(L, 3, (lua_Integer)lua_rawlen(L, 3) + 1);
+  return 0;
+}
+
+void lpool_take_parting(struct lpool *lp, lua_State *L, const struct pool_event *event) {
+  int status;
+  lua_pushcfunction(L, keep_parting);
+  lua_pushlightuserdata(L, lp);
+  lua_pushlightuserdata(L, (void *)(uintptr_t)event);
+  status = lua_pcall(L, 2, 0, 0);
+  (void)pool_done(lp->pool, event, 0);
+  if (status == LUA_OK) return;
+  if (delivery_is_interrupt(L, -1)) lua_error(L);
+  lerror_warn(L, "what on_exit returned is lost: ", lua_tostring(L, -1));
+  lua_pop(L, 1);
+}
+
 /* Let workers finish by themselves. 1: all gone; 0: until_ns passed. */
 static int wait_for_leavers(struct lpool *lp, lua_State *L, int64_t until_ns, int can_raise) {
+  int64_t continue_ns = os_now_ns() + lp->grace_ns;
   pool_ask_to_leave(lp->pool);
   while (pool_living(lp->pool) > 0) {
     int64_t now;
@@ -356,6 +407,10 @@ static int wait_for_leavers(struct lpool *lp, lua_State *L, int64_t until_ns, in
     if (living == 0) break;
     now = os_now_ns();
     if (until_ns >= 0 && now >= until_ns) return 0;
+    if (now >= continue_ns) {
+      pool_continue(lp->pool);
+      continue_ns = now + lp->grace_ns;
+    }
     if (can_raise && interrupt_pending()) (void)delivery_checkpoint(L);
     if (interrupt_is_urgent()) return 0;
   }
@@ -380,7 +435,7 @@ int lpool_end(struct lpool *lp, lua_State *L, int64_t grace_ns, int64_t until_ns
   while (reap_quitters(lp, L) > 0 && os_now_ns() < until && !interrupt_is_urgent()) continue;
   if (pool_living(p) > 0) {
     pool_kill(p);
-    until = os_now_ns() + (int64_t)FORCED_WAIT_MS * 1000000;
+    until = os_now_ns() + (int64_t)FORCED_WAIT_MS * 1000000; /* then pool_close has patience with who dies slowly */
     while (reap_quitters(lp, L) > 0 && os_now_ns() < until) continue;
   }
   loutput_settle(lp, L);
@@ -394,7 +449,7 @@ static int64_t option_seconds(lua_State *L, int index, int64_t none) {
   if (lua_isnoneornil(L, index)) return none;
   seconds = luaL_checknumber(L, index);
   if (seconds > 1e9) seconds = 1e9;
-  return (int64_t)(seconds * NS_PER_S);
+  return os_ns_of(seconds);
 }
 
 void lpool_settle(struct lpool *lp, lua_State *L) {
@@ -439,6 +494,7 @@ static int handle_close(lua_State *L) {
   }
   lpool_check(L, "close");
   if (lp->depth || lp->is_in_hook || lp->taking) return luaL_error(L, "cannot use 'close': the pool is busy with another call");
+  pool_pause(lp->pool, 0); /* what was begun shall come to its end */
   if (!finish_calls(L, lp, until) || !lpool_end(lp, L, -1, until, 1)) {
     lua_pushboolean(L, 0);
     return 1;
@@ -461,12 +517,12 @@ static int handle_terminate(lua_State *L) {
   return 0;
 }
 
-/* The collector found the pool. It runs no Lua of the user's, and waits at most a moment. */
+/* The collector found the pool. It runs no Lua of the user's, and waits until those that it killed are gone. */
 static int handle_gc(lua_State *L) {
   struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
   FAULT_POINT("gc");
-  if (lp->pool == NULL) return 0;
-  if (lp->owner == getpid() && pool_living(lp->pool) > 0) {
+  if (lp->is_freed) return 0;
+  if (lp->pool && lp->owner == getpid() && pool_living(lp->pool) > 0) {
     if (!lp->is_one_shot) lerror_warn(L, "a pool was never closed", " (use 'local p <close>', p:close() or p:terminate())");
     pool_kill(lp->pool);
   }
@@ -562,6 +618,16 @@ static int handle_state(lua_State *L) {
   return 3;
 }
 
+/* handle:partings() -> a sequence: what on_exit returned in workers since it was asked last. Also of a closed pool. */
+static int handle_partings(lua_State *L) {
+  (void)luaL_checkudata(L, 1, LPOOL_TYPE);
+  lua_settop(L, 1);
+  lua_getiuservalue(L, 1, LPOOL_PARTINGS);
+  lua_newtable(L);
+  lua_setiuservalue(L, 1, LPOOL_PARTINGS);
+  return 1;
+}
+
 /* handle:line(drawn) -> boolean: a line of progress is on the terminal from now on; was one there until now? (Lines of tasks erase it.) */
 static int handle_line(lua_State *L) {
   struct lpool *lp = luaL_checkudata(L, 1, LPOOL_TYPE);
@@ -569,19 +635,44 @@ static int handle_line(lua_State *L) {
   return 1;
 }
 
+/* handle:pause(boolean): workers begin nothing any more; or they do again. */
+static int handle_pause(lua_State *L) {
+  pool_pause(lpool_check(L, "pause")->pool, lua_toboolean(L, 2));
+  return 0;
+}
+
 void lpool_open_library(lua_State *L) {
-  static const luaL_Reg methods[] = {
-    {"run", lpool_run}, {"apply", lpool_apply}, {"broadcast", lpool_broadcast}, {"begin", lpool_begin}, {"submit", lpool_submit},
-    {"turn", lpool_turn}, {"fd", lpool_fd}, {"has_news", lpool_has_news},
-    {"hook", lpool_set_hook}, {"ready", lpool_ready}, {"told", lpool_told}, {"cancel", lpool_cancel_all},
-    {"close", handle_close}, {"terminate", handle_terminate}, {"resize", handle_resize}, {"stats", handle_stats}, {"end_record", handle_end_record},
-    {"workers", handle_workers}, {"state", handle_state}, {"is_waiting", handle_is_waiting}, {"pending", handle_pending},
-    {"active", handle_active}, {"wake", handle_wake}, {"submit_all", lpool_submit_all}, {"line", handle_line}, {NULL, NULL}};
-  static const luaL_Reg meta[] = {{"__gc", handle_gc}, {NULL, NULL}};
   lcall_open_library(L);
   luaL_newmetatable(L, LPOOL_TYPE);
-  luaL_setfuncs(L, meta, 0);
-  luaL_newlib(L, methods);
+  lclass_add(L, "__gc", handle_gc);
+  lua_createtable(L, 0, 27);
+  lclass_add(L, "run", lpool_run);
+  lclass_add(L, "apply", lpool_apply);
+  lclass_add(L, "broadcast", lpool_broadcast);
+  lclass_add(L, "begin", lpool_begin);
+  lclass_add(L, "submit", lpool_submit);
+  lclass_add(L, "turn", lpool_turn);
+  lclass_add(L, "fd", lpool_fd);
+  lclass_add(L, "has_news", lpool_has_news);
+  lclass_add(L, "hook", lpool_set_hook);
+  lclass_add(L, "ready", lpool_ready);
+  lclass_add(L, "told", lpool_told);
+  lclass_add(L, "cancel", lpool_cancel_all);
+  lclass_add(L, "close", handle_close);
+  lclass_add(L, "terminate", handle_terminate);
+  lclass_add(L, "resize", handle_resize);
+  lclass_add(L, "stats", handle_stats);
+  lclass_add(L, "end_record", handle_end_record);
+  lclass_add(L, "workers", handle_workers);
+  lclass_add(L, "state", handle_state);
+  lclass_add(L, "partings", handle_partings);
+  lclass_add(L, "is_waiting", handle_is_waiting);
+  lclass_add(L, "pending", handle_pending);
+  lclass_add(L, "active", handle_active);
+  lclass_add(L, "wake", handle_wake);
+  lclass_add(L, "submit_all", lpool_submit_all);
+  lclass_add(L, "line", handle_line);
+  lclass_add(L, "pause", handle_pause);
   lua_setfield(L, -2, "__index");
   lua_pop(L, 1);
   lua_newtable(L);

@@ -29,12 +29,23 @@ struct lpool_part {
   lua_Integer n_all, i_all; /* of all results of an applied function: how many there are, -1: not yet read; how many were read */
 };
 
+/* How long items of a function took. See lhint.c. */
+enum { LPOOL_HINTS = 4 };
+struct lpool_hint {
+  const void *code;  /* where the function is written */
+  int line;
+  uint64_t call;     /* the last call of it; 0: none */
+  uint64_t guess_ns; /* and what that was told */
+  uint64_t item_ns;  /* the last that was known; 0: nothing */
+};
+
 /* User values of the handle. */
 enum lpool_value {
   LPOOL_CALLS = 1, /* { [number] = open call } */
   LPOOL_READY,     /* calls that are over and wanted to be told, in order */
   LPOOL_HOOK,
-  LPOOL_VALUES = LPOOL_HOOK
+  LPOOL_PARTINGS, /* what on_exit returned in workers, in order */
+  LPOOL_VALUES = LPOOL_PARTINGS
 };
 
 struct lpool {
@@ -44,6 +55,7 @@ struct lpool {
   uint32_t n_workers, capacity; /* now; how many resize may make of them */
   int64_t grace_ns;
   int is_terminated;   /* while somebody waits in it: that call ends with an error, and no worker is forked any more */
+  int is_freed;        /* nothing of it is left. (One that could not be made has no pool, but maybe something else.) */
   int wake_fd;         /* what also wakes the host; -1: nothing */
   int is_one_shot;     /* made for one call: its collection needs no warning */
   enum pool_start_method start; /* how workers are started */
@@ -60,6 +72,7 @@ struct lpool {
   uint64_t calls;      /* numbers of calls and jobs */
   uint64_t named;      /* number of the call whose function the codec was told; 0: none */
   struct sent *sent;   /* the function sent last: a call with the very same bytes needs not be loaded anew */
+  struct lpool_hint hints[LPOOL_HINTS];
   /* calls: */
   struct call *open, *ending, *lazy;
   int is_fed;          /* nothing was taken since the lazy ones were last looked at: they have no room for more */
@@ -117,7 +130,9 @@ static inline int lpool_has_recruits(const struct lpool *lp) {
   return lp->start != POOL_FORK;
 }
 
-/* lpool_push_handles -- push the weak table of this state's handles (lpool -> userdata), and return 1; or something else: there are none. */
+/*
+ * lpool_push_handles -- push the weak table of this state's handles (lpool -> userdata), and return 1; or something else: there are none.
+ */
 int lpool_push_handles(lua_State *L);
 
 /* lpool_push_value -- push a user value of the handle; nil while it is being collected. */
@@ -131,6 +146,9 @@ void lpool_settle(struct lpool *lp, lua_State *L);
 
 /* lpool_take_notice -- warn of what a worker said while it left (on_exit failed); the event is done then. */
 void lpool_take_notice(struct lpool *lp, lua_State *L, const struct pool_event *event);
+
+/* lpool_take_parting -- keep what on_exit returned in a worker; the event is done then. */
+void lpool_take_parting(struct lpool *lp, lua_State *L, const struct pool_event *event);
 
 /* lpool_open_library -- push the table of C functions that lua/luapool builds upon ("core"). */
 void lpool_open_library(lua_State *L);

@@ -63,6 +63,14 @@ static void refuse_threads(lua_State *L, const struct lpool *lp) {
   luaL_error(L, "cannot fork workers: this process has %d threads, and a copy of it would have one (use start = \"server\")", n);
 }
 
+#define CANNOT_START "cannot start workers: "
+
+/* Without a place: where it came to that, amid a loop over an iterator, is ours, and nobody's mistake. */
+static void fail_to_start(lua_State *L, const char *what, const char *why) {
+  lua_pushfstring(L, "%s%s", what, why);
+  lua_error(L);
+}
+
 /* What workers that are no copies of this process need to begin goes to input memory, once. */
 static void write_boot(lua_State *L, struct lpool *lp) {
   uint64_t offset;
@@ -73,28 +81,41 @@ static void write_boot(lua_State *L, struct lpool *lp) {
   status = boot_write(lp->sender, L, &lp->boot, &lp->tasks);
   if (status < 0) lsend_refuse(L, lp);
   status = pool_input(lp->pool, lp->boot.length, &offset, &memory);
-  if (status < 0) luaL_error(L, "no memory to start workers: %s", strerror(-status));
+  if (status < 0) fail_to_start(L, "no memory to start workers: ", strerror(-status));
   memcpy(memory, lp->boot.data, lp->boot.length);
   pool_set_boot(lp->pool, offset, lp->boot.length);
   bytes_free(&lp->boot);
   lp->has_boot = 1;
 }
 
+/*
+ * Nobody can tell how many workers there were: those of a call alone, whose items were all posted before the first was forked, without
+ * functions that run in each, and without a record.
+ */
+static int is_frugal(const struct lpool *lp) {
+  const struct call *c = lp->open;
+  if (!lp->is_one_shot || lp->record || lp->tasks.on_start != LUA_NOREF || lp->tasks.on_exit != LUA_NOREF) return 0;
+  return c && c->next == NULL && c->mode == CALL_TABLE && c->work.kind == BOARD_INDEXED;
+}
+
 static void start(lua_State *L, struct lpool *lp, uint32_t wanted) {
   int status, is_first = pool_living(lp->pool) == 0;
   if (lp->is_terminated) lcall_raise_ended(L, lp);
   if (wanted == 0) return;
+  pool_set_frugal(lp->pool, is_frugal(lp));
   if (lpool_has_recruits(lp)) {
     write_boot(L, lp);
   } else if (pool_needs_start(lp->pool, wanted)) {
     refuse_threads(L, lp);
+    task_provide(L, &lp->tasks);
     if (is_first && !lp->is_one_shot) codec_know_globals(lp->sender, L); /* what they inherit: functions are sent to them later */
   }
   status = pool_start(lp->pool, wanted, is_first);
   if (status == -EINTR) lpump_checkpoint(L);
-  if (status == -ESRCH) luaL_error(L, "cannot start workers: the early copy of this program, from which they are forked, is gone");
-  if (status < 0 && *pool_complaint(lp->pool)) luaL_error(L, "cannot start workers: %s", pool_complaint(lp->pool));
-  if (status < 0) luaL_error(L, "cannot start workers: %s%s", lpool_has_recruits(lp) ? "" : "fork: ", strerror(-status));
+  if (status >= 0) return;
+  if (status == -ESRCH) fail_to_start(L, CANNOT_START, "the early copy of this program, from which they are forked, is gone");
+  if (*pool_complaint(lp->pool)) fail_to_start(L, CANNOT_START, pool_complaint(lp->pool));
+  fail_to_start(L, lpool_has_recruits(lp) ? CANNOT_START : CANNOT_START "fork: ", strerror(-status));
 }
 
 void lpump_start(lua_State *L, struct lpool *lp) {
@@ -113,6 +134,8 @@ static int take_all(lua_State *L) {
   struct pool_event event;
   int turns = 0;
   if (!ltake_rest(L, lp)) return 0;
+  lua_settop(L, LTAKE_CALLS - 1);
+  lpool_push_value(L, lp, LPOOL_CALLS);
   while (lp->pool) {
     pool_hurry(lp->pool, lp->rest_at_ns != 0);
     if (pool_next(lp->pool, &event) != POOL_NOTHING) ltake_event(L, lp, &event);
@@ -274,10 +297,10 @@ void lpump_sleep(lua_State *L, struct lpool *lp, int64_t until_ns) {
   if (status == -EINTR && !interrupt_pending()) let_hooks_run(L);
 }
 
-void lpump_finish(lua_State *L, struct lpool *lp, struct call *c) {
+void lpump_finish(lua_State *L, struct lpool *lp, struct call *c, int obeys) {
   int64_t until = -1;
   interrupt_ending(1);
-  interrupt_obeying(1);
+  if (obeys) interrupt_obeying(1);
   while (c->phase == CALL_ENDING && lp->pool != NULL) {
     int64_t now;
     lpump_take_protected(L, lp);
@@ -292,6 +315,6 @@ void lpump_finish(lua_State *L, struct lpool *lp, struct call *c) {
     }
     (void)pool_wait(lp->pool, -1, now + ATTENTION_NS);
   }
-  interrupt_obeying(-1);
+  if (obeys) interrupt_obeying(-1);
   interrupt_ending(-1);
 }

@@ -1,7 +1,8 @@
 /*
  * binding/lreader -- see lreader.h.
  *
- * Room: binding.  Owns: per reader a descriptor (if it opened it) and a buffer; both go with close, or with the collector.
+ * Room: binding (may include binding/lclass.h).  Owns: per reader a descriptor (if it opened it) and a buffer; both go with close, or with
+ * the collector.
  */
 #include "binding/lreader.h"
 
@@ -12,7 +13,9 @@
 #include <unistd.h>
 
 #include "base/bytes.h"
+#include "base/cold.h"
 #include "base/os.h"
+#include "binding/lclass.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 #include "process/process.h"
@@ -244,7 +247,7 @@ static void close_input(struct reader *r) {
   r->owner = 0;
 }
 
-static int reader_close(lua_State *L) {
+static COLD int reader_close(lua_State *L) {
   struct reader *r = check_reader(L);
   close_input(r);
   bytes_free(&r->bytes);
@@ -259,7 +262,7 @@ static void rewind_reader(struct reader *r) {
 }
 
 /* reader:open([path]) -> true | nil, message: the next input; no path: standard input. What was left of the one before is dropped. */
-static int reader_open(lua_State *L) {
+static COLD int reader_open(lua_State *L) {
   struct reader *r = check_reader(L);
   const char *path = luaL_optstring(L, 2, NULL);
   int status;
@@ -311,7 +314,7 @@ static int reader_source(lua_State *L) {
 }
 
 /* core.reader(separator) -> reader, source */
-static int core_reader(lua_State *L) {
+static COLD int core_reader(lua_State *L) {
   size_t length;
   const char *separator = luaL_checklstring(L, 1, &length);
   struct reader *r;
@@ -327,15 +330,10 @@ static int core_reader(lua_State *L) {
   return 2;
 }
 
-void lreader_open_library(lua_State *L) {
+COLD void lreader_open_library(lua_State *L) {
   static const luaL_Reg methods[] = {{"block", reader_block}, {"items", reader_items}, {"open", reader_open}, {"feed", reader_feed},
                                      {"mood", reader_mood}, {"close", reader_close}, {NULL, NULL}};
-  luaL_newmetatable(L, LREADER_TYPE);
-  lua_pushcfunction(L, reader_close);
-  lua_setfield(L, -2, "__gc");
-  luaL_newlib(L, methods);
-  lua_setfield(L, -2, "__index");
-  lua_pop(L, 1);
+  lclass_define(L, LREADER_TYPE, methods, reader_close);
   lua_pushcfunction(L, core_reader);
   lua_setfield(L, -2, "reader");
 }

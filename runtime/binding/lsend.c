@@ -12,7 +12,7 @@
 #include "binding/lcall.h"
 #include "job/names.h"
 
-enum { MOST_CLASSES = 256 };
+enum { MOST_CLASSES = 256, MOST_LOOKED_AT = 200, MOST_DEPTH = 8 };
 
 enum { TOO_BIG_TO_SEND_BYTES = 8 << 20 /* beyond it a fresh fork costs less than writing and reading the function */ };
 
@@ -50,25 +50,37 @@ static int write_bounds(lua_State *L, struct call *c) {
 
 /* ---- classes that only the script's globals name ---- */
 
-static int has_field(lua_State *L, const char *name) {
+/* Has the table on top a field whose name is at index `key`? */
+static int has_field(lua_State *L, int key) {
   int is_there;
-  lua_pushstring(L, name);
+  lua_pushvalue(L, key);
   is_there = lua_rawget(L, -2) != LUA_TNIL;
   lua_pop(L, 1);
   return is_there;
 }
 
-/* Is the value on top a class, or a table of classes? */
-static int is_class(lua_State *L, int levels) {
-  int is_it = 0;
-  if (!lua_istable(L, -1)) return 0;
-  if (has_field(L, "__index") || has_field(L, "__name")) return 1;
-  if (levels == 0) return 0;
-  lua_pushnil(L);
-  while (!is_it && lua_next(L, -2)) {
-    is_it = is_class(L, levels - 1);
-    lua_pop(L, is_it ? 2 : 1);
+/* Is the value on top a class? "__index" is at index `keys`, "__name" behind it. */
+static int is_class(lua_State *L, int keys) {
+  return lua_istable(L, -1) && (has_field(L, keys) || has_field(L, keys + 1));
+}
+
+/*
+ * Is one of the fields of the table on top a class? Those that job/names would give a name are looked at: fields with a string for a key
+ * among the first NAMES_MAX_FIELDS. A sequence is stepped over at once: this is done for each call, and a program's data may be in globals.
+ */
+static int has_class(lua_State *L, int keys) {
+  lua_Unsigned count = lua_rawlen(L, -1);
+  int is_it = 0, table = lua_gettop(L);
+  if (count > 0) {
+    lua_pushinteger(L, (lua_Integer)count);
+  } else {
+    lua_pushnil(L);
   }
+  while (!is_it && count++ < NAMES_MAX_FIELDS && lua_next(L, table)) {
+    is_it = lua_type(L, -2) == LUA_TSTRING && is_class(L, keys);
+    lua_pop(L, 1);
+  }
+  lua_settop(L, table);
   return is_it;
 }
 
@@ -81,16 +93,59 @@ static int write_global(lua_State *L, struct lpool *lp) {
   return status == -ENOMEM ? status : 0;
 }
 
+static int end_classes(lua_State *L, struct lpool *lp) {
+  int status;
+  lua_pushboolean(L, 0);
+  status = codec_write(lp->sender, L, -1);
+  lua_pop(L, 1);
+  return status;
+}
+
+/* May the value at `index` name a class, or hold something that does? Looked into as far as that costs less than to send some classes. */
+static int may_name_class(lua_State *L, int index, int depth, int *left) {
+  int type = lua_type(L, index), may = 0;
+  if (type != LUA_TTABLE) return type == LUA_TFUNCTION || type == LUA_TUSERDATA || type == LUA_TTHREAD;
+  if (depth == 0 || !lua_checkstack(L, 6)) return 1;
+  if (lua_getmetatable(L, index)) {
+    lua_pop(L, 1);
+    return 1;
+  }
+  index = lua_absindex(L, index);
+  lua_pushliteral(L, "__index");
+  lua_pushliteral(L, "__name");
+  lua_pushvalue(L, index);
+  may = is_class(L, lua_gettop(L) - 2);
+  lua_pop(L, 3);
+  if (may) return 1;
+  lua_pushnil(L);
+  while (lua_next(L, index)) {
+    may = --*left < 0 || may_name_class(L, -2, depth - 1, left) || may_name_class(L, -1, depth - 1, left);
+    lua_pop(L, may ? 2 : 1);
+    if (may) return 1;
+  }
+  return 0;
+}
+
+int lsend_may_name_class(lua_State *L, int first, int last) {
+  int left = MOST_LOOKED_AT;
+  for (; first <= last; first++)
+    if (may_name_class(L, first, MOST_DEPTH, &left)) return 1;
+  return 0;
+}
+
 /*
  * Objects among the items name their classes; a copy of this process would have all that its globals name. What cannot be sent is left
  * out: an item that needs it fails. `false` ends the list.
  */
 static int write_classes(lua_State *L, struct lpool *lp) {
-  int status = 0, n = 0, top = lua_gettop(L);
+  int status = 0, n = 0, top = lua_gettop(L), keys = top + 1;
+  lua_pushliteral(L, "__index");
+  lua_pushliteral(L, "__name");
   lua_rawgeti(L, LUA_REGISTRYINDEX, LUA_RIDX_GLOBALS);
   lua_pushnil(L);
-  while (status == 0 && n < MOST_CLASSES && lua_next(L, top + 1)) {
-    int is_it = lua_type(L, -2) == LUA_TSTRING && !names_is_library(lua_tostring(L, -2)) && is_class(L, 1);
+  while (status == 0 && n < MOST_CLASSES && lua_next(L, top + 3)) {
+    int is_it = lua_type(L, -2) == LUA_TSTRING && lua_istable(L, -1) && !names_is_library(lua_tostring(L, -2)) &&
+                (is_class(L, keys) || has_class(L, keys));
     lua_pop(L, 1);
     if (!is_it) continue;
     lua_pushvalue(L, -1);
@@ -99,11 +154,7 @@ static int write_classes(lua_State *L, struct lpool *lp) {
     n++;
   }
   lua_settop(L, top);
-  if (status < 0) return status;
-  lua_pushboolean(L, 0);
-  status = codec_write(lp->sender, L, -1);
-  lua_pop(L, 1);
-  return status;
+  return status < 0 ? status : end_classes(L, lp);
 }
 
 /*
@@ -117,7 +168,7 @@ static int write_job(lua_State *L, struct call *c, int *is_stateless) {
   codec_begin(lp->sender, &lp->out, CODEC_WITH_GLOBALS, "function");
   status = write_value(L, c, c->job.fn_reference);
   *is_stateless = codec_is_stateless(lp->sender);
-  if (status == 0 && lpool_has_recruits(lp)) status = write_classes(L, lp);
+  if (status == 0 && lpool_has_recruits(lp)) status = c->names_classes ? write_classes(L, lp) : end_classes(L, lp);
   if (status == 0 && (c->work.flags & BOARD_INTO)) status = write_value(L, c, c->job.into_reference);
   if (status < 0 || c->work.kind != BOARD_INDEXED) return status;
   if (c->job.source.kind == SOURCE_ARRAY) return write_value(L, c, c->job.source.reference);
@@ -182,7 +233,9 @@ void lsend_refuse(lua_State *L, const struct lpool *lp) {
   luaL_error(L, "cannot send the function: %s", message);
 }
 
-/* Workers that live already need the function sent, and so do all that are no copies of this process; forked from now on they inherit it. */
+/*
+ * Workers that live already need the function sent, and so do all that are no copies of this process; forked from now on they inherit it.
+ */
 void lsend_function(lua_State *L, struct call *c) {
   struct lpool *lp = c->lp;
   int status, is_stateless = 0;

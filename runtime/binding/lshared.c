@@ -1,10 +1,11 @@
-/* binding/lshared -- see lshared.h. */
+/* binding/lshared -- see lshared.h (may include binding/lclass.h). */
 #include "binding/lshared.h"
 
 #include <math.h>
 #include <string.h>
 
 #include "base/os.h"
+#include "binding/lclass.h"
 #include "job/array.h"
 
 static const struct {
@@ -14,6 +15,7 @@ static const struct {
 } CLASSES[] = {{ARRAY_CLASS, &array_class, larray_open},
                {COUNTER_CLASS, &shared_counter, lcounter_open},
                {LOCK_CLASS, &shared_lock, llock_open},
+               {SEMAPHORE_CLASS, &shared_semaphore, llock_open_semaphore},
                {CHANNEL_CLASS, &shared_channel, lchannel_open},
                {GUARD_CLASS, NULL, llock_open_guard}};
 
@@ -27,9 +29,12 @@ static int open_class(lua_State *L) {
 }
 
 void lshared_open(lua_State *L) {
-  static const luaL_Reg functions[] = {{"array", larray_new}, {"array_length", larray_length}, {"counter", lcounter_new},
-                                       {"lock", llock_new}, {"channel", lchannel_new}, {NULL, NULL}};
-  luaL_setfuncs(L, functions, 0);
+  lclass_add(L, "array", larray_new);
+  lclass_add(L, "array_length", larray_length);
+  lclass_add(L, "counter", lcounter_new);
+  lclass_add(L, "lock", llock_new);
+  lclass_add(L, "semaphore", llock_new_semaphore);
+  lclass_add(L, "channel", lchannel_new);
   shared_set_opener(L, open_class);
   lidle_open(L);
   for (int i = 0; i < N_CLASSES; i++)
@@ -47,7 +52,9 @@ struct shared *lshared_check(lua_State *L, enum shared_kind kind, const char *wh
 
 /* Methods do not count the object that they belong to. */
 static int argument_number(lua_State *L, int index) {
-  return shared_test(L, 1, SHARED_COUNTER) || shared_test(L, 1, SHARED_LOCK) || shared_test(L, 1, SHARED_CHANNEL) ? index - 1 : index;
+  int is_method = shared_test(L, 1, SHARED_COUNTER) || shared_test(L, 1, SHARED_LOCK) || shared_test(L, 1, SHARED_SEMAPHORE) ||
+                  shared_test(L, 1, SHARED_CHANNEL);
+  return is_method ? index - 1 : index;
 }
 
 /* A bad argument: expected `what`, and got the value there. */
@@ -68,7 +75,7 @@ int64_t lshared_check_timeout(lua_State *L, int index, const char *function) {
   if (lua_isnoneornil(L, index)) return INT64_MAX;
   seconds = lua_tonumber(L, index);
   if (lua_type(L, index) != LUA_TNUMBER || !(seconds >= 0)) bad(L, index, function, "number of seconds, 0 or more,");
-  return seconds > 1e9 ? INT64_MAX : os_now_ns() + (int64_t)(seconds * 1e9);
+  return seconds > 1e9 ? INT64_MAX : os_now_ns() + os_ns_of(seconds);
 }
 
 /* ---- classes ---- */

@@ -1,5 +1,5 @@
 /*
- * binding/lshared -- shared memory as scripts see it: pool.array, counter, lock and channel.
+ * binding/lshared -- shared memory as scripts see it: pool.array, counter, lock, semaphore and channel.
  *
  * Room: binding (touches lua_State; may raise).  lshared.c: what they have in common; larray.c, lcounter.c, llock.c,
  * lchannel.c: each class.
@@ -58,5 +58,7 @@ void lchannel_open(lua_State *L);
 int llock_new(lua_State *L);
 void llock_open(lua_State *L);
 void llock_open_guard(lua_State *L);
+int llock_new_semaphore(lua_State *L);
+void llock_open_semaphore(lua_State *L);
 
 #endif

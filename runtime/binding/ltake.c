@@ -8,6 +8,7 @@
 #include <lauxlib.h>
 #include <string.h>
 
+#include "base/cold.h"
 #include "binding/lcall.h"
 #include "binding/lerror.h"
 #include "binding/ltrace.h"
@@ -164,7 +165,7 @@ static uint32_t count_try(lua_State *L, struct call *c, uint64_t number) {
 }
 
 /* The error table on top is the last word on item `number`. Pops it. */
-static void keep_error(lua_State *L, struct call *c, uint64_t number) {
+static COLD void keep_error(lua_State *L, struct call *c, uint64_t number) {
   if (is_stream(c)) {
     hold(L, c, number, 1);
   } else {
@@ -193,7 +194,7 @@ static int try_again(struct call *c, const struct pool_event *event, uint32_t tr
 }
 
 /* The error table is on top, and is popped. */
-static void take_failure(lua_State *L, struct call *c, const struct pool_event *event) {
+static COLD void take_failure(lua_State *L, struct call *c, const struct pool_event *event) {
   int is_crash = lerror_is_kind(L, "crash"); /* a worker that was told to end by others says so itself: no POOL_LOST */
   uint32_t retries = is_crash ? c->crash_retries : c->retries, tries = retries ? count_try(L, c, event->first) : 0;
   if (retries && schedule_retry(tries, retries) && try_again(c, event, tries)) {
@@ -214,7 +215,7 @@ static void take_failure(lua_State *L, struct call *c, const struct pool_event *
   }
 }
 
-void ltake_refused(lua_State *L, struct call *c, uint64_t number, const char *message) {
+COLD void ltake_refused(lua_State *L, struct call *c, uint64_t number, const char *message) {
   int top = lua_gettop(L);
   lcall_push(L, c);
   push_values(L, c);
@@ -396,9 +397,8 @@ static void take_unready(lua_State *L, struct lpool *lp, const struct pool_event
   lua_pop(L, 1);
 }
 
-/* The userdata of the event's call is on top. */
+/* The event's call and its values stand at c->at. */
 static void take_for_call(lua_State *L, struct call *c, const struct pool_event *event) {
-  push_values(L, c);
   if (event->kind == POOL_RESULTS) {
     take_results(L, c, event);
   } else if (event->kind == POOL_FAILED) {
@@ -408,25 +408,47 @@ static void take_for_call(lua_State *L, struct call *c, const struct pool_event 
   }
 }
 
-void ltake_event(lua_State *L, struct lpool *lp, struct pool_event *event) {
-  int top = lua_gettop(L);
+/*
+ * The open call of that number, with its values on the stack behind LTAKE_CALLS: they may stand there since the last event, of the same
+ * call. NULL: there is none.
+ */
+static struct call *call_at_hand(lua_State *L, uint64_t number) {
   struct call *c;
-  lp->is_fed = 0;
+  if (lua_gettop(L) == LTAKE_CALLS + AT_VALUES) {
+    c = lua_touserdata(L, LTAKE_CALLS + AT_CALL);
+    c->at = LTAKE_CALLS;
+    if (c->number == number) return c->phase == CALL_OPEN ? c : NULL;
+  }
+  lua_settop(L, LTAKE_CALLS);
+  if (lua_rawgeti(L, LTAKE_CALLS, (lua_Integer)number) != LUA_TUSERDATA) return NULL;
+  c = lua_touserdata(L, -1);
+  if (c->phase != CALL_OPEN) return NULL;
+  push_values(L, c);
+  return c;
+}
+
+static void take_other(lua_State *L, struct lpool *lp, struct pool_event *event) {
+  lua_settop(L, LTAKE_CALLS);
   if (event->kind == POOL_UNREADY) {
     take_unready(L, lp, event);
-    return;
-  }
-  if (event->kind == POOL_NOTICE) {
+  } else if (event->kind == POOL_NOTICE) {
     lpool_take_notice(lp, L, event);
-    return;
-  }
-  if (event->kind == POOL_OUTPUT) {
+  } else if (event->kind == POOL_PARTING) {
+    lpool_take_parting(lp, L, event);
+  } else {
     loutput_take(lp, L, event);
+  }
+}
+
+void ltake_event(lua_State *L, struct lpool *lp, struct pool_event *event) {
+  struct call *c;
+  lp->is_fed = 0;
+  if (event->kind == POOL_UNREADY || event->kind == POOL_NOTICE || event->kind == POOL_PARTING || event->kind == POOL_OUTPUT) {
+    take_other(L, lp, event);
     return;
   }
-  c = lcall_find(L, lp, event->call);
-  if (c == NULL || c->phase != CALL_OPEN) {
-    lua_settop(L, top);
+  c = call_at_hand(L, event->call);
+  if (c == NULL) {
     (void)pool_done(lp->pool, event, event->count);
     return;
   }
@@ -436,7 +458,7 @@ void ltake_event(lua_State *L, struct lpool *lp, struct pool_event *event) {
   take_for_call(L, c, event);
   lp->taking = NULL;
   lcall_judge(L, c);
-  lua_settop(L, top);
+  lua_settop(L, LTAKE_CALLS + AT_VALUES);
 }
 
 int ltake_rest(lua_State *L, struct lpool *lp) {

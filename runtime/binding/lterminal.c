@@ -1,7 +1,8 @@
 /*
  * binding/lterminal -- what drawing on a terminal needs, for lua/luapool/progress.lua.
  *
- * Room: binding (may include binding/llong.h, where it is declared).  Owns: nothing; the descriptors are the process's.
+ * Room: binding (may include binding/lclass.h, and binding/llong.h, where it is declared).
+ * Owns: nothing; the descriptors are the process's.
  */
 #include <lauxlib.h>
 #include <stdio.h>
@@ -9,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/os.h"
+#include "binding/lclass.h"
 #include "binding/llong.h"
 
 /* core.isatty(fd) -> boolean */
@@ -52,8 +54,9 @@ static int core_environment(lua_State *L) {
 }
 
 void lterminal_open(lua_State *L) {
-  static const luaL_Reg functions[] = {{"isatty", core_isatty}, {"is_foreground", core_is_foreground},
-                                       {"terminal_width", core_terminal_width},
-                                       {"environment", core_environment}, {"write_stderr", core_write_stderr}, {NULL, NULL}};
-  luaL_setfuncs(L, functions, 0);
+  lclass_add(L, "isatty", core_isatty);
+  lclass_add(L, "is_foreground", core_is_foreground);
+  lclass_add(L, "terminal_width", core_terminal_width);
+  lclass_add(L, "environment", core_environment);
+  lclass_add(L, "write_stderr", core_write_stderr);
 }

@@ -1,4 +1,4 @@
-/* binding/ltrace -- see ltrace.h. */
+/* binding/ltrace -- see ltrace.h (may include binding/lclass.h). */
 #include "binding/ltrace.h"
 
 #include <errno.h>
@@ -8,6 +8,8 @@
 #include <unistd.h>
 
 #include "base/os.h"
+#include "binding/lclass.h"
+#include "pool/recorder.h"
 #include "pool/tracefile.h"
 
 #define FILE_TYPE "luapool.tracefile"
@@ -69,12 +71,6 @@ void ltrace_problem(lua_State *L, const char *text) {
   lua_warning(L, text, 0);
 }
 
-/* core.problem(text) */
-static int core_problem(lua_State *L) {
-  ltrace_problem(L, luaL_checkstring(L, 1));
-  return 0;
-}
-
 static void tell(lua_State *L, struct tracefile *f) {
   char text[TRACEFILE_NAME + 128];
   if (f->status == 0 || f->is_told || f->owner != getpid()) return;
@@ -114,15 +110,12 @@ static int file_close(lua_State *L) {
   return push_status(L, f);
 }
 
-/* core.write_file(path, text) -> nil | message: the file is made anew */
+/* core.write_file(path, text) -> nil | message: the file is made anew, or stays as it was */
 static int core_write_file(lua_State *L) {
   const char *path = luaL_checkstring(L, 1);
   size_t length;
   const char *text = luaL_checklstring(L, 2, &length);
-  int fd = os_open_regular(path, NULL), status = fd < 0 ? fd : os_resize(fd, 0);
-  if (status == 0 && !os_may_have_size(length)) status = -EFBIG;
-  if (status == 0) status = os_write_at(fd, text, length, 0);
-  if (fd >= 0) os_close(&fd);
+  int status = os_write_whole(path, text, length);
   if (status == 0) return 0;
   lua_pushstring(L, words_for(status));
   return 1;
@@ -143,6 +136,7 @@ static int core_record(lua_State *L) {
   lua_settop(L, 3);
   t = lua_newuserdatauv(L, sizeof *t, RECORD_VALUES);
   trace_init(t);
+  t->recorder = &pool_recorder;
   luaL_setmetatable(L, RECORD_TYPE);
   lua_createtable(L, 0, 2);
   lua_newtable(L);
@@ -338,21 +332,12 @@ static int record_read(lua_State *L) {
 
 /* ---- the table ---- */
 
-static void define_type(lua_State *L, const char *type, const luaL_Reg *methods, lua_CFunction gc) {
-  luaL_newmetatable(L, type);
-  lua_newtable(L);
-  luaL_setfuncs(L, methods, 0);
-  lua_setfield(L, -2, "__index");
-  lua_pushcfunction(L, gc);
-  lua_setfield(L, -2, "__gc");
-  lua_pop(L, 1);
-}
-
 void ltrace_open(lua_State *L) {
   static const luaL_Reg of_file[] = {{"flush", file_flush}, {"close", file_close}, {NULL, NULL}};
   static const luaL_Reg of_record[] = {{"read", record_read}, {"past", record_past}, {"is_live", record_is_live}, {NULL, NULL}};
-  static const luaL_Reg functions[] = {{"trace_file", core_trace_file}, {"write_file", core_write_file}, {"problem", core_problem}, {"record", core_record}, {NULL, NULL}};
-  define_type(L, FILE_TYPE, of_file, file_close);
-  define_type(L, RECORD_TYPE, of_record, record_gc);
-  luaL_setfuncs(L, functions, 0);
+  lclass_define(L, FILE_TYPE, of_file, file_close);
+  lclass_define(L, RECORD_TYPE, of_record, record_gc);
+  lclass_add(L, "trace_file", core_trace_file);
+  lclass_add(L, "write_file", core_write_file);
+  lclass_add(L, "record", core_record);
 }

@@ -14,8 +14,8 @@
 struct trace *ltrace_test(lua_State *L, int index);
 
 /*
- * ltrace_error -- an error table and a record are on top: the record counts it, and keeps it if it is one of the first; pops the record. May
- * raise (memory). ltrace_keep_stats -- the stats of a pool and its record are on top, and are popped. Does not raise.
+ * ltrace_error -- an error table and a record are on top: the record counts it, and keeps it if it is one of the first; pops the record.
+ * May raise (memory). ltrace_keep_stats -- the stats of a pool and its record are on top, and are popped. Does not raise.
  */
 void ltrace_error(lua_State *L);
 void ltrace_keep_stats(lua_State *L);

@@ -13,8 +13,9 @@
 #include "binding/lerror.h"
 #include "job/delivery.h"
 
-#define NS_PER_S 1e9
 #define MOST_SECONDS 1e9
+
+enum { FIRST_ARGUMENT = 9 /* stack index, in bodies of one task */ };
 
 static void refuse_reentry(lua_State *L, const struct lpool *lp, const char *method) {
   if (lp->taking) luaL_error(L, "cannot use '%s': the pool is reading a result", method);
@@ -32,7 +33,10 @@ static void drive(lua_State *L, struct call *c) {
 
 /* Push the call and publish what can be published. */
 static struct call *begin(lua_State *L, struct lpool *lp, int arguments, enum call_mode mode) {
+  int last = lua_gettop(L);
   struct call *c = lcall_open(L, lp, arguments, mode);
+  if (mode == CALL_APPLY || mode == CALL_BROADCAST) c->names_classes = lsend_may_name_class(L, FIRST_ARGUMENT, last);
+  else c->names_classes = c->work.kind != BOARD_INDEXED; /* (numbers) */
   lsend_function(L, c);
   lcall_link(L, c, -1);
   lfill_keep_shared(L, c, lp->sender, LFILL_WHOLE_CALL);
@@ -61,7 +65,7 @@ static int run_body(lua_State *L) {
 static int abort_body(lua_State *L, struct body *body) {
   struct call *c = body->call;
   if (c && c->phase == CALL_OPEN) lcall_conclude(L, c, OUTCOME_CANCELLED, body->lp->grace_ns);
-  if (c && c->phase == CALL_ENDING) lpump_finish(L, body->lp, c);
+  if (c && c->phase == CALL_ENDING) lpump_finish(L, body->lp, c, delivery_is_interrupt(L, -1));
   return 0;
 }
 
@@ -78,7 +82,7 @@ static struct call *run_to_end(lua_State *L, struct lpool *lp, lua_CFunction fun
   lp->rest_at_ns = 0;
   status = lua_pcall(L, n + 1, 1, 0);
   if (status != LUA_OK) (void)abort_body(L, &body);
-  if (status == LUA_OK && body.call->phase == CALL_ENDING) lpump_finish(L, lp, body.call);
+  if (status == LUA_OK && body.call->phase == CALL_ENDING) lpump_finish(L, lp, body.call, 0);
   lp->depth--;
   lpump_settle(L, lp);
   if (lp->pool) loutput_turn_protected(lp, L);
@@ -125,7 +129,7 @@ static int apply_body(lua_State *L) {
   struct call *c = begin(L, body->lp, 2, CALL_APPLY);
   body->call = c;
   lcall_name(L, c);
-  lfill_post_arguments(L, c, 9, last);
+  lfill_post_arguments(L, c, FIRST_ARGUMENT, last);
   drive(L, c);
   return 1;
 }
@@ -169,7 +173,7 @@ static int broadcast_body(lua_State *L) {
   body->call = c;
   lpump_start_all(L, body->lp); /* each of them has an item of its own */
   lcall_name(L, c);
-  lfill_post_arguments(L, c, 9, last);
+  lfill_post_arguments(L, c, FIRST_ARGUMENT, last);
   drive(L, c);
   return 1;
 }
@@ -204,7 +208,7 @@ static int submit_body(lua_State *L) {
   struct call *c = begin(L, body->lp, 2, CALL_APPLY);
   body->call = c;
   lcall_name(L, c);
-  lfill_post_arguments(L, c, 9, last);
+  lfill_post_arguments(L, c, FIRST_ARGUMENT, last);
   lpump_start(L, body->lp);
   return 1;
 }
@@ -217,7 +221,7 @@ static int submit_all_body(lua_State *L) {
   body->call = c;
   lpump_start_all(L, body->lp);
   lcall_name(L, c);
-  lfill_post_arguments(L, c, 9, last);
+  lfill_post_arguments(L, c, FIRST_ARGUMENT, last);
   return 1;
 }
 
@@ -283,14 +287,14 @@ int lpool_turn(lua_State *L) {
   uint64_t before;
   refuse_reentry(L, lp, "turn");
   before = lp->n_concluded;
-  lp->rest_at_ns = budget > 0 && budget < MOST_SECONDS ? os_now_ns() + (int64_t)(budget * NS_PER_S) : 0;
+  lp->rest_at_ns = budget > 0 && budget < MOST_SECONDS ? os_now_ns() + os_ns_of(budget) : 0;
   pool_look(lp->pool);
   lpump_work(L, lp);
   lp->rest_at_ns = 0;
   lpump_rest(lp);
   if (lp->pool == NULL || lp->n_concluded != before || seconds == 0) return 0;
   if (lp->open == NULL && lp->ending == NULL) return 0; /* nothing can happen */
-  lpump_sleep(L, lp, seconds < 0 || seconds > MOST_SECONDS ? -1 : os_now_ns() + (int64_t)(seconds * NS_PER_S));
+  lpump_sleep(L, lp, seconds < 0 || seconds > MOST_SECONDS ? -1 : os_now_ns() + os_ns_of(seconds));
   if (lp->pool) lpump_work(L, lp);
   lpump_rest(lp);
   return 0;
@@ -324,7 +328,7 @@ int lpool_set_hook(lua_State *L) {
   lua_settop(L, 2);
   lp->has_hook = !lua_isnil(L, 2);
   lua_setiuservalue(L, 1, LPOOL_HOOK);
-  lp->tick_ns = (int64_t)(seconds * NS_PER_S);
+  lp->tick_ns = os_ns_of(seconds);
   lp->next_tick_ns = os_now_ns() + lp->tick_ns;
   return 0;
 }
@@ -355,7 +359,7 @@ int lpool_cancel_all(lua_State *L) {
   lp->depth++;
   while (lp->pool != NULL && lp->ending != NULL) {
     struct call *c = lp->ending;
-    lpump_finish(L, lp, c);
+    lpump_finish(L, lp, c, 0);
     if (lp->ending == c) break; /* it cannot be killed */
   }
   lp->depth--;

@@ -1,7 +1,8 @@
 /*
  * binding/lwire -- see lwire.h.
  *
- * Room: binding (may include binding/lwire.h, binding/lcall.h, binding/lluapool.h and binding/embedded.h).
+ * Room: binding (may include binding/lwire.h, binding/lcall.h, binding/lerror.h, binding/lluapool.h,
+ * binding/embedded.h and binding/features.h).
  * A message is a head of MESSAGE_HEAD bytes (a letter that says what it is, the numbers of the call and of the batch) and a stream of
  * values (job/codec). Long ones travel as several records. lua/cluster/cluster and lua/cluster/node say what the letters mean.
  */
@@ -9,28 +10,36 @@
 
 #include <lauxlib.h>
 #include <limits.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "base/hash.h"
 #include "base/os.h"
 #include "base/record.h"
+#include "base/packed.h"
 #include "binding/embedded.h"
+#include "binding/features.h"
 #include "binding/lcall.h"
+#include "binding/lerror.h"
 #include "binding/lluapool.h"
 #include "job/codec.h"
 #include "process/interrupt.h"
 
 #define WIRE_TYPE "luapool.wire"
-#define NS_PER_S 1e9
+#define SECOND 1000000000LL
 
 enum { MESSAGE_HEAD = 9, WIRE_VALUES = 2, WIRE_TOGETHER = 1 << 16 /* bytes of messages that are written in one go */ };
 
 struct wire {
   struct record_link link;
   int owner, is_pool, is_over;
+  pid_t relay;                  /* at the other end; its descriptor, or -errno */
+  int relay_fd;
+  char end[128];                /* what became of it, once that was asked */
   struct codec *codec, *sender; /* user values 1 and 2: items and results; functions, whose other side has none of their upvalues yet */
   struct bytes out;
   struct bytes *parts;          /* by node: the beginning of a message that has not come whole */
@@ -54,6 +63,7 @@ static struct wire *check_owned(lua_State *L) {
 static int wire_gc(lua_State *L) {
   struct wire *w = lua_touserdata(L, 1);
   record_close(&w->link);
+  os_close(&w->relay_fd);
   bytes_free(&w->out);
   for (size_t i = 0; i < w->n_parts; i++) bytes_free(&w->parts[i]);
   free(w->parts);
@@ -249,29 +259,66 @@ static int wire_read(lua_State *L) {
 
 /* ---- waiting ---- */
 
+/* The relay's end interrupts its script, too (command/ranks), who shall learn what has happened instead. */
+static const char *relay_end(struct wire *w) {
+  int status = 0, is_known = w->relay_fd >= 0 && !*w->end ? os_pidfd_end(w->relay_fd, w->relay, SECOND, &status) : 0;
+  if (*w->end) return w->end;
+  if (is_known < 0 || (w->relay_fd < 0 && getppid() == w->relay)) {
+    snprintf(w->end, sizeof w->end, "the connection to the manager of the nodes is broken");
+    return w->end;
+  }
+  if (interrupt_pending() == SIGTERM) (void)interrupt_take();
+  if (is_known && WIFSIGNALED(status)) {
+    const char *name = lerror_signal(WTERMSIG(status));
+    snprintf(w->end, sizeof w->end, "the manager of the nodes has ended (signal %d%s%s)", WTERMSIG(status), name ? ", " : "",
+             name ? name : "");
+  } else if (is_known) {
+    snprintf(w->end, sizeof w->end, "the manager of the nodes has ended (status %d)", WEXITSTATUS(status));
+  } else {
+    snprintf(w->end, sizeof w->end, "the manager of the nodes has ended");
+  }
+  return w->end;
+}
+
+/* Write and read what can be. */
+static void exchange(struct wire *w) {
+  if (w->is_over) return;
+  (void)record_flush(&w->link);
+  if (record_fill(&w->link) < 0) w->is_over = 1;
+}
+
 /*
- * wire:wait([seconds]) -> boolean: is the other end still there? Writes and reads what can be, after waiting so long at most (nil: as long
- * as it takes) for something to come. Raises interrupts.
+ * wire:wait([seconds]) -> true | false, what became of the other end
+ * Writes and reads what can be, after waiting so long at most (nil: as long as it takes) for something to come. Raises interrupts.
  */
 static int wire_wait(lua_State *L) {
   struct wire *w = check_owned(L);
   lua_Number seconds = luaL_optnumber(L, 2, -1);
-  int64_t timeout = seconds < 0 || seconds > 1e9 ? -1 : (int64_t)(seconds * NS_PER_S);
+  int64_t timeout = seconds < 0 || seconds > 1e9 ? -1 : os_ns_of(seconds);
   struct pollfd fds[2];
-  int status;
-  lpump_checkpoint(L);
+  if (interrupt_pending()) exchange(w); /* it may be due to an end that we do not know yet */
+  if (!w->is_over) lpump_checkpoint(L);
   fds[0] = (struct pollfd){w->link.fd, POLLIN, 0};
   if (record_waiting(&w->link)) fds[0].events |= POLLOUT;
   fds[1] = (struct pollfd){interrupt_fd(), POLLIN, 0};
   if (!w->is_over && timeout != 0) (void)os_poll(fds, fds[1].fd >= 0 ? 2 : 1, timeout);
-  lpump_checkpoint(L);
-  if (!w->is_over) {
-    (void)record_flush(&w->link);
-    status = record_fill(&w->link);
-    if (status < 0) w->is_over = 1;
-  }
+  exchange(w);
+  if (!w->is_over) lpump_checkpoint(L);
   lua_pushboolean(L, !w->is_over);
-  return 1;
+  if (!w->is_over) return 1;
+  lua_pushstring(L, w->is_pool ? "the script has ended" : relay_end(w));
+  return 2;
+}
+
+const char *lwire_end(lua_State *L) {
+  const char *end = NULL;
+  if (lua_getfield(L, LUA_REGISTRYINDEX, WIRE_TYPE ".it") == LUA_TUSERDATA) {
+    struct wire *w = lua_touserdata(L, -1);
+    struct pollfd relay = {w->relay_fd, POLLIN, 0};
+    if (!w->is_pool && (w->relay_fd >= 0 ? os_poll(&relay, 1, 0) == 1 : getppid() != w->relay)) end = relay_end(w);
+  }
+  lua_pop(L, 1);
+  return end;
 }
 
 /* wire:fd() -> descriptor that is readable when wire:wait would find something. wire:unsent() -> bytes that could not be written yet. */
@@ -307,6 +354,8 @@ void lwire_attach(lua_State *L, int fd, int is_pool) {
   w->owner = (int)getpid();
   w->is_pool = is_pool;
   w->used_part = -1;
+  w->relay = getppid();
+  w->relay_fd = is_pool ? -1 : os_pidfd_open(w->relay);
   open_metatable(L);
   lua_setmetatable(L, -2);
   w->codec = codec_open(L);
@@ -326,58 +375,23 @@ static int core_wire(lua_State *L) {
   return 2;
 }
 
-static uint64_t hash_files(uint64_t sum, const struct embedded_file *file) {
-  for (; file != NULL && file->name != NULL; file++) sum = hash_bytes(sum, file->packed, file->n_packed);
-  return sum;
+static uint64_t hash_files(uint64_t sum, const struct embedded *e) {
+  return e == NULL ? sum : hash_bytes(hash_bytes(sum, e->code, PACKED_CODE_BYTES), e->packed, e->n_packed);
 }
 
 /* core.build() -> text: the same in two programs if they understand each other's messages and bytecode */
 static int core_build(lua_State *L) {
   uint64_t sum = sizeof(void *) + sizeof(lua_Integer);
   char text[64];
-  sum = hash_files(hash_files(sum, embedded_files), luapool_files(L));
+  int is_end = 0;
+  sum = hash_files(hash_files(sum, &embedded_files), luapool_files(L));
+  for (unsigned i = 0; !is_end; i++) sum = hash_files(sum, features_files(i, &is_end));
   snprintf(text, sizeof text, "%s-%016llx", LUA_RELEASE, (unsigned long long)sum);
   lua_pushstring(L, text);
   return 1;
 }
 
-/* values[1 .. n] of the piece { first, n, values } on top of the stack become table[first], ... */
-static void move_piece(lua_State *L, int table) {
-  lua_Integer first, n;
-  int values = lua_gettop(L) + 3;
-  lua_rawgeti(L, -1, 1);
-  lua_rawgeti(L, -2, 2);
-  lua_rawgeti(L, -3, 3);
-  first = lua_tointeger(L, -3);
-  n = lua_tointeger(L, -2);
-  for (lua_Integer k = 1; k <= n; k++) {
-    lua_rawgeti(L, values, k);
-    lua_rawseti(L, table, first + k - 1);
-  }
-  lua_settop(L, values - 3);
-}
-
-/*
- * core.join(pieces, total) -> one table of what the pieces { first, n, values } hold, of which none is left in the list
- * At once: a table to which results are added as they come, in any order, has most of them pass through its hash part.
- */
-static int core_join(lua_State *L) {
-  lua_Integer total = luaL_checkinteger(L, 2), n_pieces;
-  luaL_checktype(L, 1, LUA_TTABLE);
-  lua_settop(L, 2);
-  n_pieces = (lua_Integer)lua_rawlen(L, 1);
-  lua_createtable(L, total > INT_MAX ? INT_MAX : total < 0 ? 0 : (int)total, 0);
-  for (lua_Integer i = 1; i <= n_pieces; i++) {
-    lua_rawgeti(L, 1, i);
-    move_piece(L, 3);
-    lua_pop(L, 1);
-    lua_pushnil(L);
-    lua_rawseti(L, 1, i);
-  }
-  return 1;
-}
-
 void lwire_open(lua_State *L) {
-  static const luaL_Reg functions[] = {{"wire", core_wire}, {"build", core_build}, {"join", core_join}, {NULL, NULL}};
+  static const luaL_Reg functions[] = {{"wire", core_wire}, {"build", core_build}, {NULL, NULL}};
   luaL_setfuncs(L, functions, 0);
 }

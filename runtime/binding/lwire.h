@@ -15,6 +15,12 @@
  */
 void lwire_attach(lua_State *L, int fd, int is_pool);
 
+/*
+ * lwire_end -- in a script: has the process ended that leads to the nodes? How, for the user (valid as long as the state); NULL: it lives.
+ * May wait for what the system tells, a second at most; what was to interrupt the script because of it is withdrawn.
+ */
+const char *lwire_end(lua_State *L);
+
 /* lwire_open -- core on top of the stack: core.wire, core.build. For the command: the library works on one machine. */
 void lwire_open(lua_State *L);
 

@@ -1,4 +1,4 @@
-/* binding/lworker -- see lworker.h (may include binding/lhelper.h and binding/lluapool.h). */
+/* binding/lworker -- see lworker.h (may include binding/lhelper.h, binding/lluapool.h and binding/lwarn.h). */
 #include "binding/lworker.h"
 
 #include <errno.h>
@@ -13,6 +13,7 @@
 #include "base/os.h"
 #include "binding/lhelper.h"
 #include "binding/lluapool.h"
+#include "binding/lwarn.h"
 #include "job/delivery.h"
 #include "job/task.h"
 #include "luapool.h"
@@ -144,41 +145,17 @@ static int furnish(lua_State *L) {
   lua_settop(L, 2);
   if (h->options.open_worker && h->options.open_worker(L) != 0) return luaL_error(L, "cannot furnish the state of a worker");
   lua_settop(L, 2);
+  task_furnish(L, &h->tasks);
   lua_gc(L, LUA_GCGEN, 0, 0);
   return 0;
 }
 
-/* ---- warnings, as in lua: off at first ---- */
-
-static void warn_off(void *L, const char *text, int is_continued);
-static void warn_on(void *L, const char *text, int is_continued);
-
-static void say(const char *text) {
+static void say(const char *text, int ends_line) {
   (void)os_write(STDERR_FILENO, text, strlen(text));
+  if (ends_line) (void)os_write(STDERR_FILENO, "\n", 1);
 }
 
-static int is_control(lua_State *L, const char *text, int is_continued) {
-  if (is_continued || text[0] != '@') return 0;
-  if (strcmp(text, "@off") == 0) lua_setwarnf(L, warn_off, L);
-  if (strcmp(text, "@on") == 0) lua_setwarnf(L, warn_on, L);
-  return 1;
-}
-
-static void warn_off(void *L, const char *text, int is_continued) {
-  (void)is_control(L, text, is_continued);
-}
-
-static void warn_more(void *L, const char *text, int is_continued) {
-  say(text);
-  if (!is_continued) say("\n");
-  lua_setwarnf(L, is_continued ? warn_more : warn_on, L);
-}
-
-static void warn_on(void *L, const char *text, int is_continued) {
-  if (is_control(L, text, is_continued)) return;
-  say("Lua warning: ");
-  warn_more(L, text, is_continued);
-}
+static struct lwarn warnings = {.say = say};
 
 /* ---- what the host asks for ---- */
 
@@ -197,7 +174,7 @@ static int configure(void *context, const void *data, size_t length, char *text,
     snprintf(text, capacity, "has no memory for a Lua state");
     return -ENOMEM;
   }
-  lua_setwarnf(h->L, warn_off, h->L);
+  lwarn_open(h->L, &warnings);
   lua_pushcfunction(h->L, furnish);
   lua_pushlightuserdata(h->L, h);
   lua_pushlightuserdata(h->L, &config);
@@ -215,7 +192,7 @@ static int prepare(void *context, const void *order, size_t length, const int *f
 
 int luapool_worker_main(int argc, char **argv, const luapool_worker_options *options) {
   static struct helper helper; /* found again in every worker */
-  struct server_work work = {&helper, configure, prepare, recruit_run, recruit_release};
+  struct server_work work = {&helper, configure, prepare, recruit_run, recruit_release, NULL};
   int status;
   if (argc < 2 || strcmp(argv[1], SERVER_ARGUMENT) != 0) return -1;
   memset(&helper, 0, sizeof helper);

@@ -1,7 +1,8 @@
 /*
  * binding/lworker -- being a worker's program: what the helper does between its execution and a worker's first task.
  *
- * Room: binding (may include binding/lhelper.h and binding/lluapool.h).  Owns, in the helper: the Lua state that workers are born with.
+ * Room: binding (may include binding/lhelper.h, binding/lluapool.h and binding/lwarn.h).  Owns, in the helper: the Lua state
+ * that workers are born with.
  */
 #ifndef LUAPOOL_BINDING_LWORKER_H
 #define LUAPOOL_BINDING_LWORKER_H

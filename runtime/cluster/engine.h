@@ -29,7 +29,10 @@ struct engine {
   /* receive -- a message that has come whole: 1, *data is the caller's (free); 0: none; -errno. */
   int (*receive)(int *from, void **data, size_t *length);
 
-  /* progress -- let what is being sent go on. How many messages are under way, or -errno; *lost (or -1): a rank that the engine knows is gone. */
+  /*
+   * progress -- let what is being sent go on. How many messages are under way, or -errno; *lost (or -1): a rank that the engine knows is
+   * gone.
+   */
   int (*progress)(int *lost);
 
   /* forget -- that rank is lost: what is under way to and from it does not count any more. */

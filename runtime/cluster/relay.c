@@ -32,6 +32,7 @@ struct relay {
   int is_pool_reaped, is_script_reaped, has_loss, may_finalize, status;
   int64_t now_ns, busy_ns, beat_ns, until_ns; /* until_ns: of the present phase's patience */
   int64_t pause_ns;
+  int n_sending;
 };
 
 static int is_manager(const struct relay *r) {
@@ -214,7 +215,7 @@ static void take_message(struct relay *r, int from, const unsigned char *data, s
 }
 
 static void serve_engine(struct relay *r) {
-  int from, lost = -1;
+  int from, lost = -1, n_sending;
   size_t length;
   void *data;
   if (r->o.engine->probe() < 0) r->has_loss = 1;
@@ -222,7 +223,9 @@ static void serve_engine(struct relay *r) {
     take_message(r, from, data, length);
     free(data);
   }
-  (void)r->o.engine->progress(&lost);
+  n_sending = r->o.engine->progress(&lost);
+  if (n_sending != r->n_sending) r->busy_ns = r->now_ns; /* what waits to be sent gets on */
+  r->n_sending = n_sending;
   if (lost > 0 && is_manager(r)) note_lost(r, lost, "the connection to it is broken");
   if (lost == 0 && !is_manager(r)) r->peers[0].heard_ns = r->now_ns - r->o.lost_after_ns;
 }
@@ -249,7 +252,7 @@ static void serve_link(struct relay *r, struct record_link *link, take_record *t
 static int64_t next_pause(struct relay *r) {
   int64_t quiet = r->now_ns - r->busy_ns, most = quiet / 50;
   if (most < MS) most = MS;
-  if (most > 20 * MS) most = 20 * MS;
+  if (most > 30 * MS) most = 30 * MS;
   if (quiet == 0) r->pause_ns = 50 * 1000;
   else r->pause_ns *= 2;
   if (r->pause_ns > most) r->pause_ns = most;

@@ -22,7 +22,10 @@ void job_control_end(void); /* idempotent */
  */
 int job_control_wait(int bell, const int *others, int n, int64_t timeout_ns);
 
-/* job_control_stop -- stop this process, as Ctrl-Z does, between begin and end. Returns when it goes on. The terminal is the caller's business. */
+/*
+ * job_control_stop -- stop this process, as Ctrl-Z does, between begin and end. Returns when it goes on. The terminal is the caller's
+ * business.
+ */
 void job_control_stop(void);
 
 #endif

@@ -2,8 +2,8 @@
  * command/launch -- see launch.h.
  *
  * mpirun answers the terminal's Ctrl-C by killing its processes, and does not tell their status once it is to survive losses. So it
- * runs in a process group of its own; signals go to it as SIGUSR1 and SIGUSR2, which it passes on; and the status comes as a marked line on its
- * standard error (command/ranks).
+ * runs in a process group of its own; signals go to it as SIGUSR1 and SIGUSR2, which it passes on; and the status comes as a marked line on
+ * its standard error (command/ranks).
  */
 #include "command/launch.h"
 
@@ -173,7 +173,7 @@ static void add_srun(struct launch *l) {
 /* The program's own path is the same everywhere; the ranks know by their environment that they are no launchers. */
 static int make_command(struct launch *l, int argc, char **argv) {
   static char self[PATH_BYTES];
-  ssize_t length = readlink("/proc/self/exe", self, sizeof self - 1);
+  ssize_t length = os_own_program(self, sizeof self);
   size_t n_environment = 0;
   while (environ[n_environment]) n_environment++;
   l->room = (size_t)argc + 2 * n_environment + MOST_WORDS + (l->mpirun ? strlen(l->mpirun) : 0);

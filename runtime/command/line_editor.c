@@ -2,9 +2,9 @@
  * command/line_editor -- see line_editor.h.
  *
  * Room: command (may print).
- * GNU readline is used through its callback interface: we wait, so that interrupts, Ctrl-Z and resized windows are noticed at once, whatever
- * the editor is at. libedit's version of that interface misbehaves; its blocking readline() is given a function of ours that waits for a
- * character. Neither installs signal handlers.
+ * GNU readline is used through its callback interface: we wait, so that interrupts, Ctrl-Z and resized windows are noticed at once,
+ * whatever the editor is at. libedit's version of that interface misbehaves; its blocking readline() is given a function of ours that waits
+ * for a character. Neither installs signal handlers.
  */
 #include "command/line_editor.h"
 
@@ -88,10 +88,12 @@ static const struct {
   int is_needed; /* by: 1 both, 2 readline; 0: it can be done without */
 } symbols[] = {
   {"readline", &rl.readline, 1}, {"add_history", &rl.add_history, 1}, {"using_history", &rl.using_history, 1},
-  {"rl_initialize", &rl.initialize, 1}, {"stifle_history", &rl.stifle_history, 1}, {"rl_prep_terminal", &rl.prep_terminal, 1}, {"rl_deprep_terminal", &rl.deprep_terminal, 1},
+  {"rl_initialize", &rl.initialize, 1}, {"stifle_history", &rl.stifle_history, 1}, {"rl_prep_terminal", &rl.prep_terminal, 1},
+  {"rl_deprep_terminal", &rl.deprep_terminal, 1},
   {"rl_forced_update_display", &rl.forced_update_display, 1}, {"rl_resize_terminal", &rl.resize_terminal, 1},
   {"rl_redisplay", &rl.redisplay, 1}, {"rl_completion_matches", &rl.completion_matches, 1},
-  {"rl_filename_completion_function", &rl.filename_completion, 1}, {"rl_display_match_list", &rl.display_match_list, 1}, {"rl_callback_handler_install", &rl.callback_handler_install, 2},
+  {"rl_filename_completion_function", &rl.filename_completion, 1}, {"rl_display_match_list", &rl.display_match_list, 1},
+  {"rl_callback_handler_install", &rl.callback_handler_install, 2},
   {"rl_callback_handler_remove", &rl.callback_handler_remove, 2}, {"rl_callback_read_char", &rl.callback_read_char, 2},
   {"rl_callback_sigcleanup", &rl.callback_sigcleanup, 2}, {"rl_free_line_state", &rl.free_line_state, 2},
   {"rl_reset_screen_size", &rl.reset_screen_size, 2}, {"rl_variable_bind", &rl.variable_bind, 2},
@@ -402,7 +404,9 @@ static void print_mark(void) {
   fflush(stdout);
 }
 
-/* The interrupt leaves what was typed on the screen, with a mark (first: the end of editing moves the cursor), and the terminal as it was. */
+/*
+ * The interrupt leaves what was typed on the screen, with a mark (first: the end of editing moves the cursor), and the terminal as it was.
+ */
 static void drop_readline(void) {
   *rl.point = *rl.end;
   rl.redisplay();

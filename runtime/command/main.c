@@ -5,6 +5,7 @@
  * Two protected calls: `prepare` opens the libraries; `run` does everything else inside a run scope, so that an interrupt
  * is an error from the first line of LUA_INIT to the last of the script. The end of it all is in `finish`.
  */
+#include <fcntl.h>
 #include <lauxlib.h>
 #include <lua.h>
 #include <lualib.h>
@@ -13,6 +14,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/os.h"
 #include "binding/lhelper.h"
 #include "binding/lluapool.h"
 #include "binding/lwire.h"
@@ -30,11 +32,8 @@
 #include "luapool.h"
 #include "process/interrupt.h"
 
-/* What is executed to start workers (start = "server", "spawn"): this very program, whatever became of its file. */
-#ifdef __linux__
-#define OWN_PROGRAM "/proc/self/exe"
-#else
-#define OWN_PROGRAM "luapool"
+#ifndef __linux__
+enum { PATH_BYTES = 4096 };
 #endif
 
 /*
@@ -118,6 +117,20 @@ static void open_folder(lua_State *L, const struct program *program) {
   if (program->options.script < program->argc && !is_one_liner(program) && !is_stdin(script)) modules_beside(L, *script);
 }
 
+/*
+ * What is executed to start workers (start = "server", "spawn"): this very program, on Linux whatever became of its file. Where the system
+ * does not tell (there is no /proc), it is what it was called by.
+ */
+static void set_helper(lua_State *L, const struct program *program) {
+  const char *called = program->argc > 0 && program->argv[0][0] ? program->argv[0] : "luapool";
+#ifdef __linux__
+  luapool_set_helper(L, access("/proc/self/exe", X_OK) == 0 ? "/proc/self/exe" : called);
+#else
+  char path[PATH_BYTES];
+  luapool_set_helper(L, os_own_program(path, sizeof path) > 0 ? path : called);
+#endif
+}
+
 static int prepare(lua_State *L) {
   struct program *program = lua_touserdata(L, 1);
   luaL_checkversion(L);
@@ -133,7 +146,7 @@ static int prepare(lua_State *L) {
   lua_setglobal(L, "pool");
   luapool_on_problem(L, note_problem);
   luapool_set_command(L);
-  luapool_set_helper(L, OWN_PROGRAM);
+  set_helper(L, program);
   if (program->wire >= 0) lwire_attach(L, program->wire, program->role == RANK_POOL);
   set_arg(L, program);
   open_folder(L, program);
@@ -253,14 +266,33 @@ static int call_with(lua_State *L, lua_CFunction function, struct program *progr
 
 /* Pools end with the state. What ended the script, or came too late for it, ends the process. */
 static int finish(lua_State *L, struct program *program) {
-  int signo = call_interrupted_by();
+  int signo = call_interrupted_by(), is_orphan, status;
+  const char *end = program->role == RANK_SCRIPT ? lwire_end(L) : NULL;
+  is_orphan = end != NULL;
+  if (is_orphan && signo) { /* the manager's end interrupted the script */
+    call_message(end);
+    program->is_done = signo = 0;
+  }
   interrupt_ending(1);
   state_close(L);
   options_free(&program->options);
   if (!signo && (signo = interrupt_pending())) call_message("interrupted!");
   if (signo) interrupt_die(signo);
-  if (program->status != EXIT_SUCCESS) return program->status;
-  return program->is_done && !has_problem ? EXIT_SUCCESS : EXIT_FAILURE;
+  status = program->is_done && !has_problem ? EXIT_SUCCESS : EXIT_FAILURE;
+  if (program->status != EXIT_SUCCESS) status = program->status;
+  return is_orphan ? ranks_tell(status) : status;
+}
+
+/*
+ * Closed streams stay useless, but their numbers are taken: else print, also of tasks, would write to a file that the script has opened.
+ * To programs that are executed they are closed.
+ */
+static void hold_streams(void) {
+  for (int fd = STDIN_FILENO; fd <= STDERR_FILENO; fd++) {
+    if (fcntl(fd, F_GETFD) >= 0) continue;
+    int nothing = open("/dev/null", (fd == STDIN_FILENO ? O_WRONLY : O_RDONLY) | O_CLOEXEC);
+    if (nothing > fd) close(nothing);
+  }
 }
 
 int main(int argc, char **argv) {
@@ -269,6 +301,7 @@ int main(int argc, char **argv) {
   lua_State *L;
   int status = luapool_worker_main(argc, argv, NULL); /* executed to start workers for another process? Before anything is opened */
   if (status >= 0) return status;
+  hold_streams();
   if (argc > 0 && argv[0][0]) call_set_program(argv[0]);
   options_parse(&program.options, argc, argv, call_program());
   if (program.options.exit_status >= 0) {

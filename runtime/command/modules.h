@@ -9,9 +9,9 @@
 #include <lua.h>
 
 /*
- * modules_beside -- `require` looks in the script's folder, too, after everything else: FOLDER/?.lua, FOLDER/?/init.lua, FOLDER/?.so. package.path
- * and package.cpath stay what they are. The folder is that of the name as it was given, "." for a name without one. A folder whose name holds a
- * ';' or a '?' cannot be written in a path, and is not searched.
+ * modules_beside -- `require` looks in the script's folder, too, after everything else: FOLDER/?.lua, FOLDER/?/init.lua, FOLDER/?.so.
+ * package.path and package.cpath stay what they are. The folder is that of the name as it was given, "." for a name without one. A folder
+ * whose name holds a ';' or a '?' cannot be written in a path, and is not searched.
  */
 void modules_beside(lua_State *L, const char *script);
 

@@ -39,11 +39,18 @@ static const struct option long_options[] = {
   {"chunk", required_argument, NULL, FIRST_LONG},
   {"buffer", required_argument, NULL, FIRST_LONG},
   {"retries", required_argument, NULL, FIRST_LONG},
+  {"retry-delay", required_argument, NULL, FIRST_LONG},
   {"on-crash", required_argument, NULL, FIRST_LONG},
   {"grace", required_argument, NULL, FIRST_LONG},
   {"deadline", required_argument, NULL, FIRST_LONG},
   {"halt", required_argument, NULL, FIRST_LONG},
   {"max-tasks", required_argument, NULL, FIRST_LONG},
+  {"max-growth", required_argument, NULL, FIRST_LONG},
+  {"idle-timeout", required_argument, NULL, FIRST_LONG},
+  {"load", required_argument, NULL, FIRST_LONG},
+  {"memfree", required_argument, NULL, FIRST_LONG},
+  {"nice", required_argument, NULL, FIRST_LONG},
+  {"pin", optional_argument, NULL, FIRST_LONG},
   {"start", required_argument, NULL, FIRST_LONG},
   {"output", required_argument, NULL, FIRST_LONG},
   {"progress", optional_argument, NULL, FIRST_LONG},
@@ -68,6 +75,13 @@ static const char our_lines[] =
   "  -j, --workers N|auto         how many workers; 0: none, everything runs in this process  [LUAPOOL_WORKERS]\n"
   "      --start METHOD           how they start: fork, server, spawn or auto                 [LUAPOOL_START]\n"
   "      --max-tasks N            replace a worker after N items                              [LUAPOOL_MAX_TASKS]\n"
+  "      --max-growth SIZE        replace a worker that has grown by so much                  [LUAPOOL_MAX_GROWTH]\n"
+  "      --idle-timeout SECONDS   let a worker go that has had nothing to do for so long      [LUAPOOL_IDLE_TIMEOUT]\n"
+  "      --load N|N%              begin nothing while so many other processes run             [LUAPOOL_LOAD]\n"
+  "      --memfree SIZE           begin nothing while less memory is left                     [LUAPOOL_MEMFREE]\n"
+  "      --nice N|idle            lower the workers' priority by N, up to 19; idle: they run  [LUAPOOL_NICE]\n"
+  "                               only where nobody else wants to\n"
+  "      --pin                    bind each worker to one processor                           [LUAPOOL_PIN]\n"
   "      --seed N                 item i has the random numbers of (N, i), whoever runs it    [LUAPOOL_SEED]\n"
   "      --chunk N|auto           items that a worker takes at a time                         [LUAPOOL_CHUNK]\n"
   "      --buffer N|auto          items that imap may be ahead of its loop                    [LUAPOOL_BUFFER]\n"
@@ -79,6 +93,7 @@ static const char our_lines[] =
   "      --deadline SECONDS       how long each call may take, all in all                     [LUAPOOL_DEADLINE]\n"
   "      --halt WHEN              end each call early: now,fail=3, soon,fail=10%, now,success=1  [LUAPOOL_HALT]\n"
   "      --retries N              try a failed item again, so many times                      [LUAPOOL_RETRIES]\n"
+  "      --retry-delay SECONDS    wait before the first retry, twice as long before each more [LUAPOOL_RETRY_DELAY]\n"
   "      --on-crash WHAT          an item that a worker does not survive: raise, retry, skip  [LUAPOOL_ON_CRASH]\n"
   "\n"
   "What is seen:\n"

@@ -6,13 +6,14 @@
 #include "command/parts.h"
 
 #include "binding/embedded.h"
+#include "binding/lblock.h"
 #include "binding/llines.h"
 #include "binding/lluapool.h"
 #include "binding/lprogram.h"
 #include "binding/lreader.h"
 #include "binding/lwire.h"
 
-extern const struct embedded_file embedded_command[]; /* made by scripts/embed-lua.lua */
+extern const struct embedded embedded_command; /* made by scripts/embed-lua.lua */
 
 void parts_open(lua_State *L) {
   luapool_push_core(L);
@@ -20,6 +21,7 @@ void parts_open(lua_State *L) {
   llines_open_library(L);
   lprogram_open_library(L);
   lwire_open(L);
+  lblock_open(L);
   lua_pop(L, 1);
-  luapool_add_files(L, embedded_command);
+  luapool_add_files(L, &embedded_command);
 }

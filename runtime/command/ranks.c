@@ -26,6 +26,7 @@
 
 extern char **environ;
 
+static char launcher[64];  /* the token of ours; the environment of what the script runs has none */
 static int own_share; /* how many processes of the job share this machine; known while the environment tells */
 
 enum { LOST_SECONDS = 30, JOIN_SECONDS = 120 /* for all to start: see luapool/cluster */, LATER_SECONDS = 30, SOON_SECONDS = 2,
@@ -130,10 +131,8 @@ void ranks_catch_signals(void) {
 
 /* The directory of the program, with its last slash. */
 static int own_folder(char *path, size_t size) {
-  ssize_t n = readlink("/proc/self/exe", path, size - 1);
   char *slash;
-  if (n <= 0) return 0;
-  path[n] = '\0';
+  if (os_own_program(path, size) <= 0) return 0;
   slash = strrchr(path, '/');
   if (slash == NULL) return 0;
   slash[1] = '\0';
@@ -203,13 +202,12 @@ static void on_stuck(int signo) {
   _exit((int)exit_status);
 }
 
-/* The launcher learns the status from a line on stderr: mpirun forgets it when it is to survive losses. May be called by a signal handler. */
-static int tell_status(int status) {
-  const char *token = getenv("LUAPOOL_LAUNCHER");
+/* (A line on stderr: mpirun forgets the status when it is to survive losses.) */
+int ranks_tell(int status) {
   char line[128];
   int n;
-  if (token == NULL) return status;
-  n = snprintf(line, sizeof line, "\036luapool %.32s %d\n", token, status);
+  if (!*launcher) return status;
+  n = snprintf(line, sizeof line, "\036luapool %.32s %d\n", launcher, status);
   return os_write(STDERR_FILENO, line, (size_t)n) == 0 ? EXIT_SUCCESS : status;
 }
 
@@ -228,7 +226,7 @@ static int has_script_ended(int *status) {
 /* Whoever starts waits for all others, inside MPI, and some may never come: the script has given up, or our time is over. */
 static void on_start_over(int signo) {
   int status = EXIT_FAILURE, is_over = has_script_ended(&status);
-  if (signo == SIGALRM) _exit(is_over ? tell_status(status) : status);
+  if (signo == SIGALRM) _exit(is_over ? ranks_tell(status) : status);
   if (is_over) (void)alarm(SOON_SECONDS);
 }
 
@@ -277,18 +275,19 @@ static _Noreturn void leave(const struct relay_options *options, int status) {
 static _Noreturn void relay_process(struct relay_options *options, int rank, int size) {
   int status, is_clean;
   ignore_signals();
+  (void)signal(SIGPIPE, SIG_IGN); /* MPI writes to connections whose other end may have died a moment ago: only that node is lost */
   read_nothing();
   scratch_note();
   options->parent = getppid();
-  options->lost_after_ns = (int64_t)(seconds_of("LUAPOOL_LOST_AFTER", LOST_SECONDS) * 1e9);
+  options->lost_after_ns = os_ns_of(seconds_of("LUAPOOL_LOST_AFTER", LOST_SECONDS));
   options->engine = start_engine(options, rank, size);
   if (options->engine == NULL) { /* the children read the end of their sockets */
     os_close(&options->pool_fd);
     os_close(&options->script_fd);
-    leave(options, tell_status(EXIT_FAILURE));
+    leave(options, ranks_tell(EXIT_FAILURE));
   }
   is_clean = relay_run(options, &status);
-  exit_status = rank == 0 ? tell_status(status) : status;
+  exit_status = rank == 0 ? ranks_tell(status) : status;
   (void)signal(SIGALRM, on_stuck); /* whoever was lost in this moment must not keep us */
   (void)alarm(STOP_SECONDS);
   options->engine->stop(is_clean);
@@ -302,6 +301,7 @@ enum rank_role ranks_begin(int *fd) {
   if (!find_rank(&rank, &size)) return RANK_NONE;
   own_share = number_of("OMPI_COMM_WORLD_LOCAL_SIZE");
   if (own_share < 0) own_share = number_of("MPI_LOCALNRANKS");
+  if (getenv("LUAPOOL_LAUNCHER")) snprintf(launcher, sizeof launcher, "%s", getenv("LUAPOOL_LAUNCHER"));
   options.pool = fork_with_socket(&options.pool_fd, SIGKILL);
   if (options.pool == 0) {
     *fd = options.pool_fd;

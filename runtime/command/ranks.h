@@ -31,6 +31,12 @@ int ranks_engine(const char **path);
 void ranks_catch_signals(void);
 
 /*
+ * ranks_tell -- tell the launcher the script's status: the manager does, and the script itself where that has ended before it. Returns the
+ * status that this process is to end with. Async-signal-safe.
+ */
+int ranks_tell(int status);
+
+/*
  * ranks_run -- the Lua side: a pool serves until the job is over; the script waits until all nodes are there. Inside a protected call.
  * Returns LUA_OK, or a status after it was reported.
  */

@@ -2,8 +2,8 @@
  * command/repl -- see repl.h.
  *
  * Room: command (may print).
- * lua/command/repl decides; it is given what only the program can do, as a table of functions, and is called again and again for one step each:
- * read a statement, run it, print what it returns. Whatever comes out of a step, an interrupt above all, does not end the prompt.
+ * lua/command/repl decides; it is given what only the program can do, as a table of functions, and is called again and again for one step
+ * each: read a statement, run it, print what it returns. Whatever comes out of a step, an interrupt above all, does not end the prompt.
  */
 #include "command/repl.h"
 
@@ -101,7 +101,8 @@ static int host_set_completer(lua_State *L) {
 
 static const luaL_Reg host_functions[] = {
   {"read", host_read}, {"add", host_add}, {"write", host_write}, {"complain", host_complain}, {"remember", host_remember},
-  {"recall", host_recall}, {"history_path", host_history_path}, {"signal", host_signal}, {"set_completer", host_set_completer}, {NULL, NULL}};
+  {"recall", host_recall}, {"history_path", host_history_path}, {"signal", host_signal}, {"set_completer", host_set_completer},
+  {NULL, NULL}};
 
 /* -> the table { step =, finish = } of lua/command/repl */
 static int start(lua_State *L) {
@@ -118,8 +119,8 @@ static int start(lua_State *L) {
 }
 
 /*
- * What came out of a step. Returns 0 if the prompt cannot go on: the error is still there then. (Errors of what was typed are reported in the
- * step; these are ours, or came just between two steps.)
+ * What came out of a step. Returns 0 if the prompt cannot go on: the error is still there then. (Errors of what was typed are reported in
+ * the step; these are ours, or came just between two steps.)
  */
 static int take_error(lua_State *L, int status) {
   int signo = delivery_signal(L, -1);

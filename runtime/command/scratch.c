@@ -1,13 +1,18 @@
 /* command/scratch -- see scratch.h. */
 #include "command/scratch.h"
 
+#include <errno.h>
 #include <ftw.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
-enum { PATH_BYTES = 4096, FEW_DESCRIPTORS = 16 };
+#include "base/os.h"
+
+enum { PATH_BYTES = 4096, FEW_DESCRIPTORS = 16, ROUNDS = 100 };
+
+#define BETWEEN_NS INT64_C(10000000)
 
 static char noted[PATH_BYTES];
 
@@ -17,15 +22,25 @@ static int remove_one(const char *path, const struct stat *about, int kind, stru
   return 0;
 }
 
-/* TMPDIR/ompi.HOST.USER/pid.NUMBER, or .../jf.NUMBER on the other machines. The folder above is shared with other jobs: only if it is empty. */
+/*
+ * TMPDIR/ompi.HOST.USER/pid.NUMBER, or .../jf.NUMBER on the other machines. The folder above is shared with other jobs: only if it is
+ * empty.
+ */
 static int is_of_a_job(const char *path) {
   const char *name = strrchr(path, '/');
   return path[0] == '/' && name && strstr(path, "/ompi.") && (strncmp(name, "/pid.", 5) == 0 || strncmp(name, "/jf.", 4) == 0);
 }
 
+/*
+ * Whoever is left of the job does this at the same time, and a walk ends early where a folder goes away under it: two that meet can each
+ * end the other's, and one of them may be killed. So until it is gone, for a second.
+ */
 static void remove_folder(char *path) {
   if (!is_of_a_job(path)) return;
-  (void)nftw(path, remove_one, FEW_DESCRIPTORS, FTW_DEPTH | FTW_PHYS);
+  for (int round = 0; round < ROUNDS && (access(path, F_OK) == 0 || errno != ENOENT); round++) {
+    if (round > 0) (void)os_poll(NULL, 0, BETWEEN_NS);
+    (void)nftw(path, remove_one, FEW_DESCRIPTORS, FTW_DEPTH | FTW_PHYS);
+  }
   *strrchr(path, '/') = '\0';
   (void)rmdir(path);
 }

@@ -7,9 +7,9 @@
 #include "command/state.h"
 
 #include <stdio.h>
-#include <string.h>
 
 #include "base/allocator.h"
+#include "binding/lwarn.h"
 
 static struct allocator *allocator; /* of the program's one state; os.exit closes that without coming back to us */
 
@@ -20,34 +20,12 @@ static int panic(lua_State *L) {
   return 0; /* Lua aborts */
 }
 
-/* ---- warnings: three states, each a function ---- */
-
-static void warn_off(void *L, const char *text, int is_continued);
-static void warn_on(void *L, const char *text, int is_continued);
-
-/* "@on" and "@off". Any other that begins so is none either, and says nothing. */
-static int is_control(lua_State *L, const char *text, int is_continued) {
-  if (is_continued || text[0] != '@') return 0;
-  if (strcmp(text, "@off") == 0) lua_setwarnf(L, warn_off, L);
-  if (strcmp(text, "@on") == 0) lua_setwarnf(L, warn_on, L);
-  return 1;
-}
-
-static void warn_off(void *L, const char *text, int is_continued) {
-  is_control(L, text, is_continued);
-}
-
-static void warn_more(void *L, const char *text, int is_continued) {
-  fprintf(stderr, is_continued ? "%s" : "%s\n", text);
+static void say(const char *text, int ends_line) {
+  fprintf(stderr, ends_line ? "%s\n" : "%s", text);
   fflush(stderr);
-  lua_setwarnf(L, is_continued ? warn_more : warn_on, L);
 }
 
-static void warn_on(void *L, const char *text, int is_continued) {
-  if (is_control(L, text, is_continued)) return;
-  fputs("Lua warning: ", stderr);
-  warn_more(L, text, is_continued);
-}
+static struct lwarn warnings = {.say = say};
 
 lua_State *state_open(void) {
   lua_State *L;
@@ -58,7 +36,7 @@ lua_State *state_open(void) {
     return NULL;
   }
   lua_atpanic(L, panic);
-  lua_setwarnf(L, warn_off, L);
+  lwarn_open(L, &warnings);
   return L;
 }
 

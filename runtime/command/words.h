@@ -9,8 +9,8 @@
 #include <lua.h>
 
 /*
- * words_run -- argv[0] is the word. Everything is done in lua/command/oneliner. Returns the status of the process. Inside a run scope, under a
- * protected call; raises interrupts.
+ * words_run -- argv[0] is the word. Everything is done in lua/command/oneliner. Returns the status of the process. Inside a run scope,
+ * under a protected call; raises interrupts.
  */
 int words_run(lua_State *L, int argc, char **argv);
 

@@ -9,6 +9,8 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "base/cold.h"
+
 struct type {
   const char *name;
   unsigned char bytes;
@@ -88,7 +90,7 @@ void array_push(lua_State *L, const struct array *a, uint64_t i) {
 }
 
 /* Pushes why the value cannot be an element; returns 0. */
-static int refuse(lua_State *L, enum array_type type, int value_index) {
+static COLD int refuse(lua_State *L, enum array_type type, int value_index) {
   const struct type *t = &TYPES[type];
   const char *text;
   lua_Number number = lua_tonumber(L, value_index);
@@ -157,7 +159,7 @@ static void view(struct array *a, enum array_type type, uint64_t first, uint64_t
 }
 
 /* Pushes a new array. 0; or -errno, and nothing is pushed. */
-static int make(lua_State *L, enum array_type type, uint64_t length, struct array **out) {
+static COLD int make(lua_State *L, enum array_type type, uint64_t length, struct array **out) {
   struct array *a = shared_new(L, SHARED_ARRAY, ARRAY_CLASS, sizeof *a);
   int status = length > (uint64_t)INT64_MAX / 16 ? -EFBIG : shared_make(L, &a->shared, (uint32_t)type, length, length * TYPES[type].bytes);
   if (status < 0) {
@@ -170,7 +172,7 @@ static int make(lua_State *L, enum array_type type, uint64_t length, struct arra
   return 0;
 }
 
-struct array *array_new(lua_State *L, enum array_type type, uint64_t length) {
+COLD struct array *array_new(lua_State *L, enum array_type type, uint64_t length) {
   struct array *a;
   int status = make(L, type, length, &a);
   if (status < 0)
@@ -196,7 +198,7 @@ struct sent_array {
   uint8_t type, is_value, unused[6];
 };
 
-static int save_array(lua_State *L, int index, int flags, struct bytes *out, char *text, size_t capacity) {
+static COLD int save_array(lua_State *L, int index, int flags, struct bytes *out, char *text, size_t capacity) {
   const struct array *a = array_test(L, index);
   struct sent_array head;
   int status;
@@ -255,7 +257,7 @@ static int load_address(lua_State *L, const struct sent_array *head, const unsig
   return 0;
 }
 
-static int load_array(lua_State *L, const unsigned char *data, size_t length, char *text, size_t capacity) {
+static COLD int load_array(lua_State *L, const unsigned char *data, size_t length, char *text, size_t capacity) {
   struct sent_array head;
   int status = -EBADMSG;
   if (length >= sizeof head) {

@@ -8,9 +8,9 @@
 #include "job/names.h"
 
 /*
- * The stream: package.path, package.cpath (false: there is none); on_start, on_exit (nil: none), has_seed, seed; the names of all classes, then nil; then for each class in that order: the
- * name of a metatable of luaL_newmetatable that it is, or false; its fields, key and value, then nil; its metatable, save and load (false:
- * none). All names come first, so that what classes say of each other finds them.
+ * The stream: package.path, package.cpath (false: there is none); on_start, on_exit (nil: none), has_seed, seed; the names of all classes,
+ * then nil; then for each class in that order: the name of a metatable of luaL_newmetatable that it is, or false; its fields, key and
+ * value, then nil; its metatable, save and load (false: none). All names come first, so that what classes say of each other finds them.
  */
 
 /* ---- the host ---- */
@@ -141,7 +141,8 @@ static int write_classes(struct codec *c, lua_State *L) {
 static void push_path(lua_State *L, const char *name) {
   int top = lua_gettop(L);
   lua_getfield(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
-  if (!lua_istable(L, -1) || lua_getfield(L, -1, LUA_LOADLIBNAME) != LUA_TTABLE || (lua_pushstring(L, name), lua_rawget(L, -2)) != LUA_TSTRING)
+  if (!lua_istable(L, -1) || lua_getfield(L, -1, LUA_LOADLIBNAME) != LUA_TTABLE ||
+      (lua_pushstring(L, name), lua_rawget(L, -2)) != LUA_TSTRING)
     lua_pushboolean(L, 0);
   lua_replace(L, top + 1);
   lua_settop(L, top + 1);

@@ -141,7 +141,8 @@ static void report_constant(struct scan *s, const struct prototype *p, int envir
   constants.at = p->constants;
   constants.is_damaged = 0;
   for (uint64_t i = 0; i <= wanted && !constants.is_damaged; i++) kind = scan_constant(&constants, &text, &length);
-  if (!constants.is_damaged && (kind == CONSTANT_SHORT_STRING || kind == CONSTANT_LONG_STRING)) s->name(s->context, environment, text, length);
+  if (!constants.is_damaged && (kind == CONSTANT_SHORT_STRING || kind == CONSTANT_LONG_STRING))
+    s->name(s->context, environment, text, length);
 }
 
 static uint32_t instruction_at(const struct prototype *p, uint64_t i) {
@@ -162,7 +163,8 @@ static uint64_t loads_constant(const struct prototype *p, uint64_t i, uint64_t *
 
 /*
  * fetch_environment -- instruction i copies an environment (not that of globals) to register a. Where a name does not fit into one
- * instruction, it is loaded next, and then the field takes the environment's place. Whatever else it is: the environment is used as a value.
+ * instruction, it is loaded next, and then the field takes the environment's place. Whatever else it is: the environment is used as a
+ * value.
  */
 static void fetch_environment(struct scan *s, const struct prototype *p, uint64_t i, uint32_t a, int environment) {
   uint64_t next, constant;
@@ -258,7 +260,8 @@ static void scan_prototype(struct scan *s, const struct prototype *outer, const 
 }
 
 void closure_scan(const unsigned char *dump, size_t length, const unsigned char environment[256],
-                  void (*name)(void *context, int environment, const char *text, size_t length), void *context, struct closure_report *report) {
+                  void (*name)(void *context, int environment, const char *text, size_t length), void *context,
+                  struct closure_report *report) {
   struct scan s = {dump, dump + length, 0, name, context, report};
   memset(report, 0, sizeof *report);
   scan_skip(&s, HEAD_BYTES + HEADER_BYTES, 1);

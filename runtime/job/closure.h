@@ -38,6 +38,7 @@ struct closure_report {
  *   name          called with the number, and each name that the code reads there (maybe more than once); may raise
  */
 void closure_scan(const unsigned char *dump, size_t length, const unsigned char environment[256],
-                  void (*name)(void *context, int environment, const char *text, size_t length), void *context, struct closure_report *report);
+                  void (*name)(void *context, int environment, const char *text, size_t length), void *context,
+                  struct closure_report *report);
 
 #endif

@@ -85,11 +85,12 @@ void codec_read_begin(struct codec *c, struct codec_reader *r, const unsigned ch
 int codec_read(struct codec *c, lua_State *L, struct codec_reader *r);
 
 /*
- * codec_read_until -- from now on codec_read and codec_read_array return -EAGAIN when it is `until_ns` (CLOCK_MONOTONIC; 0: never), wherever
- * they are, but not before they have got a few kilobytes on. Then the same call goes on where they stopped: codec_read_array behind what is
- * done, with the same reader. (One string, the room for one table, a load function are not divided; nor is what is nested in more than a
- * thousand levels.) Each change starts anew with the few kilobytes. Does not raise.
- * codec_drop -- what was read halfway is not wanted any more. Nothing, if there is none; codec_read_begin does so, too, but keeps its memory.
+ * codec_read_until -- from now on codec_read and codec_read_array return -EAGAIN when it is `until_ns` (CLOCK_MONOTONIC; 0: never),
+ * wherever they are, but not before they have got a few kilobytes on. Then the same call goes on where they stopped: codec_read_array
+ * behind what is done, with the same reader. (One string, the room for one table, a load function are not divided; nor is what is nested in
+ * more than a thousand levels.) Each change starts anew with the few kilobytes. Does not raise.
+ * codec_drop -- what was read halfway is not wanted any more. Nothing, if there is none; codec_read_begin does so, too, but keeps its
+ * memory.
  */
 void codec_read_until(struct codec *c, int64_t until_ns);
 void codec_drop(struct codec *c, lua_State *L);
@@ -153,8 +154,8 @@ int codec_natives(const struct codec *c);
 
 /*
  * codec_take_natives -- push a table of the native userdata that were written since codec_begin (or the last take): kept -> one of those
- * userdata; or nil if there were none (or CODEC_KEEPS_NONE). They must be kept from the collector until the other side has read the stream: it finds them at this process.
- * The codec itself keeps them until the next codec_begin (or a take). May raise (memory).
+ * userdata; or nil if there were none (or CODEC_KEEPS_NONE). They must be kept from the collector until the other side has read the stream:
+ * it finds them at this process. The codec itself keeps them until the next codec_begin (or a take). May raise (memory).
  */
 void codec_take_natives(struct codec *c, lua_State *L);
 

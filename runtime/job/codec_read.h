@@ -28,7 +28,8 @@ struct reading {
 enum { READ_KEYS = 1, READ_NAMES = 2, READ_SHARED = 3, READ_AT_HAND = 4, MAX_AT_HAND = 8, READ_TOP = READ_AT_HAND + MAX_AT_HAND - 1 };
 
 /*
- * What a step returns when it has done enough for one look at the clock, and there is more of the same to do: only while there is a deadline.
+ * What a step returns when it has done enough for one look at the clock, and there is more of the same to do: only while there is a
+ * deadline.
  */
 enum { READER_MORE = 2, READER_SLICE = 256 /* elements of a run */ };
 

@@ -1,5 +1,6 @@
 /*
- * job/codec_read_function -- bytes to functions: code, then upvalues (fresh ones, or joined with one that was read), then globals, and fields of environments.
+ * job/codec_read_function -- bytes to functions: code, then upvalues (fresh ones, or joined with one that was read), then globals, and
+ * fields of environments.
  *
  * Room: job (may include job/codec_read.h, where its functions are declared, and job/closure.h).  Owns: nothing.
  */

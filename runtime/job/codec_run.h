@@ -8,32 +8,41 @@
 
 #include "job/codec_parts.h"
 
-/* codec_join_run -- the 8 bytes of a number go into the open run if there is room: 1; else 0 and nothing was done. */
-static inline int codec_join_run(struct codec *c, const void *number) {
-  struct bytes *out = c->out;
-  size_t length = out->length;
-  unsigned char *end = out->data + length, *at = out->data + c->run_at;
-  uint32_t count = get_count(at);
-  if (out->capacity - length < 8 || count == UINT32_MAX) return 0;
-  out->length = length + 8;
-  set_count(at, count + 1);
-  memcpy(end, number, 8);
-  return 1;
+/* codec_extend_run -- the 8 bytes of a number go into the run whose count is there; the caller saw to it that there is room. */
+static inline void codec_extend_run(struct bytes *out, unsigned char *count, uint64_t number) {
+  memcpy(out->data + out->length, &number, 8);
+  out->length += 8;
+  set_count(count, get_count(count) + 1);
+}
+
+/* codec_is_in_run -- 1: numbers were written last, so that a run is open. */
+static inline int codec_is_in_run(const struct codec *c) {
+  return c->run_tag == TAG_RUN_INTEGER || c->run_tag == TAG_RUN_FLOAT;
+}
+
+/* codec_number_joins -- 1: the value at `index` is of the open run's kind (is_float: floats, else integers), and its bytes in *number. */
+static inline int codec_number_joins(lua_State *L, int index, int is_float, uint64_t *number) {
+  if (lua_isinteger(L, index)) {
+    lua_Integer value = is_float ? 0 : lua_tointeger(L, index);
+    memcpy(number, &value, 8);
+    return !is_float;
+  }
+  if (is_float && lua_type(L, index) == LUA_TNUMBER) {
+    lua_Number value = lua_tonumber(L, index);
+    memcpy(number, &value, 8);
+    return 1;
+  }
+  return 0;
 }
 
 /* codec_join -- 1: the value at `index` is a number of the open run's kind, and was appended; 0: codec_write has to do it. */
 static inline int codec_join(struct codec *c, lua_State *L, int index) {
-  if (c->run_tag == TAG_RUN_INTEGER) {
-    lua_Integer integer;
-    if (!lua_isinteger(L, index)) return 0;
-    integer = lua_tointeger(L, index);
-    return codec_join_run(c, &integer);
-  }
-  if (c->run_tag == TAG_RUN_FLOAT && lua_type(L, index) == LUA_TNUMBER && !lua_isinteger(L, index)) {
-    lua_Number number = lua_tonumber(L, index);
-    return codec_join_run(c, &number);
-  }
-  return 0;
+  struct bytes *out = c->out;
+  uint64_t number;
+  if (!codec_is_in_run(c) || out->capacity - out->length < 8 || get_count(out->data + c->run_at) == UINT32_MAX) return 0;
+  if (!codec_number_joins(L, index, c->run_tag == TAG_RUN_FLOAT, &number)) return 0;
+  codec_extend_run(out, out->data + c->run_at, number);
+  return 1;
 }
 
 #endif

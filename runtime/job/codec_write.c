@@ -1,8 +1,9 @@
 /*
  * job/codec_write -- the writer: see codec.h for codec_begin, codec_write and their like, codec_write.h for what its files share.
  *
- * Room: job (may include job/codec_write.h and job/codec_run.h).  Owns: the writer's frames, its open run, and the mark that a failed value goes back to.
- * This file: scalars, references, frames, the loop over them, and top-level values. The hot path is a number that joins the open run.
+ * Room: job (may include job/codec_write.h and job/codec_run.h).  Owns: the writer's frames, its open run, and the mark that a failed value
+ * goes back to. This file: scalars, references, frames, the loop over them, and top-level values. The hot path is a number that joins the
+ * open run.
  */
 #include "job/codec_write.h"
 
@@ -10,6 +11,7 @@
 #include <limits.h>
 #include <stdlib.h>
 
+#include "base/cold.h"
 #include "job/codec_run.h"
 
 int writer_put_varint(struct bytes *out, uint64_t value) {
@@ -245,7 +247,7 @@ int codec_write(struct codec *c, lua_State *L, int index) {
   return codec_join(c, L, index) ? 0 : write_other(c, L, index);
 }
 
-void codec_rollback(struct codec *c) {
+COLD void codec_rollback(struct codec *c) {
   if (!c->is_writing) return;
   c->is_writing = 0;
   c->n_frames = 0;

@@ -21,7 +21,10 @@
  */
 int writer_value(struct codec *c, lua_State *L);
 
-/* writer_refer_to -- write a reference to an object that was met before. Returns 1; 2: it was written in parts, writer_complete; or negative. */
+/*
+ * writer_refer_to -- write a reference to an object that was met before. Returns 1; 2: it was written in parts, writer_complete; or
+ * negative.
+ */
 int writer_refer_to(struct codec *c, lua_State *L, const struct seen *entry);
 
 /* writer_put_reference -- the same for one that is whole, or need not be. Returns 0, or negative. */
@@ -85,7 +88,8 @@ void seen_clear(struct codec *c);
 
 /*
  * writer_reference -- if the object on top of the stack, whose address is `pointer`, was met before, refer to it.
- * Returns 1: done; 0: it is new and stands at the present end of the stream; 2: it is a table that writer_complete goes on with; negative: failed.
+ * Returns 1: done; 0: it is new and stands at the present end of the stream; 2: it is a table that writer_complete goes on with; negative:
+ * failed.
  */
 static inline int writer_reference(struct codec *c, lua_State *L, const void *pointer) {
   struct seen *entry;
@@ -153,9 +157,9 @@ int writer_begin_function(struct codec *c, lua_State *L);
 int writer_step_function(struct codec *c, lua_State *L, struct write_frame *f);
 
 /*
- * Environments (codec_write_environment.c). writer_begin_environment: for one that is on top of the stack as an upvalue. writer_complete: for a
- * table on top of the stack of which only parts were written. writer_begin_more: of the table below the top those fields whose names are in
- * the set on top, or all (true), unless they were written; both are popped.
+ * Environments (codec_write_environment.c). writer_begin_environment: for one that is on top of the stack as an upvalue. writer_complete:
+ * for a table on top of the stack of which only parts were written. writer_begin_more: of the table below the top those fields whose names
+ * are in the set on top, or all (true), unless they were written; both are popped.
  */
 int writer_begin_environment(struct codec *c, lua_State *L);
 int writer_step_environment(struct codec *c, lua_State *L, struct write_frame *f);
@@ -164,8 +168,9 @@ int writer_begin_more(struct codec *c, lua_State *L);
 int writer_step_more(struct codec *c, lua_State *L, struct write_frame *f);
 
 /*
- * writer_want -- in the table at `wants`, note that the field `text` (NULL: none yet) of the environment at `environment` is named: environment
- * -> set of names, or true (all of it). writer_want_behind -- what the environment lacks is wanted where __index leads; a global: name -> true.
+ * writer_want -- in the table at `wants`, note that the field `text` (NULL: none yet) of the environment at `environment` is named:
+ * environment -> set of names, or true (all of it). writer_want_behind -- what the environment lacks is wanted where __index leads; a
+ * global: name -> true.
  */
 void writer_want(lua_State *L, int wants, int environment, const char *text, size_t length);
 void writer_want_behind(lua_State *L, int wants, int environment);

@@ -5,9 +5,9 @@
  * the keys that were sent.
  *
  * An environment is written empty (TAG_ENVIRONMENT) where it is met as an upvalue. Behind the upvalues of each function that has it
- * comes what the code of this function names and was not sent before (TAG_MORE). As soon as it is met as a plain value, or as the environment
- * of code that uses it as one, all that is missing follows. The table where __index of its metatable leads is treated in the same way,
- * unless that goes by name.
+ * comes what the code of this function names and was not sent before (TAG_MORE). As soon as it is met as a plain value, or as the
+ * environment of code that uses it as one, all that is missing follows. The table where __index of its metatable leads is treated in the
+ * same way, unless that goes by name.
  */
 #include "job/codec_write.h"
 
@@ -15,7 +15,10 @@
 
 enum { MAX_CHAIN = 100 }; /* tables in a chain of __index that names are looked for in */
 
-/* find_partial -- what was noted when the table at `pointer` was begun as an environment, if it is not whole yet; NULL: it is none, or whole. */
+/*
+ * find_partial -- what was noted when the table at `pointer` was begun as an environment, if it is not whole yet; NULL: it is none, or
+ * whole.
+ */
 static struct seen *find_partial(struct codec *c, const void *pointer) {
   struct seen *entry;
   if (!seen_has(c, pointer) || seen_enter(c, pointer, &entry) != 1) return NULL;
@@ -82,8 +85,8 @@ static int is_globals(lua_State *L, int index) {
 }
 
 /*
- * metatable_kind -- what follows the tag of the environment at `index`: HAS_METATABLE, its metatable as it is; HAS_INDEX, it holds nothing but
- * __index that matters here, a table to be sent in parts like this one; 0: nothing. Negative: failed.
+ * metatable_kind -- what follows the tag of the environment at `index`: HAS_METATABLE, its metatable as it is; HAS_INDEX, it holds nothing
+ * but __index that matters here, a table to be sent in parts like this one; 0: nothing. Negative: failed.
  * A metatable with a lock or a name of its own is the host's for its sandboxes (lighttpd's "li.mainenv"): no worker has one like it.
  */
 static int metatable_kind(struct codec *c, lua_State *L, int index) {
@@ -149,7 +152,10 @@ int writer_step_environment(struct codec *c, lua_State *L, struct write_frame *f
   return writer_metatable(c, L);
 }
 
-/* begin_more -- write what is missing of the partial table on top of the stack: of the keys in the set at `names`; 0: of all. Returns as step. */
+/*
+ * begin_more -- write what is missing of the partial table on top of the stack: of the keys in the set at `names`; 0: of all. Returns as
+ * step.
+ */
 static int begin_more(struct codec *c, lua_State *L, struct seen *entry, int names) {
   int status, at = lua_gettop(L);
   if (put_tag(c->out, TAG_MORE) < 0 || writer_put_varint(c->out, entry->place) < 0) return codec_out_of_memory(c);

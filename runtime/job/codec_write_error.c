@@ -25,15 +25,14 @@ static void text_add(struct text *t, const char *part, size_t length) {
 }
 
 static int is_identifier(const char *text, size_t length) {
-  static const char *const reserved[] = {"and", "break", "do", "else", "elseif", "end", "false", "for", "function",
-                                         "goto", "if", "in", "local", "nil", "not", "or", "repeat", "return", "then", "true",
-                                         "until", "while", NULL};
+  static const char reserved[][9] = {"and", "break", "do", "else", "elseif", "end", "false", "for", "function", "goto", "if", "in", "local",
+                                     "nil", "not", "or", "repeat", "return", "then", "true", "until", "while", ""};
   if (length == 0 || (text[0] >= '0' && text[0] <= '9')) return 0;
   for (size_t i = 0; i < length; i++) {
     char ch = text[i];
     if (!((ch >= 'a' && ch <= 'z') || (ch >= 'A' && ch <= 'Z') || (ch >= '0' && ch <= '9') || ch == '_')) return 0;
   }
-  for (int i = 0; reserved[i]; i++)
+  for (int i = 0; *reserved[i]; i++)
     if (strlen(reserved[i]) == length && memcmp(reserved[i], text, length) == 0) return 0;
   return 1;
 }

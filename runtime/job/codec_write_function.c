@@ -46,7 +46,8 @@ static void number_environments(struct codec *c, lua_State *L, int at, unsigned 
 }
 
 /* want_environments -- behind those whose fields are named; all of those that code uses as values. */
-static void want_environments(lua_State *L, const struct scan_context *scan, const unsigned char number[256], const struct closure_report *report) {
+static void want_environments(lua_State *L, const struct scan_context *scan, const unsigned char number[256],
+                              const struct closure_report *report) {
   for (int i = 1; i < 255; i++) {
     if (number[i - 1] <= GLOBALS) continue;
     lua_getupvalue(L, scan->function, i);

@@ -146,8 +146,8 @@ static int begin_record(struct codec *c, lua_State *L, int has_metatable, int *r
 }
 
 /*
- * write_alike -- write the table on top of the stack, if it has no metatable, the keys of the latest record in their order, and scalars only:
- * most records are one of many, and need neither be collected nor looked up.
+ * write_alike -- write the table on top of the stack, if it has no metatable, the keys of the latest record in their order, and scalars
+ * only: most records are one of many, and need neither be collected nor looked up.
  * Returns 1: written and popped; 0: it is something else, and nothing was done; -ENOMEM.
  */
 static int write_alike(struct codec *c, lua_State *L) {

@@ -13,6 +13,7 @@
 #include <signal.h>
 #include <string.h>
 
+#include "base/cold.h"
 #include "job/chain.h"
 #include "job/input.h"
 #include "process/interrupt.h"
@@ -53,7 +54,7 @@ void delivery_disarm_frame(struct delivery_frame *f) {
   f->is_armed = 0;
 }
 
-void delivery_arm(void) {
+COLD void delivery_arm(void) {
   if (delivery_chain.busy || !delivery_chain.scopes) return;
   for (struct delivery_frame *f = delivery_chain.top; f; f = f->previous) arm_frame(f);
 }
@@ -106,13 +107,18 @@ static int may_raise(lua_State *hooked) {
   return 1;
 }
 
+lua_State *delivery_running(void) {
+  struct delivery_frame *f = delivery_chain.top;
+  return f ? f->thread : NULL;
+}
+
 int delivery_can_raise(void) {
   return may_raise(NULL);
 }
 
 /* ---- raising ------------------------------------------------------------------------------------------------ */
 
-static void raise_pending(lua_State *L) {
+static COLD void raise_pending(lua_State *L) {
   int reason;
   delivery_chain.busy++;
   for (struct delivery_frame *f = delivery_chain.top; f; f = f->previous) delivery_disarm_frame(f);
@@ -124,7 +130,7 @@ static void raise_pending(lua_State *L) {
   lua_error(L);
 }
 
-static void on_hook(lua_State *L, lua_Debug *event) {
+static COLD void on_hook(lua_State *L, lua_Debug *event) {
   (void)event;
   if (interrupt_pending() && may_raise(L)) {
     raise_pending(L);
@@ -178,7 +184,7 @@ int delivery_resume(lua_State *co, lua_State *from, int n_arguments, int *n_resu
   return status;
 }
 
-int delivery_reset(lua_State *co, lua_State *from) {
+COLD int delivery_reset(lua_State *co, lua_State *from) {
   struct delivery_frame frame;
   int status;
   chain_enter(&frame, co);
@@ -192,7 +198,7 @@ int delivery_reset(lua_State *co, lua_State *from) {
   return status;
 }
 
-void delivery_sethook(lua_State *L, lua_Hook hook, int mask, int count) {
+COLD void delivery_sethook(lua_State *L, lua_Hook hook, int mask, int count) {
   struct delivery_frame *f;
   begin_change();
   f = frame_of(L);
@@ -206,7 +212,7 @@ void delivery_sethook(lua_State *L, lua_Hook hook, int mask, int count) {
   end_change();
 }
 
-void delivery_in_child(void) {
+COLD void delivery_in_child(void) {
   delivery_chain.busy++;
   for (struct delivery_frame *f = delivery_chain.top; f; f = f->previous) delivery_disarm_frame(f);
   delivery_chain.top = NULL;
@@ -220,7 +226,7 @@ void delivery_in_child(void) {
  * The last finalizer of a state that is being closed (objects are finalized in reverse order): frames of it that are still in the chain,
  * as after os.exit(true, true), would point to freed memory.
  */
-static int forget_state(lua_State *L) {
+static COLD int forget_state(lua_State *L) {
   const void *registry = lua_topointer(L, LUA_REGISTRYINDEX);
   begin_change();
   while (delivery_chain.top && lua_topointer(delivery_chain.top->thread, LUA_REGISTRYINDEX) == registry) {
@@ -244,7 +250,7 @@ static void make_metatable(lua_State *L) {
   }
 }
 
-static void make_object(lua_State *L, int signo, const char *name) {
+static COLD void make_object(lua_State *L, int signo, const char *name) {
   lua_createtable(L, 0, 3);
   lua_pushliteral(L, "interrupt");
   lua_setfield(L, -2, "kind");
@@ -266,7 +272,7 @@ static void make_sentinel(lua_State *L) {
   lua_rawsetp(L, LUA_REGISTRYINDEX, &sentinel_key);
 }
 
-void delivery_open(lua_State *L) {
+COLD void delivery_open(lua_State *L) {
   int is_open = lua_rawgetp(L, LUA_REGISTRYINDEX, &sentinel_key) != LUA_TNIL;
   lua_pop(L, 1);
   if (is_open) return;
@@ -286,7 +292,7 @@ void delivery_push(lua_State *L, int reason) {
   lua_rawgetp(L, LUA_REGISTRYINDEX, &object_keys[reason & 255]);
 }
 
-int delivery_signal(lua_State *L, int index) {
+COLD int delivery_signal(lua_State *L, int index) {
   static const int signals[] = {SIGINT, SIGTERM, SIGHUP};
   index = lua_absindex(L, index);
   for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) {

@@ -2,8 +2,8 @@
  * job/delivery -- how an interrupt becomes a Lua error, exactly once, in whatever state the Lua program is.
  *
  * Room: job.  Touches lua_State: functions that take one may raise where they say so.
- * process/interrupt holds the truth (one sticky flag). This room arms hooks (LUA_MASKCOUNT | LUA_MASKRET | LUA_MASKLINE, 1; never CALL) on every
- * thread of the resume chain, so that running Lua notices; and raises one preallocated object per reason. The chain is known because
+ * process/interrupt holds the truth (one sticky flag). This room arms hooks (LUA_MASKCOUNT | LUA_MASKRET | LUA_MASKLINE, 1; never CALL) on
+ * every thread of the resume chain, so that running Lua notices; and raises one preallocated object per reason. The chain is known because
  * coroutine.resume, wrap and close are replaced by tracked ones (delivery_wrap_libraries).
  * One Lua program at a time per process is armed: the innermost run scope's thread is the owner.
  */
@@ -87,6 +87,9 @@ void delivery_sethook(lua_State *L, lua_Hook hook, int mask, int count);
  * (reads wait in poll together with interrupt_fd). Before any script code. Libraries that are absent are left out. May raise (memory).
  */
 void delivery_wrap_libraries(lua_State *L, int with_os);
+
+/* delivery_running -- the innermost Lua thread that runs in this thread's scopes, as far as is known; NULL: none. Async-signal-safe. */
+lua_State *delivery_running(void);
 
 /* delivery_in_child -- after fork: forget the host's scopes, shields and frames (they are on stacks that will not run again). */
 void delivery_in_child(void);

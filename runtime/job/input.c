@@ -1,5 +1,6 @@
 /*
- * job/input -- stdin as a stream with functions of our own: the read waits for data and for an interrupt at once.
+ * job/input -- stdin with a read of our own, which waits for data and for an interrupt at once: another stream in its place (glibc, macOS,
+ * FreeBSD), or its own with that function in it (musl, NetBSD).
  *
  * Room: job (may include job/chain.h and job/delivery.h).  Owns: the replacement FILE. Everything but reading behaves as the
  * plain descriptor 0 does.
@@ -14,13 +15,24 @@
 #include <sys/types.h>
 #include <unistd.h>
 
+#include "base/os.h"
 #include "job/chain.h"
 #include "job/delivery.h"
 #include "process/interrupt.h"
 
+#if defined(__GLIBC__) || defined(__APPLE__) || defined(__FreeBSD__)
+#define REPLACES_STREAM 1
+#elif defined(__NetBSD__)
+#define REPLACES_READ 1
+#elif defined(__linux__) && !defined(__ANDROID__)
+#define REPLACES_READ 1
+#define IS_MUSL 1
+#include <stdio_ext.h>
+#endif
+
 static int has_feigned_end; /* the stream was told that the input ended, because of an interrupt */
 
-#if defined(__GLIBC__) || defined(__APPLE__) || defined(__FreeBSD__)
+#if defined(REPLACES_STREAM) || defined(REPLACES_READ)
 
 /* A background job that reads the terminal must be stopped by the read, not wait beside it. */
 static int is_background(void) {
@@ -47,13 +59,18 @@ static int wait_for_input(void) {
   }
 }
 
-static ssize_t read_input(void *cookie, char *data, size_t size) {
-  (void)cookie;
-  if (!is_background() && !wait_for_input()) return 0;
-  return read(STDIN_FILENO, data, size);
+static int may_read(void) {
+  return is_background() || wait_for_input();
 }
 
 #endif
+
+#ifdef REPLACES_STREAM
+
+static ssize_t read_input(void *cookie, char *data, size_t size) {
+  (void)cookie;
+  return may_read() ? read(STDIN_FILENO, data, size) : 0;
+}
 
 #if defined(__GLIBC__)
 
@@ -77,7 +94,7 @@ static FILE *open_stream(void) {
   return f;
 }
 
-#elif defined(__APPLE__) || defined(__FreeBSD__)
+#else
 
 static int read_input_int(void *cookie, char *data, int size) {
   return (int)read_input(cookie, data, (size_t)size);
@@ -94,12 +111,14 @@ static int close_input(void *cookie) {
 }
 
 static FILE *open_stream(void) {
-  return funopen(NULL, read_input_int, NULL, seek_input, close_input);
+  FILE *f = funopen(NULL, read_input_int, NULL, seek_input, close_input);
+#ifdef __APPLE__
+  if (f) f->_file = STDIN_FILENO; /* as above */
+#endif
+  return f;
 }
 
 #endif
-
-#if defined(__GLIBC__) || defined(__APPLE__) || defined(__FreeBSD__)
 
 /*
  * The buffer that the C library would choose: programs started by the script read on where it ends, and a terminal's input being
@@ -115,18 +134,85 @@ static void set_buffer(FILE *f) {
   setvbuf(f, buffer, is_terminal ? _IOLBF : _IOFBF, size);
 }
 
-#endif
-
 void input_make_interruptible(void) {
-#if defined(__GLIBC__) || defined(__APPLE__) || defined(__FreeBSD__)
   static FILE *input;
   if (input) return;
   input = open_stream();
   if (!input) return;
   set_buffer(input);
   stdin = input;
-#endif
 }
+
+#elif defined(IS_MUSL)
+
+typedef size_t stream_read(FILE *f, unsigned char *data, size_t size);
+
+/*
+ * The beginning of musl's FILE, which it shows to nobody and has not changed since its first releases. Whether it is so is found out by
+ * reading from another stream (is_replaceable), before stdin is touched.
+ */
+struct stream {
+  unsigned flags;
+  unsigned char *read_at, *read_end;
+  int (*close)(FILE *f);
+  unsigned char *write_end, *write_at, *unused, *write_base;
+  stream_read *read;
+};
+
+static stream_read *read_original;
+static int was_called; /* read_input, by whatever stream */
+
+static stream_read **read_of(FILE *f) {
+  return &((struct stream *)(void *)f)->read;
+}
+
+static size_t read_input(FILE *f, unsigned char *data, size_t size) {
+  was_called = 1;
+  if (f == stdin && !may_read()) return 0;
+  return read_original(f, data, size);
+}
+
+/* Does a stream like stdin read by the function that lies where we believe it does? */
+static int is_replaceable(void) {
+  static const char text[] = "read";
+  char found[sizeof text] = "";
+  int ends[2] = {-1, -1}, is_so = 0;
+  FILE *f = os_pipe(ends) == 0 ? fdopen(ends[0], "r") : NULL;
+  if (f && *read_of(f) != NULL && *read_of(f) == *read_of(stdin) && os_write(ends[1], text, sizeof text) == 0) {
+    read_original = *read_of(f);
+    *read_of(f) = read_input;
+    is_so = fread(found, 1, sizeof found, f) == sizeof found && memcmp(found, text, sizeof text) == 0 && was_called;
+  }
+  if (f) fclose(f);
+  else os_close(&ends[0]);
+  os_close(&ends[1]);
+  return is_so;
+}
+
+void input_make_interruptible(void) {
+  if (!read_original && is_replaceable()) *read_of(stdin) = read_input;
+}
+
+#elif defined(REPLACES_READ)
+
+static ssize_t (*read_original)(void *cookie, void *data, size_t size);
+
+static ssize_t read_input(void *cookie, void *data, size_t size) {
+  return may_read() ? read_original(cookie, data, size) : 0;
+}
+
+void input_make_interruptible(void) {
+  if (read_original) return;
+  read_original = stdin->_read;
+  stdin->_read = read_input;
+}
+
+#else
+
+void input_make_interruptible(void) {
+}
+
+#endif
 
 void input_after_interrupt(void) {
   if (!has_feigned_end) return;
@@ -136,18 +222,29 @@ void input_after_interrupt(void) {
 
 #if defined(__GLIBC__)
 
-int input_would_wait(FILE *f) {
-  struct pollfd fd = {fileno(f), POLLIN, 0};
-  size_t ready = (size_t)(f->_IO_read_end - f->_IO_read_ptr); /* 0 while the stream is being written to */
-  if (ready > 0 && memchr(f->_IO_read_ptr, '\n', ready) != NULL) return 0;
-  return fd.fd >= 0 && poll(&fd, 1, 0) == 0;
+/* What lies in the stream's buffer: none while it is being written to. */
+static const char *unread(FILE *f, size_t *length) {
+  *length = (size_t)(f->_IO_read_end - f->_IO_read_ptr);
+  return f->_IO_read_ptr;
 }
 
-#else
+#elif defined(IS_MUSL)
 
-int input_would_wait(FILE *f) {
-  (void)f;
-  return 0;
+static const char *unread(FILE *f, size_t *length) {
+  return __freadptr(f, length); /* musl's word for it; NULL: nothing, and the length is not set */
 }
 
 #endif
+
+int input_would_wait(FILE *f) {
+#if defined(__GLIBC__) || defined(IS_MUSL)
+  struct pollfd fd = {fileno(f), POLLIN, 0};
+  size_t length = 0;
+  const char *text = unread(f, &length);
+  if (text != NULL && length > 0 && memchr(text, '\n', length) != NULL) return 0;
+  return fd.fd >= 0 && poll(&fd, 1, 0) == 0;
+#else
+  (void)f;
+  return 0;
+#endif
+}

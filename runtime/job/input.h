@@ -1,8 +1,8 @@
 /*
  * job/input -- a standard input whose blocking reads end when an interrupt can be raised.
  *
- * Room: job.  Owns: one FILE for the life of the process, which takes the place of C's stdin (so that io.read, dofile(), debug.debug and
- * the prompt share one buffer, as they do with the original).
+ * Room: job.  Owns: at most one FILE for the life of the process, which takes the place of C's stdin (so that io.read, dofile(),
+ * debug.debug and the prompt share one buffer, as they do with the original).
  */
 #ifndef LUAPOOL_JOB_INPUT_H
 #define LUAPOOL_JOB_INPUT_H
@@ -10,7 +10,8 @@
 #include <stdio.h>
 
 /*
- * input_make_interruptible -- replace C's stdin where the system can (glibc, BSD); elsewhere nothing changes. Before anything is read.
+ * input_make_interruptible -- replace C's stdin, or how it reads, where the system can (on OpenBSD nothing changes). Before anything is
+ * read.
  * A read that an interrupt ends looks like the end of the input, which the interrupt then hides; what had been read of an unfinished
  * line is lost, later lines are not.
  */

@@ -5,7 +5,8 @@
  * does, message for message, and one thing more:
  *   coroutine.resume, wrap, close   keep the resume chain known
  *   debug.sethook                   cannot drop an armed hook
- *   os.execute, io.popen            a child that died of SIGINT is our SIGINT (system() hides it from us)
+ *   os.execute, io.popen            a child that died of SIGINT is our SIGINT (system() hides it from us); an interrupt that does not reach
+ *                                   the program of os.execute by itself is passed on to it
  *   io.popen                        an interrupt that comes meanwhile does not leave a program that nobody has a handle of
  *   standard input                  reads end when an interrupt comes
  */
@@ -19,12 +20,14 @@
 #include <string.h>
 #include <sys/wait.h>
 
+#include "base/cold.h"
 #include "base/fault.h"
 #include "job/chain.h"
 #include "job/delivery.h"
 #include "job/input.h"
 #include "process/interrupt.h"
 #include "process/process.h"
+#include "process/program.h"
 
 /* ---- coroutine ---------------------------------------------------------------------------------------------- */
 
@@ -143,7 +146,7 @@ static void store_hook(lua_State *L, lua_State *target, int index) {
 }
 
 /* Not a call of the original: that would be one more call and return for the hook to see. */
-static int debug_sethook(lua_State *L) {
+static COLD int debug_sethook(lua_State *L) {
   int first = lua_isthread(L, 1) ? 2 : 1;
   lua_State *target = first == 2 ? lua_tothread(L, 1) : L;
   lua_Hook hook = NULL;
@@ -198,10 +201,23 @@ static void take_notice(lua_State *L, int status, unsigned before) {
   delivery_checkpoint(L);
 }
 
-static int os_execute(lua_State *L) {
+/* Where signals are ours: system() would lose those that come while the program runs. */
+static int execute(lua_State *L, const char *command, unsigned before) {
+  int status, saved;
+  errno = 0;
+  status = program_run(command, delivery_can_raise);
+  saved = errno;
+  take_notice(L, status, before);
+  errno = saved;
+  return luaL_execresult(L, status);
+}
+
+static COLD int os_execute(lua_State *L) {
   const char *command = luaL_optstring(L, 1, NULL);
   unsigned before = interrupt_received();
   int status, saved;
+  (void)delivery_checkpoint(L);
+  if (command && interrupt_catches_terminal()) return execute(L, command, before);
   interrupt_starting_program(1);
   errno = 0;
   status = system(command);
@@ -217,7 +233,7 @@ static int os_execute(lua_State *L) {
 }
 
 /* How a program that io.popen started ended, and whether that is our interrupt. */
-static int close_pipe(lua_State *L) {
+static COLD int close_pipe(lua_State *L) {
   luaL_Stream *stream = (luaL_Stream *)luaL_checkudata(L, 1, LUA_FILEHANDLE);
   unsigned before;
   int status, saved;
@@ -253,7 +269,7 @@ static void end_program(lua_State *L, luaL_Stream *stream) {
   errno = EINTR;
 }
 
-static int io_popen(lua_State *L) {
+static COLD int io_popen(lua_State *L) {
   const char *command = luaL_checkstring(L, 1);
   const char *mode = luaL_optstring(L, 2, "r");
   luaL_Stream *stream = push_pipe(L);
@@ -275,7 +291,7 @@ static int io_popen(lua_State *L) {
 /* ---- putting them in place ---------------------------------------------------------------------------------- */
 
 /* Push package.loaded[name], or return 0 with nothing pushed. */
-static int push_library(lua_State *L, const char *name) {
+static COLD int push_library(lua_State *L, const char *name) {
   luaL_getsubtable(L, LUA_REGISTRYINDEX, LUA_LOADED_TABLE);
   if (lua_getfield(L, -1, name) == LUA_TTABLE) {
     lua_remove(L, -2);
@@ -304,7 +320,7 @@ static void replace_stdin(lua_State *L) {
   lua_pop(L, 1);
 }
 
-void delivery_wrap_libraries(lua_State *L, int with_os) {
+COLD void delivery_wrap_libraries(lua_State *L, int with_os) {
   luaL_checkstack(L, 8, "libraries");
   if (push_library(L, LUA_COLIBNAME)) {
     replace(L, "resume", coroutine_resume);

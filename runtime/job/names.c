@@ -8,7 +8,6 @@
 #include <string.h>
 
 enum {
-  MAX_FIELDS = 2000,  /* of one table that are looked at: a table of data must not make naming slow */
   MAX_NAMES = 200000,
   MAX_KEY_BYTES = 255
 };
@@ -35,18 +34,23 @@ void names_push_classes(lua_State *L) {
   lua_rawset(L, LUA_REGISTRYINDEX);
 }
 
-static int is_one_of(const char *const *list, const char *name) {
-  for (; *list; list++)
+enum { WORD_BYTES = 15 }; /* (words in place: pointers to them would be relocated, 32 bytes each) */
+
+/* The list ends with an empty word. */
+static int is_one_of(const char (*list)[WORD_BYTES], const char *name) {
+  for (; **list; list++)
     if (strcmp(*list, name) == 0) return 1;
   return 0;
 }
 
-static const char *const library_modules[] = {"_G", "package", "coroutine", "table", "io", "os", "string", "math", "utf8", "debug", NULL};
+static const char library_modules[][WORD_BYTES] = {
+  "_G", "package", "coroutine", "table", "io", "os", "string", "math", "utf8", "debug", ""};
 
 int names_is_library(const char *name) {
-  static const char *const functions[] = {"assert", "collectgarbage", "dofile", "error", "getmetatable", "ipairs", "loadfile", "load",
-                                          "next", "pairs", "pcall", "print", "warn", "rawequal", "rawlen", "rawget", "rawset", "require",
-                                          "select", "setmetatable", "tonumber", "tostring", "type", "xpcall", "_VERSION", NULL};
+  static const char functions[][WORD_BYTES] = {
+    "assert", "collectgarbage", "dofile", "error", "getmetatable", "ipairs", "loadfile", "load", "next", "pairs", "pcall", "print", "warn",
+    "rawequal", "rawlen", "rawget", "rawset", "require", "select", "setmetatable", "tonumber", "tostring", "type", "xpcall",
+    "_VERSION", ""};
   return is_one_of(library_modules, name) || is_one_of(functions, name);
 }
 
@@ -149,7 +153,7 @@ static void add_fields(struct build *b, int space, uint32_t parent, int levels) 
   int table = lua_gettop(L), count = 0;
   lua_pushnil(L);
   while (lua_next(L, table)) {
-    if (++count > MAX_FIELDS) {
+    if (++count > NAMES_MAX_FIELDS) {
       lua_pop(L, 2);
       return;
     }
@@ -401,7 +405,8 @@ int names_skip(const unsigned char **at, const unsigned char *end) {
 /* describe -- "package.loaded.M.k" for the name that starts at `at` (checked before). */
 static void describe(const unsigned char *at, char *text, size_t capacity) {
   const char *root = at[0] == NAMES_LOADED ? "module " : at[0] == NAMES_CLASS ? "class " : at[0] == NAMES_UPVALUE ? "upvalue "
-                   : at[0] == NAMES_GLOBAL ? "global " : at[0] == NAMES_EARLY ? "object of the early start " : at[0] == NAMES_STRING ? "metatable of strings " : "metatable ";
+                   : at[0] == NAMES_GLOBAL ? "global " : at[0] == NAMES_EARLY ? "object of the early start "
+                    : at[0] == NAMES_STRING ? "metatable of strings " : "metatable ";
   const unsigned char *key = at + 2;
   size_t n = (size_t)snprintf(text, capacity, "%s", root);
   for (int i = 0; i < at[1] && n < capacity; i++) {

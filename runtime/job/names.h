@@ -28,7 +28,10 @@ enum names_space {
   NAMES_EARLY = 'E'     /* what there was when this copy of the program was forked (job/early): its number */
 };
 
-enum { NAMES_MAX_KEYS = 3 };
+enum {
+  NAMES_MAX_KEYS = 3,
+  NAMES_MAX_FIELDS = 2000 /* of one table that are looked at: a table of data must not make naming slow */
+};
 
 /* One step of a name; a whole name is the chain of its parents. */
 struct name {

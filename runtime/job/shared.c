@@ -82,6 +82,11 @@ static struct segment *find_segment(lua_State *L, const struct segment_address *
   return found && found->device == address->device ? found : NULL;
 }
 
+/* A file that is gone may have had the same number: what we have is not what was meant then. */
+static int is_meant(const struct segment *segment, const struct segment_address *address) {
+  return segment_header(segment)->birth == address->birth;
+}
+
 /* From here on the userdata owns the segment, whatever is raised afterwards. */
 static void own_segment(lua_State *L, struct shared *s, struct segment *segment) {
   s->segment = segment;
@@ -121,7 +126,7 @@ void shared_intern(lua_State *L, struct shared *s) {
 int shared_push_interned(lua_State *L, const struct segment_address *address) {
   struct segment *segment = find_segment(L, address);
   int top = lua_gettop(L);
-  if (segment == NULL) return 0;
+  if (segment == NULL || !is_meant(segment, address)) return 0;
   if (lua_rawgetp(L, LUA_REGISTRYINDEX, &objects_key) == LUA_TTABLE && lua_rawgetp(L, -1, segment) == LUA_TUSERDATA) {
     lua_remove(L, -2);
     return 1;
@@ -165,6 +170,7 @@ int shared_adopt(lua_State *L, struct shared *s, const struct segment_address *a
   struct segment *segment = find_segment(L, address);
   int status;
   luaL_checkstack(L, 6, NULL);
+  if (segment && !is_meant(segment, address)) return -ESTALE;
   if (segment) {
     shared_join(s, segment);
   } else {
@@ -228,7 +234,8 @@ static int save_address(lua_State *L, int index, int flags, struct bytes *out, c
 }
 
 static uint64_t least_bytes(enum shared_kind kind) {
-  return kind == SHARED_CHANNEL ? SHARED_CHANNEL_BYTES : kind == SHARED_LOCK ? SHARED_LOCK_BYTES : SHARED_COUNTER_BYTES;
+  if (kind == SHARED_CHANNEL) return SHARED_CHANNEL_BYTES;
+  return kind == SHARED_COUNTER ? SHARED_COUNTER_BYTES : SHARED_LOCK_BYTES; /* (a semaphore's) */
 }
 
 static int adopt_whole(lua_State *L, enum shared_kind kind, const char *class_name, const struct segment_address *address) {
@@ -266,12 +273,17 @@ static int load_lock(lua_State *L, const unsigned char *data, size_t length, cha
   return load_address(L, SHARED_LOCK, LOCK_CLASS, data, length, text, capacity);
 }
 
+static int load_semaphore(lua_State *L, const unsigned char *data, size_t length, char *text, size_t capacity) {
+  return load_address(L, SHARED_SEMAPHORE, SEMAPHORE_CLASS, data, length, text, capacity);
+}
+
 static int load_channel(lua_State *L, const unsigned char *data, size_t length, char *text, size_t capacity) {
   return load_address(L, SHARED_CHANNEL, CHANNEL_CLASS, data, length, text, capacity);
 }
 
 const struct codec_native shared_counter = {COUNTER_CLASS, save_address, shared_kept, load_counter};
 const struct codec_native shared_lock = {LOCK_CLASS, save_address, shared_kept, load_lock};
+const struct codec_native shared_semaphore = {SEMAPHORE_CLASS, save_address, shared_kept, load_semaphore};
 const struct codec_native shared_channel = {CHANNEL_CLASS, save_address, shared_kept, load_channel};
 
 /* ---- waiting ---- */

@@ -21,11 +21,12 @@
 
 #define COUNTER_CLASS "luapool.counter"
 #define LOCK_CLASS "luapool.lock"
+#define SEMAPHORE_CLASS "luapool.semaphore"
 #define CHANNEL_CLASS "luapool.channel"
-#define GUARD_CLASS "luapool.guard" /* of a lock: stands for its being held, and does not cross */
+#define GUARD_CLASS "luapool.guard" /* of a lock or semaphore: stands for its being held, and does not cross */
 
 /* What a segment is: segment_header.kind. */
-enum shared_kind { SHARED_ARRAY = 1, SHARED_COUNTER, SHARED_LOCK, SHARED_CHANNEL, SHARED_GUARD };
+enum shared_kind { SHARED_ARRAY = 1, SHARED_COUNTER, SHARED_LOCK, SHARED_CHANNEL, SHARED_GUARD, SHARED_SEMAPHORE };
 
 struct shared {
   const void *brand;       /* tells ours from every other userdata */
@@ -80,8 +81,8 @@ int shared_push_interned(lua_State *L, const struct segment_address *address);
 /* shared_gc -- __gc of every shared class. */
 int shared_gc(lua_State *L);
 
-/* How counters, locks and channels cross, whose userdata are nothing but a struct shared: always by their address. */
-extern const struct codec_native shared_counter, shared_lock, shared_channel;
+/* How counters, locks, semaphores and channels cross, whose userdata are nothing but a struct shared: always by their address. */
+extern const struct codec_native shared_counter, shared_lock, shared_semaphore, shared_channel;
 
 /* How many bytes behind the header such a segment has at least. */
 enum { SHARED_COUNTER_BYTES = 64, SHARED_LOCK_BYTES = 64, SHARED_CHANNEL_BYTES = 4096 };
@@ -97,8 +98,8 @@ void shared_explain(int status, const char *class_name, char *text, size_t capac
  * Waiting. shared_sleep -- a moment of sleep: until the event, a signal, 20 ms have passed (whoever should have told of the event may be
  * dead) or until_ns has. 0: look again; -ETIMEDOUT: until_ns has passed; -EINTR: call shared_attend, with no lock held, then look again;
  * -errno. Does not raise.
- * shared_attend -- what a wait owes to others: raises the interrupt if one is pending (a plain error where that may not be raised), lets the
- * hooks of a stock interpreter run, and does what is due elsewhere; so it may raise anything.
+ * shared_attend -- what a wait owes to others: raises the interrupt if one is pending (a plain error where that may not be raised), lets
+ * the hooks of a stock interpreter run, and does what is due elsewhere; so it may raise anything.
  */
 int shared_sleep(lua_State *L, struct share_event *event, uint32_t seen, int64_t until_ns);
 void shared_attend(lua_State *L);

@@ -3,6 +3,8 @@
  *
  * Room: job (may include job/codec.h, job/array.h and job/delivery.h).  Owns, in the child: the thread that tasks run on, the codec, the
  * function last loaded.
+ * Files: task.c (the worker's beginning and end, its memory), task_job.c (the function of a claim), task_run.c (the loops over items),
+ * task_error.c (records of errors), task_item.c (items as values and texts), task_slow.c (texts for the slowest items).
  * The host fills struct task_context before it forks; the child finds it as it was at the fork, with the jobs that were under way (they are
  * inherited: nothing of them is sent). Jobs that came later are read from input memory.
  * Fork: task_* functions run in the child only, but for task_push_item.  Lua errors never leave them.
@@ -60,8 +62,10 @@ struct task_context {
   int has_seed;
   lua_Integer seed;
   /* the child's: */
-  lua_State *thread;
+  int is_furnished;
+  lua_State *thread;     /* these two may have been made before the fork: see task_provide */
   struct codec *codec;
+  int thread_reference, codec_reference;
   struct worker *worker;
   struct bytes record;
   struct task_budget budget;
@@ -89,6 +93,19 @@ struct task_context {
 
 /* task_main_thread -- the main thread of L's state, for task_context.L: a coroutine may be gone when it is needed. Does not raise. */
 lua_State *task_main_thread(lua_State *L);
+
+/*
+ * task_provide -- in a host, before it forks: make the thread and the codec that each worker needs, once for all of them; the host does not
+ * use them. Does nothing where they are there. May raise (memory). task_withdraw -- no more workers are to be forked: they are garbage.
+ */
+void task_provide(lua_State *L, struct task_context *t);
+void task_withdraw(lua_State *L, struct task_context *t);
+
+/*
+ * task_furnish -- make what workers of this state need, whoever they are and whatever they do: in a helper, before it forks any, so that
+ * it is there when they are born. Where it was not called, task_start does it. May raise (memory).
+ */
+void task_furnish(lua_State *L, struct task_context *t);
 
 /* task_start, task_run, task_finish -- struct worker_tasks for a pool whose context is a struct task_context. */
 int task_start(void *context, struct worker *w);

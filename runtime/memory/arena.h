@@ -33,8 +33,8 @@ int arena_open(struct arena *a);
 int arena_allocate(struct arena *a, uint64_t length, uint64_t *offset);
 
 /*
- * arena_free -- give an extent back; very large ones give their pages back to the system at once (others are used again soon: faulting them in
- * anew would cost more than their contents). Never fails (a lost extent is only not used again).
+ * arena_free -- give an extent back; very large ones give their pages back to the system at once (others are used again soon: faulting them
+ * in anew would cost more than their contents). Never fails (a lost extent is only not used again).
  * arena_trim -- give the pages of what is free back, but for a few MiB at the front. For when a call is over.
  */
 void arena_free(struct arena *a, uint64_t offset, uint64_t length);

@@ -9,6 +9,10 @@
  * Work is a ring of *entries*. The host publishes entry number S in place S % BOARD_ENTRIES; workers claim runs of its items by moving its
  * cursor. The place is given to another entry as soon as `front` is beyond S: nothing is left to claim there, though items may still run.
  * A cursor carries the entry's lap as a tag, so that a worker that slept through a whole lap cannot claim from the place's new tenant.
+ *
+ * There is one such ring for each *lane* (enum board_lane). Workers look at the lanes in their order, so what is in one is claimed before
+ * what is in those behind it. The lane is part of an entry's number: who has that needs no other word to find the entry. The words of all
+ * lanes stand together, so that looking at several costs no more memory traffic than looking at one.
  */
 #ifndef LUAPOOL_MEMORY_BOARD_H
 #define LUAPOOL_MEMORY_BOARD_H
@@ -19,7 +23,21 @@
 
 #include "memory/channel.h"
 
-enum { BOARD_ENTRIES = 1024, BOARD_MAX_WORKERS = 4096, BOARD_CURSOR_BITS = 48 };
+enum { BOARD_ENTRIES = 1024, BOARD_MAX_WORKERS = 4096, BOARD_CURSOR_BITS = 48, BOARD_WORDS_BYTES = 1024 };
+
+/*
+ * In the order in which workers look for work: two for each priority. Into the first goes what was claimed once and was not done: it was
+ * before its like, and so it is again.
+ */
+enum board_lane {
+  BOARD_HIGH_RETURNED = 0,
+  BOARD_HIGH = 1,
+  BOARD_NORMAL_RETURNED = 2,
+  BOARD_NORMAL = 3,
+  BOARD_LOW_RETURNED = 4,
+  BOARD_LOW = 5,
+  BOARD_LANES = 6
+};
 
 #define BOARD_MAX_ITEMS (((uint64_t)1 << BOARD_CURSOR_BITS) - 1)
 
@@ -44,7 +62,7 @@ enum board_entry_flags {
 /* Written by the host before it publishes the entry; workers only read, but for cursor and item_ns. */
 struct board_entry {
   _Atomic uint64_t cursor;  /* lap tag << BOARD_CURSOR_BITS | next item; moved by workers (claim) and the host (cancel) */
-  _Atomic uint64_t item_ns; /* how long an item takes lately, a hint; written by any worker; 0: not known yet */
+  _Atomic uint64_t item_ns; /* how long an item takes lately, a hint; the host's guess, then written by any worker; 0: not known yet */
   uint32_t kind, flags, chunk; /* chunk: items per claim, 0: by schedule */
   uint64_t call;            /* the host's number for it */
   uint64_t first;           /* number of the first item within its call, from 0 */
@@ -92,6 +110,8 @@ struct board_slot {
   _Atomic int64_t busy_ns, encode_ns, idle_ns, wait_ns;
   _Atomic int64_t turned_ns;      /* CLOCK_MONOTONIC: when its claim began, or the last one ended; 0: it has not begun, or has left */
   _Atomic int64_t open_mark_ns;
+  _Atomic int processor;          /* where it began, 1 + its number; 0: not known */
+  _Atomic uint32_t has_last_words; /* board_last_words of this place are of the worker that is there, or died there last */
   unsigned char gap1[CHANNEL_ALIGN];
   /* written by the host */
   _Atomic uint32_t command;       /* enum interrupt_reason for the worker's SIGTERM handler, which takes it by exchange with 0 */
@@ -99,8 +119,12 @@ struct board_slot {
   _Atomic uint64_t command_item;  /* and the item, for a timeout */
   _Atomic uint64_t output_read[2]; /* see pool/output: bytes taken from its pipes, times two; odd while the host is reading */
   _Atomic uint32_t must_leave;    /* leave when the claim is done */
-  _Atomic uint32_t stopped_claim; /* the value of `claims` whose rest is not wanted any more */
-  unsigned char gap2[CHANNEL_ALIGN - 40];
+  /*
+   * The value of `claims` whose rest is not wanted any more, and why (the host's word); or with BOARD_GIVE_WAY: whose rest is to be given
+   * back if there is work of a higher priority. The worker takes that back, or says it to itself, by compare-and-swap.
+   */
+  _Atomic uint64_t stopped_claim;
+  unsigned char gap2[CHANNEL_ALIGN - 48];
   /*
    * Work for this worker alone: 0: none; else the number of its entry, which `order` describes (its item: the worker's number). The host
    * sets it from 0 or what is done, and withdraws it; the worker adds BOARD_TAKEN. Both by compare-and-swap: one of them comes first.
@@ -110,26 +134,31 @@ struct board_slot {
   unsigned char gap3[CHANNEL_ALIGN];
 };
 
-/* Numbers of entries that are not in the ring have this bit; what a worker adds to `summons`. */
+/* Numbers of entries that are not in a ring have this bit; what a worker adds to `summons`; where the others have their lane. */
 #define BOARD_APART ((uint64_t)1 << 63)
 #define BOARD_TAKEN ((uint64_t)1 << 62)
+enum { BOARD_LANE_BIT = 59, BOARD_LANE_MASK = 7 };
+
+#define BOARD_GIVE_WAY ((uint64_t)1 << 32)
 
 struct board {
-  _Atomic uint64_t published;   /* written by the host: entries 0 .. published - 1 are there */
-  unsigned char gap1[CHANNEL_ALIGN - 8];
-  _Atomic uint64_t front;       /* entries below it have nothing left to claim; moved on by workers */
-  unsigned char gap2[CHANNEL_ALIGN - 8];
+  /* By lane: */
+  _Atomic uint64_t published[BOARD_LANES]; /* written by the host: the lane's entries below it are there */
+  unsigned char gap1[CHANNEL_ALIGN - 8 * BOARD_LANES];
+  _Atomic uint64_t front[BOARD_LANES]; /* entries below it have nothing left to claim; moved on by workers */
+  unsigned char gap2[CHANNEL_ALIGN - 8 * BOARD_LANES];
   _Atomic uint32_t host_sleep;  /* enum board_sleep: set by the host before it sleeps; who exchanges it with 0 rings the host's bell */
   uint32_t n_workers;           /* slots there are */
   uint32_t n_cpus;              /* processors that may spin and work */
   _Atomic uint32_t n_sharing;   /* written by the host: workers that share the work */
   uint64_t ring_bytes;
   _Atomic uint32_t n_places;    /* written by the host: slots from this one on are empty */
-  unsigned char gap3[CHANNEL_ALIGN - 28];
+  _Atomic uint32_t is_paused;   /* written by the host: nobody begins a claim */
+  unsigned char gap3[CHANNEL_ALIGN - 32];
   _Atomic int64_t open_before_ns, open_since_ns; /* written by the host: see board_open_ns; since 0: it is not open */
   unsigned char gap4[CHANNEL_ALIGN - 16];
-  struct board_entry entries[BOARD_ENTRIES];
-  struct board_slot slots[];    /* n_workers, then the rings */
+  struct board_entry entries[BOARD_LANES][BOARD_ENTRIES];
+  struct board_slot slots[];    /* n_workers, then their last words, then the rings */
 };
 
 /*
@@ -150,11 +179,35 @@ void board_close(struct board *b);
 /* board_channel -- attach to the ring of worker `number` (from 0). */
 void board_channel(struct board *b, uint32_t number, struct channel *c);
 
+/*
+ * board_last_words -- where worker `number` writes down what it was doing when it dies of a signal: BOARD_WORDS_BYTES, a text that ends by
+ * a zero byte if nobody has damaged it. Written by that worker alone.
+ */
+char *board_last_words(struct board *b, uint32_t number);
+
 /* board_reset_slot -- make place `number` ready for a new worker (its old one is dead). Host only. */
 void board_reset_slot(struct board *b, uint32_t number);
 
+/* The number of the first entry of a lane. -- The lane of an entry that is in one. */
+static inline uint64_t board_first(enum board_lane lane) {
+  return (uint64_t)lane << BOARD_LANE_BIT;
+}
+
+static inline enum board_lane board_lane_of(uint64_t sequence) {
+  return (enum board_lane)(sequence >> BOARD_LANE_BIT & BOARD_LANE_MASK);
+}
+
+/* 1 if work in lane `other` is of a higher priority than work in `lane`. -- The lane for what is given back of one. */
+static inline int board_precedes(enum board_lane other, enum board_lane lane) {
+  return other / 2 < lane / 2;
+}
+
+static inline enum board_lane board_returned(enum board_lane lane) {
+  return (enum board_lane)(lane & ~1u);
+}
+
 static inline struct board_entry *board_entry(struct board *b, uint64_t sequence) {
-  return &b->entries[sequence % BOARD_ENTRIES];
+  return &b->entries[board_lane_of(sequence)][sequence % BOARD_ENTRIES];
 }
 
 /* The cursor of entry `sequence` with `next` items claimed. */

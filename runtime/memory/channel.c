@@ -6,13 +6,16 @@
 
 #include <errno.h>
 
+#include "base/cold.h"
+
 enum { FLAG_SKIP = 1u << 30, FLAG_LARGE = 1u << 29, KIND_MASK = 0xffff, MAGIC = 0x4c50f7a3 };
 
 /*
- * With REWIND_BYTES used and no more than LAG_BYTES unread, start again at the front: pages and cache lines that are warm serve best.
- * Behind a consumer that lags further, all of the ring is used.
+ * With REWIND_BYTES used and at most half of what lies before this place unread, start again at the front: pages and cache lines that are
+ * warm serve best, and each page that is touched for the first time costs more than to fill it. Behind a consumer that lags further, more
+ * of the ring is used, in the end all.
  */
-enum { REWIND_BYTES = 512 * 1024, LAG_BYTES = 256 * 1024, REWIND_SHARE = 32 };
+enum { REWIND_BYTES = 256 * 1024, REWIND_SHARE = 32 };
 
 _Static_assert(sizeof(struct channel_header) == CHANNEL_ALIGN, "a header is one unit");
 
@@ -24,7 +27,7 @@ size_t channel_size(uint64_t capacity) {
   return sizeof(struct channel_shared) + (size_t)capacity;
 }
 
-void channel_attach(struct channel *c, void *memory, uint64_t capacity) {
+COLD void channel_attach(struct channel *c, void *memory, uint64_t capacity) {
   memset(c, 0, sizeof *c);
   c->shared = memory;
   c->ring = (unsigned char *)memory + sizeof(struct channel_shared);
@@ -32,7 +35,7 @@ void channel_attach(struct channel *c, void *memory, uint64_t capacity) {
   bytes_init(&c->large);
 }
 
-void channel_reset(struct channel *c) {
+COLD void channel_reset(struct channel *c) {
   atomic_store(&c->shared->head, 0);
   atomic_store(&c->shared->tail, 0);
   atomic_store(&c->shared->staged_at, 0);
@@ -73,24 +76,24 @@ static void skip_to_front(struct channel *c) {
 }
 
 void *channel_begin(struct channel *c, const struct channel_header *header, size_t *room) {
-  uint64_t want = c->capacity / CHANNEL_SHARE, offset = c->position & (c->capacity - 1), to_end = c->capacity - offset, available;
+  const uint64_t want = c->capacity / CHANNEL_SHARE, least = c->capacity / CHANNEL_LEAST_SHARE;
+  uint64_t offset = c->position & (c->capacity - 1), to_end = c->capacity - offset, available;
   if (c->capacity - (c->position - c->limit) < want + to_end || offset >= REWIND_BYTES)
     c->limit = atomic_load_explicit(&c->shared->head, memory_order_acquire);
   available = c->capacity - (c->position - c->limit);
-  if (offset >= REWIND_BYTES && c->capacity - available <= LAG_BYTES && available >= to_end + c->capacity / REWIND_SHARE) {
-    want = c->capacity / REWIND_SHARE;
+  if (offset >= REWIND_BYTES && c->capacity - available <= offset / 2 && available >= to_end + c->capacity / REWIND_SHARE) {
     skip_to_front(c);
     available -= to_end;
     offset = 0;
     to_end = c->capacity;
   } else if (to_end < want) {
-    if (available < to_end + want) return NULL;
+    if (available < to_end + least) return NULL;
     skip_to_front(c);
     available -= to_end;
     offset = 0;
     to_end = c->capacity;
   }
-  if (available < want) return NULL;
+  if (available < least) return NULL;
   if (available > to_end) available = to_end;
   c->pending = *header;
   c->pending.kind &= KIND_MASK;
@@ -212,7 +215,7 @@ void channel_consume(struct channel *c) {
   c->skip = 0;
 }
 
-int channel_salvage(struct channel *c, struct channel_header *header, const unsigned char **data) {
+COLD int channel_salvage(struct channel *c, struct channel_header *header, const unsigned char **data) {
   uint64_t offset = c->position & (c->capacity - 1), length;
   if (c->pending.kind != 0) { /* it died amid a large frame: the items before the large one are whole if their bytes came */
     *header = c->pending;

@@ -20,7 +20,7 @@
 
 #include "base/bytes.h"
 
-enum { CHANNEL_ALIGN = 64, CHANNEL_MIN_BYTES = 16 * 1024, CHANNEL_MAX_BYTES = 1 << 30, CHANNEL_SHARE = 16 };
+enum { CHANNEL_ALIGN = 64, CHANNEL_MIN_BYTES = 16 * 1024, CHANNEL_MAX_BYTES = 1 << 30, CHANNEL_SHARE = 16, CHANNEL_LEAST_SHARE = 64 };
 
 /* What a frame says before its payload. Exactly CHANNEL_ALIGN bytes. */
 struct channel_header {
@@ -39,11 +39,13 @@ struct channel_shared {
   _Atomic uint64_t head; /* written by the consumer: bytes it is done with, since the beginning */
   unsigned char gap1[CHANNEL_ALIGN - 8];
   _Atomic uint64_t tail; /* written by the producer: bytes published, since the beginning */
+  _Atomic uint32_t is_waiting;    /* written by the producer before it sleeps for room; cleared by the consumer, who rings */
+  unsigned char gap2[CHANNEL_ALIGN - 12];
+  /* The producer writes these for every item: not in the line at which a consumer looks that waits for the next frame. */
   _Atomic uint64_t staged_at;     /* written by the producer: where the frame of the next two begins; stale unless equal to tail */
   _Atomic uint64_t staged_length; /* written by the producer: payload bytes of whole items in it */
   _Atomic uint32_t staged_count;  /* written by the producer, after staged_length: whole items in it; 0: nothing to salvage */
-  _Atomic uint32_t is_waiting;    /* written by the producer before it sleeps for room; cleared by the consumer, who rings */
-  unsigned char gap2[CHANNEL_ALIGN - 32];
+  unsigned char gap3[CHANNEL_ALIGN - 20];
 };
 
 struct channel {
@@ -74,7 +76,8 @@ void channel_clear(struct channel *c);
 /* ---- producer ---- */
 
 /*
- * channel_begin -- start a frame: returns where its payload goes and in *room how much fits (at least half a CHANNEL_SHARE-th of the ring).
+ * channel_begin -- start a frame: returns where its payload goes and in *room how much fits: with the header at least a
+ * CHANNEL_LEAST_SHARE-th of the ring. None begins nearer to the end than a CHANNEL_SHARE-th of it: a few large values shall fit.
  *   header  kind, entry, first and note are taken from it
  * NULL: no room now (nothing changed).
  */
@@ -84,6 +87,11 @@ void *channel_begin(struct channel *c, const struct channel_header *header, size
 static inline void channel_stage(struct channel *c, uint64_t length, uint32_t count) {
   atomic_store_explicit(&c->shared->staged_length, length, memory_order_relaxed);
   atomic_store_explicit(&c->shared->staged_count, count, memory_order_release);
+}
+
+/* channel_unread -- how many published bytes the consumer is not done with, as far as is known here. */
+static inline uint64_t channel_unread(const struct channel *c) {
+  return c->position - atomic_load_explicit(&c->shared->head, memory_order_relaxed);
 }
 
 /* channel_publish -- the frame begun last is complete with `length` payload bytes and `count` items. */

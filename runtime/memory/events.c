@@ -5,9 +5,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cold.h"
 #include "base/os.h"
 
-enum { SHARE_OF_TIME = 20000, LONG_NS = 5000, OUTLIER_NS = 50 * 1000, OUTLIER_TIMES = 10, READ_TRIES = 100, LEAST_BLOCK = 16, COST_SHARE = 100 };
+enum { SHARE_OF_TIME = 20000, LONG_NS = 5000, OUTLIER_NS = 50 * 1000, OUTLIER_TIMES = 10, READ_TRIES = 100, LEAST_BLOCK = 16,
+       COST_SHARE = 100 };
 
 static struct events *begin_all(void *memory, uint32_t n, int64_t began_ns) {
   struct events *all = memory;
@@ -15,14 +17,14 @@ static struct events *begin_all(void *memory, uint32_t n, int64_t began_ns) {
   return all;
 }
 
-int events_open(struct events **out, uint32_t n, int64_t began_ns) {
+COLD int events_open(struct events **out, uint32_t n, int64_t began_ns) {
   void *memory;
   int status = os_map_shared((size_t)n * sizeof(struct events), &memory);
   if (status == 0) *out = begin_all(memory, n, began_ns);
   return status;
 }
 
-int events_open_file(struct events **out, uint32_t n, int64_t began_ns, int *fd) {
+COLD int events_open_file(struct events **out, uint32_t n, int64_t began_ns, int *fd) {
   void *memory;
   int status, file = os_memory_file("luapool-events");
   if (file < 0) return file;
@@ -37,7 +39,7 @@ int events_open_file(struct events **out, uint32_t n, int64_t began_ns, int *fd)
   return 0;
 }
 
-int events_attach(struct events **out, uint32_t n, int fd) {
+COLD int events_attach(struct events **out, uint32_t n, int fd) {
   int64_t there = os_size(fd);
   void *memory;
   int status = there < 0 ? (int)there : (uint64_t)there < (uint64_t)n * sizeof(struct events) ? -EBADMSG : 0;

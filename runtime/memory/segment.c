@@ -45,7 +45,8 @@ int segment_make(struct segment **out, uint32_t kind, uint32_t detail, uint64_t 
     segment_drop(s);
     return status;
   }
-  *segment_header(s) = (struct segment_header){.magic = MAGIC, .kind = kind, .detail = detail, .length = length};
+  *segment_header(s) = (struct segment_header){
+    .magic = MAGIC, .kind = kind, .detail = detail, .length = length, .birth = (uint64_t)os_now_ns()};
   s->maker = getpid();
   s->maker_fd = s->fd;
   *out = s;
@@ -81,6 +82,7 @@ int segment_open(struct segment **out, const struct segment_address *address) {
   }
   if (status >= 0) status = attach(s);
   if (status >= 0 && segment_header(s)->magic != MAGIC) status = -EBADMSG;
+  if (status >= 0 && segment_header(s)->birth != address->birth) status = -ESTALE;
   if (status < 0) {
     segment_drop(s);
     return status;
@@ -93,7 +95,8 @@ int segment_open(struct segment **out, const struct segment_address *address) {
 
 void segment_address(const struct segment *s, struct segment_address *address) {
   *address = (struct segment_address){
-    .device = s->device, .inode = s->inode, .maker = s->maker, .maker_fd = s->maker_fd, .sender = getpid(), .sender_fd = s->fd};
+    .device = s->device, .inode = s->inode, .maker = s->maker, .maker_fd = s->maker_fd, .sender = getpid(), .sender_fd = s->fd,
+    .birth = segment_header(s)->birth};
 }
 
 void segment_keep(struct segment *s) {

@@ -23,7 +23,8 @@ struct segment_header {
   uint32_t kind;    /* what it is: up to the room that made it */
   uint32_t detail;
   uint64_t length;
-  uint64_t reserved[5];
+  uint64_t birth;   /* when it was made: a file system may give the number of a file that is gone to the next one */
+  uint64_t reserved[4];
 };
 
 enum { SEGMENT_HEADER_BYTES = sizeof(struct segment_header) }; /* 64: what follows is aligned for everything */
@@ -44,6 +45,7 @@ struct segment_address {
   uint64_t device, inode;
   int32_t maker, maker_fd;   /* where to open it: first there, ... */
   int32_t sender, sender_fd; /* ... else at the process that sent the address */
+  uint64_t birth;
 };
 
 /*

@@ -1,8 +1,9 @@
 /*
- * pool/crew -- the inside of a pool, shared by pool.c, ledger.c, errand.c, recovery.c, watch.c, pause.c, tally.c and record.c alone.
+ * pool/crew -- the inside of a pool, shared by pool.c, ledger.c, errand.c, recovery.c, watch.c, pause.c, tally.c, record.c and recorder.c
+ * alone.
  *
- * Room: pool (may include pool/pool.h, pool/account.h, pool/links.h, pool/output.h, pool/table.h and pool/trace.h).  Owns: nothing itself; these files
- * own what it describes.
+ * Room: pool (may include pool/pool.h, pool/account.h, pool/links.h, pool/output.h, pool/table.h and pool/trace.h).  Owns: nothing itself;
+ * these files own what it describes.
  */
 #ifndef LUAPOOL_POOL_CREW_H
 #define LUAPOOL_POOL_CREW_H
@@ -40,9 +41,11 @@ struct crew {
   struct channel channel;
   struct os_bell bell;
   struct output_pipes output;
-  int is_output_seen;   /* since its latest frame came */
+  uint64_t looked_to;   /* what items printed whose frames lie before this position of the channel was looked for */
   int reason;           /* why we killed it: INTERRUPT_TIMEOUT, POOL_DAMAGED, or 0 */
   int was_killed;       /* by us, for a purpose that nobody needs to hear of */
+  int is_suspect;       /* the last poll set said that it may be dead */
+  int was_ready;        /* somebody saw that it was */
   uint32_t killed_claims; /* the claim and item that we killed it for (see pool_kill_worker) */
   uint64_t killed_item;
   int is_condemned;
@@ -89,11 +92,12 @@ struct pool_call {
 /* The host's account of one piece of work. See ledger.c. */
 struct pool_entry {
   struct table_node node;  /* in pool.entries while active; its key: the entry's sequence number */
-  struct links order;      /* in pool.later, pool.again or pool.backlog while it waits, then in pool.active; or in pool.spare */
+  struct links order;      /* in pool.later or its lane's again or backlog while it waits, then in pool.active; or in pool.spare */
   struct links own;        /* in its call's list */
   struct pool_call *call;
   int is_active;           /* it has, or had, a place on the board */
   int is_unclaimed;        /* counts in call->n_unclaimed */
+  enum board_lane lane;    /* where it is, or will be, on the board */
   int64_t due_ns;          /* it waits in pool.later until then; 0: it does not */
   int is_cancelled;
   int is_drained;          /* nothing more of it is claimed or run again; what runs comes to its end, and is shown */
@@ -105,6 +109,14 @@ struct pool_entry {
   struct account done;     /* items done, failed for good, or moved to another entry */
 };
 
+/* The host's side of a lane of the board. */
+struct pool_lane {
+  struct links again, backlog; /* entries that wait for a place: what is to be run again goes first */
+  uint64_t published;          /* the number of the next entry */
+  uint64_t seen_front;         /* the board's front when we looked last */
+  uint32_t n_active;           /* entries of the lane that are active */
+};
+
 struct pool {
   int owner;
   uint32_t capacity;
@@ -112,7 +124,7 @@ struct pool {
   uint32_t n_places;          /* where somebody is, or is to be: all below */
   uint32_t n_made;            /* crew that was ever used */
   int64_t grace_ns;
-  uint64_t max_tasks;
+  struct worker_terms terms;
   struct worker_tasks tasks;
   enum pool_start_method start;
   int is_sealed;
@@ -134,15 +146,13 @@ struct pool {
   /* the ledger's: */
   struct table entries;       /* the active ones, by sequence number */
   struct table calls;
-  struct links active;        /* entries in the order of their numbers */
-  struct links again, backlog; /* entries that wait for a place: what is to be run again goes first */
+  struct pool_lane lanes[BOARD_LANES];
+  struct links active;        /* entries in the order in which they got their numbers */
   struct links later;         /* entries that wait for their time; the earliest first */
   struct links spare;         /* memory of entries */
   struct links idle_calls;    /* those without entries, the oldest first */
   size_t n_waiting, n_later, n_spare, n_idle_calls;
-  uint64_t published;         /* the number of the next entry */
   uint64_t n_broadcasts;      /* their entries' numbers are apart */
-  uint64_t seen_front;        /* the board's front when we looked last */
   uint32_t n_timed;           /* active entries with a timeout; the shortest of these, and how many have that */
   int64_t shortest_ns;
   uint32_t n_shortest;
@@ -150,12 +160,15 @@ struct pool {
   int is_closing;
   uint32_t n_open;            /* reasons for which the pool is open */
   uint32_t turn;              /* the worker whose ring is read next */
-  uint32_t failed_starts;     /* workers that died before they were ready, in a row */
+  uint32_t failed_starts;     /* workers that died before they were ready, with none getting ready between */
   uint32_t n_shown;           /* events shown since the rings were found empty */
   int must_look;              /* a worker may have died */
   int is_in_a_hurry, has_more; /* see pool_hurry */
   int is_patient;             /* see pool_set_patience */
+  int is_frugal;              /* see pool_set_frugal */
+  uint32_t n_vain, n_unspun;  /* how often in a row looking out for data without sleeping was in vain; how many waits will not try */
   int has_dead;               /* when the poll set was made, one was known to be dead */
+  int has_overdue;            /* and one was dead of whom its helper had not said so */
   int has_news;               /* an event waits that no descriptor announces */
   int must_recheck;           /* a worker died while claiming: items may have been lost */
   enum pool_ending is_ending;
@@ -165,6 +178,7 @@ struct pool {
   int64_t gap_begin_ns, gap_end_ns; /* between two beats lay more time than was planned, and it is not yet known why; end 0: no such gap */
   uint64_t forks;
   struct trace *trace;        /* the record; NULL: none is kept */
+  const struct recorder *recorder; /* what keeps it; NULL: none was ever kept */
   struct events *events;      /* for each place, then the host's; NULL without a record */
   uint64_t host_events_lost;
 };
@@ -178,6 +192,7 @@ static inline int pool_has_limits(const struct pool *p) {
  * pool.c
  * pool_retire -- ask workers that are too many to leave, if they have nothing to do that nobody else may do, and forget empty places.
  * pool_wake -- ring sleepers until as many as `needed` look for work. pool_wake_all -- ring everybody who sleeps.
+ * pool_make_way -- tell whoever has several items of a lower priority than the lane's to look, after each, for something in it.
  * pool_command -- ask worker `number` to do what `reason` says, if it is still at this claim and item.
  * pool_kill_worker -- kill it for what it is at. Should it turn out to have gone on to something else meanwhile, that is run again, and
  * nobody's fault.
@@ -185,6 +200,7 @@ static inline int pool_has_limits(const struct pool *p) {
 void pool_retire(struct pool *p);
 void pool_wake(struct pool *p, uint64_t needed);
 void pool_wake_all(struct pool *p);
+void pool_make_way(struct pool *p, enum board_lane lane);
 void pool_command(struct pool *p, uint32_t number, int reason, uint32_t claims, uint64_t item);
 void pool_kill_worker(struct pool *p, uint32_t number, uint32_t claims, uint64_t item);
 
@@ -195,8 +211,10 @@ void pool_kill_worker(struct pool *p, uint32_t number, uint32_t claims, uint64_t
  * pool_publish -- give those that wait their places, as far as there are any.
  * pool_settle -- note items as done; the entry is gone when that were all. -EBADMSG: they were not the entry's to report, or were
  * reported before. -ENOMEM: the pool is broken.
- * pool_move_items -- items are to be done again, by whoever comes: they move to an entry of their own. Of a cancelled entry: they are done.
+ * pool_move_items -- items were claimed and not done: they move to an entry of their own, before others of their priority. Of a cancelled
+ * entry: they are done.
  * pool_post_again -- a new entry for some of its items, which stay to be settled; not before `due_ns` (0: now). 0 or -ENOMEM.
+ * pool_claimable -- how many workers, `most` of them at most, would find something to claim now, as far as that can be told.
  * pool_next_due -- when the next of those that wait for their time is due; -1: there is none.
  * pool_cancel_all -- as pool_cancel, for every call.
  */
@@ -210,6 +228,7 @@ int pool_settle(struct pool *p, struct pool_entry *entry, uint64_t first, uint64
 void pool_move_items(struct pool *p, struct pool_entry *entry, uint64_t first, uint64_t count);
 void pool_describe(const struct pool_entry *entry, struct board_entry *e); /* but for the cursor */
 int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count, int64_t due_ns);
+uint32_t pool_claimable(struct pool *p, uint32_t most);
 int64_t pool_next_due(const struct pool *p);
 void pool_cancel_all(struct pool *p);
 
@@ -246,10 +265,11 @@ void pool_mark(struct pool *p, uint32_t number, int kind, int64_t what);
 
 /*
  * recovery.c
- * pool_look_for_dead -- take note of who has died. pool_close_crew -- worker `number` is dead, and nothing more is to be said of it.
+ * pool_look_for_dead -- take note of who has died; with `suspects`: of those whom the last poll set gave away.
+ * pool_close_crew -- worker `number` is dead, and nothing more is to be said of it.
  * pool_give_room -- ring worker `number` if it waits for room in its ring.
  */
-void pool_look_for_dead(struct pool *p);
+void pool_look_for_dead(struct pool *p, int suspects);
 void pool_close_crew(struct pool *p, uint32_t number);
 void pool_give_room(struct pool *p, uint32_t number);
 

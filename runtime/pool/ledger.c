@@ -1,10 +1,10 @@
 /*
- * pool/ledger -- what was posted, for which call, and what of it is done (may include pool/crew.h).
+ * pool/ledger -- what was posted, for which call, and what of it is done (may include pool/crew.h and pool/schedule.h).
  *
  * Room: pool.  Owns: entries, calls, and the blocks of input memory that entries use. See pool.h for the contract of the public functions.
- * An *entry* is a piece of posted work. It waits until the board has a place for it: first what is to be run again, then the backlog, each
- * in order. Then it is active until every item of it is accounted for. A place of the board is free again as soon as nothing of its entry
- * is left to claim; so one long item holds up nobody.
+ * An *entry* is a piece of posted work. It waits until its lane of the board has a place for it: first what is to be run again, then the
+ * backlog, each in order. Then it is active until every item of it is accounted for. A place of the board is free again as soon as nothing
+ * of its entry is left to claim; so one long item holds up nobody. Lanes know nothing of each other here; workers look at them in order.
  * A *call* counts what its entries come to, so that no question about one call walks through the entries of others.
  */
 #include <errno.h>
@@ -13,6 +13,7 @@
 
 #include "base/fault.h"
 #include "pool/crew.h"
+#include "pool/schedule.h"
 
 enum {
   KEEP_CALLS = 64,   /* calls without entries that are remembered, for what is known of their items */
@@ -20,12 +21,16 @@ enum {
 };
 
 void pool_open_ledger(struct pool *p) {
+  enum board_lane lane;
   table_init(&p->entries);
   table_init(&p->calls);
+  for (lane = 0; lane < BOARD_LANES; lane++) {
+    links_init(&p->lanes[lane].again);
+    links_init(&p->lanes[lane].backlog);
+    p->lanes[lane].published = p->lanes[lane].seen_front = board_first(lane);
+  }
   links_init(&p->active);
-  links_init(&p->again);
   links_init(&p->later);
-  links_init(&p->backlog);
   links_init(&p->spare);
   links_init(&p->idle_calls);
 }
@@ -81,8 +86,13 @@ struct pool_entry *pool_entry_after(const struct pool *p, const struct pool_entr
   return next == &p->active ? NULL : OWNER_OF(next, struct pool_entry, order);
 }
 
+/* Is the place of the entry with this number not another's yet? Those that are apart have none. */
+static int has_place(const struct pool *p, uint64_t sequence) {
+  return p->lanes[board_lane_of(sequence)].published - sequence <= BOARD_ENTRIES;
+}
+
 int pool_has_place(const struct pool *p, const struct pool_entry *entry) {
-  return entry->is_active && p->published - entry->node.key <= BOARD_ENTRIES;
+  return entry->is_active && has_place(p, entry->node.key);
 }
 
 static void release_block(struct pool *p, struct pool_block *block) {
@@ -133,8 +143,9 @@ static void discard(struct pool *p, struct pool_entry *entry) {
   free_entry(p, entry);
 }
 
-/* A new entry at the end of the `queue`; on success it is one more user of the block. NULL: no memory. */
-static struct pool_entry *add_entry(struct pool *p, struct links *queue, const struct pool_work *work, struct pool_block *block) {
+/* A new entry at the end of a `queue` of the lane; on success it is one more user of the block. NULL: no memory. */
+static struct pool_entry *add_entry(struct pool *p, enum board_lane lane, struct links *queue, const struct pool_work *work,
+                                    struct pool_block *block) {
   struct pool_call *call = need_call(p, work->call);
   struct pool_entry *entry;
   struct account done;
@@ -150,6 +161,7 @@ static struct pool_entry *add_entry(struct pool *p, struct links *queue, const s
   entry->call = call;
   entry->work = *work;
   entry->target = work->count;
+  entry->lane = lane;
   entry->block = block;
   entry->is_unclaimed = 1;
   call->n_unclaimed++;
@@ -169,12 +181,27 @@ static struct pool_entry *add_entry(struct pool *p, struct links *queue, const s
   return NULL;
 }
 
+/* Every list that an entry can be in: those that wait first. */
+enum { N_LISTS = 2 * BOARD_LANES + 2 };
+
+static void list_all(struct pool *p, struct links *lists[N_LISTS]) {
+  enum board_lane lane;
+  size_t n = 0;
+  lists[n++] = &p->later;
+  for (lane = 0; lane < BOARD_LANES; lane++) {
+    lists[n++] = &p->lanes[lane].again;
+    lists[n++] = &p->lanes[lane].backlog;
+  }
+  lists[n] = &p->active;
+}
+
 void pool_close_ledger(struct pool *p) {
-  struct links *lists[] = {&p->active, &p->again, &p->backlog, &p->later};
+  struct links *lists[N_LISTS];
   size_t i;
   if (p->active.next == NULL) return; /* was never opened */
+  list_all(p, lists);
   p->is_closing = 1;
-  for (i = 0; i < 4; i++)
+  for (i = 0; i < N_LISTS; i++)
     while (!links_are_empty(lists[i])) free_entry(p, OWNER_OF(lists[i]->next, struct pool_entry, order));
   while (!links_are_empty(&p->spare)) {
     struct pool_entry *entry = take_spare(p);
@@ -228,28 +255,62 @@ static void end_timed(struct pool *p, int64_t timeout_ns) {
 /* ---- the board's places ---- */
 
 /* Where the workers are: entries below have nothing left to claim. Workers move it on when they look for work; so do we. */
-static uint64_t move_front(struct pool *p) {
-  uint64_t front = atomic_load_explicit(&p->board->front, memory_order_acquire);
-  while (front < p->published) {
+static uint64_t move_front(struct pool *p, enum board_lane number) {
+  struct pool_lane *lane = &p->lanes[number];
+  _Atomic uint64_t *word = &p->board->front[number];
+  uint64_t front = atomic_load_explicit(word, memory_order_acquire);
+  while (front < lane->published) {
     struct board_entry *e = board_entry(p->board, front);
     if ((atomic_load_explicit(&e->cursor, memory_order_acquire) & BOARD_MAX_ITEMS) < e->count) break;
-    if (atomic_compare_exchange_strong_explicit(&p->board->front, &front, front + 1, memory_order_acq_rel, memory_order_acquire)) front++;
+    if (atomic_compare_exchange_strong_explicit(word, &front, front + 1, memory_order_acq_rel, memory_order_acquire)) front++;
   }
-  for (; p->seen_front < front; p->seen_front++) {
-    struct pool_entry *entry = pool_entry_of(p, p->seen_front);
+  for (; lane->seen_front < front; lane->seen_front++) {
+    struct pool_entry *entry = pool_entry_of(p, lane->seen_front);
     if (entry != NULL) note_claimed(entry);
   }
   return front;
 }
 
+static int has_room(struct pool *p, enum board_lane lane) {
+  return p->lanes[lane].published - move_front(p, lane) < BOARD_ENTRIES;
+}
+
 uint32_t pool_can_post(struct pool *p) {
-  return p->n_waiting > 0 ? 0 : (uint32_t)(BOARD_ENTRIES - (p->published - move_front(p)));
+  return p->n_waiting > 0 ? 0 : (uint32_t)(BOARD_ENTRIES - (p->lanes[BOARD_NORMAL].published - move_front(p, BOARD_NORMAL)));
+}
+
+static uint64_t claimable_in(struct pool *p, enum board_lane lane, uint64_t most) {
+  uint64_t sequence, claims = 0;
+  for (sequence = move_front(p, lane); sequence < p->lanes[lane].published && claims < most; sequence++) {
+    struct board_entry *e = board_entry(p->board, sequence);
+    uint64_t next = atomic_load_explicit(&e->cursor, memory_order_relaxed) & BOARD_MAX_ITEMS;
+    uint64_t item_ns = atomic_load_explicit(&e->item_ns, memory_order_relaxed);
+    if (next < e->count) claims += e->kind == BOARD_INDEXED ? schedule_takers(e->count - next, item_ns) : 1;
+  }
+  return claims;
+}
+
+uint32_t pool_claimable(struct pool *p, uint32_t most) {
+  enum board_lane lane;
+  uint64_t claims = 0;
+  for (lane = 0; lane < BOARD_LANES && claims < most; lane++) claims += claimable_in(p, lane, most - claims);
+  return claims < most ? (uint32_t)claims : most;
 }
 
 /* How many workers have something to do: one for each block that waits, all of them for an open range. */
 static uint64_t wanted_workers(const struct pool *p, const struct pool_work *work) {
-  uint64_t waiting = p->published - p->seen_front;
-  return work->kind == BOARD_INDEXED ? waiting + work->count : waiting;
+  uint64_t waiting = work->kind == BOARD_INDEXED ? work->count : 0;
+  enum board_lane lane;
+  for (lane = 0; lane < BOARD_LANES; lane++) waiting += p->lanes[lane].published - p->lanes[lane].seen_front;
+  return waiting;
+}
+
+/* Is there something of a lower priority, that somebody may be at? */
+static int is_ahead(const struct pool *p, enum board_lane lane) {
+  enum board_lane other;
+  for (other = lane + 1; other < BOARD_LANES; other++)
+    if (p->lanes[other].n_active > 0 && board_precedes(lane, other)) return 1;
+  return 0;
 }
 
 /* An entry that waits is active from now on, under this number. */
@@ -265,7 +326,7 @@ static void begin_entry(struct pool *p, struct pool_entry *entry, uint64_t seque
 void pool_describe(const struct pool_entry *entry, struct board_entry *e) {
   const struct pool_work *work = &entry->work;
   const struct pool_block *block = entry->block;
-  atomic_store_explicit(&e->item_ns, 0, memory_order_relaxed);
+  atomic_store_explicit(&e->item_ns, work->item_ns, memory_order_relaxed);
   e->kind = work->kind;
   e->flags = work->flags | (work->timeout_ns > 0 ? BOARD_HAS_TIMEOUT : 0);
   e->chunk = work->chunk;
@@ -283,16 +344,19 @@ void pool_describe(const struct pool_entry *entry, struct board_entry *e) {
 
 /* Give an entry that waits its place. There is one. */
 static void activate(struct pool *p, struct pool_entry *entry) {
-  uint64_t sequence = p->published;
+  struct pool_lane *lane = &p->lanes[entry->lane];
+  uint64_t sequence = lane->published;
   struct board_entry *e = board_entry(p->board, sequence);
   begin_entry(p, entry, sequence);
+  lane->n_active++;
   pool_describe(entry, e);
   FAULT_POINT("dispatch_before");
   atomic_store_explicit(&e->cursor, board_cursor(sequence, 0), memory_order_release);
-  p->published++;
+  lane->published++;
   begin_timed(p, entry->work.timeout_ns);
-  atomic_store(&p->board->published, p->published);
+  atomic_store(&p->board->published[entry->lane], lane->published);
   FAULT_POINT("dispatch_mid");
+  if (is_ahead(p, entry->lane)) pool_make_way(p, entry->lane);
   pool_wake(p, wanted_workers(p, &entry->work));
 }
 
@@ -326,7 +390,7 @@ static void take_due(struct pool *p) {
   while (p->n_later && pool_next_due(p) <= now) {
     struct pool_entry *entry = OWNER_OF(p->later.next, struct pool_entry, order);
     links_remove(&entry->order);
-    links_append(&p->again, &entry->order);
+    links_append(&p->lanes[entry->lane].again, &entry->order);
     entry->due_ns = 0;
     entry->is_unclaimed = 1;
     entry->call->n_unclaimed++;
@@ -335,24 +399,32 @@ static void take_due(struct pool *p) {
 }
 
 void pool_publish(struct pool *p) {
+  struct pool_lane *lane;
   if (p->n_later) take_due(p);
-  while (p->n_waiting > p->n_later && p->published - move_front(p) < BOARD_ENTRIES) {
-    struct links *queue = links_are_empty(&p->again) ? &p->backlog : &p->again;
-    activate(p, OWNER_OF(queue->next, struct pool_entry, order));
+  for (lane = p->lanes; lane < p->lanes + BOARD_LANES && p->n_waiting > p->n_later; lane++) {
+    struct links *queue;
+    while ((queue = links_are_empty(&lane->again) ? &lane->backlog : &lane->again), !links_are_empty(queue)) {
+      if (!has_room(p, (enum board_lane)(lane - p->lanes))) break;
+      activate(p, OWNER_OF(queue->next, struct pool_entry, order));
+    }
   }
+}
+
+static enum board_lane lane_of(enum pool_priority priority) {
+  return priority == POOL_HIGH ? BOARD_HIGH : priority == POOL_LOW ? BOARD_LOW : BOARD_NORMAL;
 }
 
 int pool_post(struct pool *p, const struct pool_work *work) {
   struct pool_block *block = NULL;
   struct pool_entry *entry;
-  if (work->count == 0 || work->count > BOARD_MAX_ITEMS) return -EINVAL;
+  if (work->count == 0 || work->count > BOARD_MAX_ITEMS || work->priority > POOL_LOW) return -EINVAL;
   if (work->kind == BOARD_BROADCAST && (work->first >= p->n_wanted || work->count > p->n_wanted - work->first)) return -EINVAL;
   if (work->kind == BOARD_BLOCK || (work->kind == BOARD_BROADCAST && work->block_length > 0)) {
     block = malloc(sizeof *block);
     if (block == NULL) return -ENOMEM;
     *block = (struct pool_block){work->block_offset, work->block_length, work->first, 0};
   }
-  entry = add_entry(p, &p->backlog, work, block);
+  entry = add_entry(p, lane_of(work->priority), &p->lanes[lane_of(work->priority)].backlog, work, block);
   if (entry == NULL) {
     free(block);
     return -ENOMEM;
@@ -362,12 +434,15 @@ int pool_post(struct pool *p, const struct pool_work *work) {
   return 0;
 }
 
-int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count, int64_t due_ns) {
+static int post_again(struct pool *p, const struct pool_entry *entry, enum board_lane lane, uint64_t first, uint64_t count,
+                      int64_t due_ns) {
   struct pool_work work = entry->work;
+  uint64_t item_ns = pool_item_ns(p, work.call);
   struct pool_entry *again;
   work.first = first;
   work.count = count;
-  again = add_entry(p, &p->again, &work, entry->block);
+  if (item_ns) work.item_ns = item_ns; /* known by now */
+  again = add_entry(p, lane, &p->lanes[lane].again, &work, entry->block);
   if (again == NULL) return -ENOMEM;
   if (work.kind == BOARD_BROADCAST) {
     activate_apart(p, again);
@@ -375,6 +450,10 @@ int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t fir
     put_off(p, again, due_ns);
   }
   return 0;
+}
+
+int pool_post_again(struct pool *p, const struct pool_entry *entry, uint64_t first, uint64_t count, int64_t due_ns) {
+  return post_again(p, entry, lane_of(entry->work.priority), first, count, due_ns);
 }
 
 /* ---- what is done ---- */
@@ -391,6 +470,7 @@ static void learn(struct pool *p, struct pool_entry *entry) {
 
 static void release_entry(struct pool *p, struct pool_entry *entry) {
   end_timed(p, entry->work.timeout_ns);
+  p->lanes[entry->lane].n_active -= entry->work.kind != BOARD_BROADCAST;
   p->n_cancelled -= entry->is_cancelled;
   entry->call->n_cancelled -= entry->is_cancelled;
   table_take(&p->entries, &entry->node);
@@ -418,7 +498,7 @@ void pool_move_items(struct pool *p, struct pool_entry *entry, uint64_t first, u
     pool_errand_again(p, entry, first); /* it has not left that entry: there is somebody else in its worker's place, or will be */
     return;
   }
-  if (!entry->is_cancelled && !entry->is_drained && pool_post_again(p, entry, first, count, 0) < 0) {
+  if (!entry->is_cancelled && !entry->is_drained && post_again(p, entry, board_returned(entry->lane), first, count, 0) < 0) {
     p->is_broken = -ENOMEM;
     return;
   }
@@ -513,9 +593,10 @@ int pool_is_drained(const struct pool *p, uint64_t number) {
 }
 
 void pool_cancel_all(struct pool *p) {
-  struct links *lists[] = {&p->later, &p->again, &p->backlog, &p->active}, *link, *next;
+  struct links *lists[N_LISTS], *link, *next;
   size_t i;
-  for (i = 0; i < 4; i++)
+  list_all(p, lists);
+  for (i = 0; i < N_LISTS; i++)
     for (link = lists[i]->next; link != lists[i]; link = next) {
       next = link->next;
       cancel_entry(p, OWNER_OF(link, struct pool_entry, order), -1);
@@ -542,15 +623,16 @@ uint64_t pool_item_ns(const struct pool *p, uint64_t number) {
   const struct pool_call *call = find_call(p, number);
   uint64_t item_ns = 0;
   if (call == NULL) return 0;
-  if (call->has_heard && p->published - call->heard_of <= BOARD_ENTRIES) /* the place is still that entry's: there may be later news */
+  if (call->has_heard && has_place(p, call->heard_of)) /* the place is still that entry's: there may be later news */
     item_ns = atomic_load_explicit(&board_entry(p->board, call->heard_of)->item_ns, memory_order_relaxed);
   return item_ns ? item_ns : call->item_ns;
 }
 
 uint32_t pool_unclaimed(struct pool *p, uint64_t number) {
   const struct pool_call *call = find_call(p, number);
+  enum board_lane lane;
   if (call == NULL) return 0;
-  (void)move_front(p);
+  for (lane = 0; lane < BOARD_LANES; lane++) (void)move_front(p, lane);
   return call->n_unclaimed;
 }
 

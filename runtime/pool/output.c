@@ -7,10 +7,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/cold.h"
 #include "base/os.h"
 #include "process/process.h"
 
-#if defined(__GLIBC__) || defined(__linux__)
+#if defined(__linux__) || defined(__OpenBSD__)
 #include <stdio_ext.h> /* __fpending; musl has it as well */
 #endif
 
@@ -18,7 +19,7 @@ enum { READ_BYTES = 64 * 1024 };
 
 /* ---- the host: opening and closing ---- */
 
-int output_open(struct output *o, enum output_kind kind) {
+COLD int output_open(struct output *o, enum output_kind kind) {
   memset(o, 0, sizeof *o);
   o->kind = kind;
   if (kind < OUTPUT_LINES) return 0;
@@ -39,7 +40,7 @@ void output_init_pipes(struct output_pipes *p) {
   p->read_fd[0] = p->read_fd[1] = -1;
 }
 
-void output_close_pipes(struct output_pipes *p) {
+COLD void output_close_pipes(struct output_pipes *p) {
   process_close_fd(&p->read_fd[0]);
   process_close_fd(&p->read_fd[1]);
   output_init_pipes(p);
@@ -67,7 +68,7 @@ static int open_nowhere(int writers[2]) {
   return 0;
 }
 
-int output_open_pipes(struct output *o, struct output_pipes *p, int writers[2]) {
+COLD int output_open_pipes(struct output *o, struct output_pipes *p, int writers[2]) {
   int i, status = 0;
   output_init_pipes(p);
   writers[0] = writers[1] = -1;
@@ -122,7 +123,7 @@ void output_check(struct output_pipes *p) {
   check_stream(p, 1);
 }
 
-void output_worker_is_dead(struct output_pipes *p) {
+COLD void output_worker_is_dead(struct output_pipes *p) {
   p->is_dead = 1;
   output_check(p);
 }
@@ -273,11 +274,20 @@ static void write_mark(const struct output_worker *w, int i, uint64_t sequence, 
   (void)os_write(w->write_fd[i], mark, sizeof mark);
 }
 
-void output_flush(struct output_worker *w) {
-  int is_unfinished = 0;
-#if defined(__GLIBC__) || defined(__linux__)
-  is_unfinished = __fpending(stdout) > 0; /* whole lines have gone already */
+/* Is there text in the buffer that has not been written? */
+static int is_pending(FILE *f) {
+#if defined(__linux__) || defined(__OpenBSD__)
+  return __fpending(f) > 0;
+#elif defined(__APPLE__) || defined(__NetBSD__) || defined(__FreeBSD__)
+  return f->_bf._base != NULL && f->_p > f->_bf._base; /* (untested) */
+#else
+  (void)f;
+  return 0;
 #endif
+}
+
+void output_flush(struct output_worker *w) {
+  int is_unfinished = is_pending(stdout); /* whole lines have gone already */
   fflush(stdout);
   fflush(stderr); /* if a task gave it a buffer */
   if (is_unfinished && w->kind == OUTPUT_LINES) write_mark(w, 0, OUTPUT_NO_ITEM, OUTPUT_NO_ITEM);

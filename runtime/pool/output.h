@@ -110,6 +110,11 @@ static inline int output_is_showing(const struct output *o) {
   return o->at < o->end;
 }
 
+/* output_has_text -- 0: output_next has nothing to say of the worker with these pipes, and need not be asked. */
+static inline int output_has_text(const struct output *o, const struct output_pipes *p) {
+  return p->due[0] || p->due[1] || p->n_carry[0] || p->n_carry[1] || p->is_dead || output_is_showing(o);
+}
+
 /* ---- the worker ---- */
 
 struct output_worker {

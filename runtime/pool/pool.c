@@ -7,6 +7,7 @@
 
 #include <errno.h>
 #include <poll.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -17,11 +18,13 @@
 #include "pool/schedule.h"
 #include "process/interrupt.h"
 
+#define HEARSAY_NS INT64_C(1000000000)
 #define PATIENCE_NS INT64_C(30000000000) /* a helper that has not answered by then never will */
 
-enum { DEFAULT_RING_BYTES = 8 << 20, SPIN_NS = 60 * 1000, SPIN_TURNS = 32, REAP_AFTER_KILL_MS = 1000, TICK_NS = 100 * 1000 * 1000 };
+enum { DEFAULT_RING_BYTES = 8 << 20, SPIN_NS = 60 * 1000, SPIN_TURNS = 32, TICK_NS = 100 * 1000 * 1000,
+       OVERDUE_NS = 10 * 1000 * 1000 /* looks for the end of somebody of whose death a helper says nothing */ };
 
-enum { STALE_NS = 10 * 1000 * 1000 };
+enum { STALE_NS = 10 * 1000 * 1000, MOST_VAIN = 4 };
 
 enum { TRIES = 5 /* helpers that somebody kills in a row */ };
 
@@ -56,7 +59,7 @@ static int allocate(struct pool *p, const struct pool_options *options) {
     p->config_length = options->config_length;
   }
   p->crew = calloc(p->capacity, sizeof *p->crew);
-  p->polls = calloc((size_t)3 * p->capacity + 2, sizeof *p->polls);
+  p->polls = calloc((size_t)4 * p->capacity + 2, sizeof *p->polls);
   if (p->crew == NULL || p->polls == NULL) return -ENOMEM;
   set_size(p, options->workers);
   return 0;
@@ -83,7 +86,7 @@ int pool_open(struct pool **out, const struct pool_options *options) {
   p->owner = getpid();
   p->capacity = capacity;
   p->grace_ns = options->grace_ns;
-  p->max_tasks = options->max_tasks;
+  p->terms = options->terms;
   p->tasks = options->tasks;
   p->start = options->start;
   p->early = options->early;
@@ -145,11 +148,16 @@ static void free_pool(struct pool *p) {
   free(p);
 }
 
+/* How long those who were killed are waited for. Of a helper's children only it can say that they are gone, and it may be stopped. */
+static int64_t patience_with_killed(const struct pool *p) {
+  return p->start == POOL_SERVER || p->start == POOL_EARLY ? HEARSAY_NS : PROCESS_DEATH_NS;
+}
+
 void pool_close(struct pool *p) {
   uint32_t i;
   if (p == NULL) return;
   if (p->crew != NULL && pool_living(p) > 0) {
-    int64_t until = os_now_ns() + (int64_t)REAP_AFTER_KILL_MS * 1000000;
+    int64_t until = os_now_ns() + patience_with_killed(p);
     pool_kill(p);
     for (i = 0; i < p->n_places; i++) output_close_pipes(&p->crew[i].output); /* it interests nobody any more */
     while (pool_reap(p, 10 * 1000000) > 0 && os_now_ns() < until) {
@@ -223,6 +231,11 @@ int pool_resize(struct pool *p, uint32_t workers) {
   return 0;
 }
 
+void pool_pause(struct pool *p, int is_paused) {
+  uint32_t was_paused = atomic_exchange(&p->board->is_paused, (uint32_t)is_paused);
+  if (was_paused && !is_paused) pool_wake_all(p);
+}
+
 static int is_leaving(const struct pool *p, uint32_t number) {
   return atomic_load_explicit(&p->board->slots[number].must_leave, memory_order_relaxed) != 0;
 }
@@ -276,7 +289,7 @@ _Noreturn static void be_worker(struct pool *p, uint32_t number, const int write
   w.host_bell = p->bell;
   w.lifeline = process_lifeline();
   w.tasks = &p->tasks;
-  w.tasks_left = p->max_tasks ? p->max_tasks : UINT64_MAX;
+  w.terms = p->terms;
   w.events = p->events ? &p->events[number] : NULL;
   output_begin(&w.output, &p->output, writers, &p->board->slots[number]);
   worker_main(&w);
@@ -295,68 +308,142 @@ static int fork_worker(struct pool *p, uint32_t number, const int writers[2]) {
   return status;
 }
 
-/* Whoever starts the worker is there, or gets there, and starts it. As server_start. */
-static int ask_helper(struct pool *p, uint32_t number, const struct recruit_order *order, const int *fds) {
-  struct server_options options = {p->helper, p->config, p->config_length, PATIENCE_NS};
-  struct process *process = &p->crew[number].process;
-  _Atomic uint32_t *command = &p->board->slots[number].command;
-  int status = 0;
-  if (p->start == POOL_EARLY) {
-    if (!server_is_open(p->early)) return -ESRCH;
-    return server_start(p->early, process, order, sizeof *order, fds, order->n_fds, command, PATIENCE_NS);
-  }
-  if (p->start == POOL_SPAWN) return server_become(&p->server, &options, process, order, sizeof *order, fds, order->n_fds, command);
-  if (!server_is_open(&p->server)) status = server_open(&p->server, &options);
-  return status < 0 ? status : server_start(&p->server, process, order, sizeof *order, fds, order->n_fds, command, PATIENCE_NS);
+static struct server *server_of(struct pool *p) {
+  return p->start == POOL_EARLY ? p->early : &p->server;
 }
 
-/* By a helper, which is told what a copy would have inherited. */
-static int recruit_worker(struct pool *p, uint32_t number, const int writers[2]) {
+/* By a helper, which is there or gets there, and is told what a copy would have inherited. 0: it is ordered; 1: it is there; -errno. */
+static int order_worker(struct pool *p, uint32_t number, const int writers[2]) {
+  struct server_options options = {p->helper, p->config, p->config_length, PATIENCE_NS};
   struct crew *crew = &p->crew[number];
+  const struct server_place place = {&p->board->slots[number].command, p->board_fd, number};
   struct recruit_order order;
-  int fds[RECRUIT_MAX_FDS], status = 0, tries;
+  int fds[RECRUIT_MAX_FDS], status = 0;
   memset(&order, 0, sizeof order);
   order.number = number;
   order.host = (int32_t)p->owner;
   order.output_kind = p->output.kind;
   order.n_events = p->events_fd >= 0 ? p->capacity + 1 : 0;
   recruit_list_fds(&order, fds, p->board_fd, p->arena.fd, p->events_fd, &crew->bell, &p->bell, writers);
-  order.max_tasks = p->max_tasks ? p->max_tasks : UINT64_MAX;
+  order.terms = p->terms;
   order.boot_offset = p->boot_offset;
   order.boot_length = p->boot_length;
   memcpy(order.token, p->output.token, sizeof order.token);
-  for (tries = 0; tries < TRIES; tries++) {
-    status = ask_helper(p, number, &order, fds);
-    if (status != -EPIPE && status != -ECONNRESET) break; /* somebody killed the helper: another one may live */
+  if (p->start == POOL_SPAWN) return server_become(&p->server, &options, &crew->process, &order, sizeof order, fds, order.n_fds,
+                                                        place.command);
+  if (p->start == POOL_EARLY && !server_is_open(p->early)) return -ESRCH;
+  if (p->start == POOL_SERVER && !server_is_open(&p->server)) status = server_open(&p->server, &options);
+  return status < 0 ? status : server_order(server_of(p), &crew->process, &order, sizeof order, fds, order.n_fds, &place, PATIENCE_NS);
+}
+
+static int is_killed_helper(int status) {
+  return status == -EPIPE || status == -ECONNRESET;
+}
+
+/* One who is to be started, and how far that is: 0: ordered; 1: there; DIED; -errno. */
+struct start {
+  uint32_t number;
+  int writers[2], status;
+};
+
+enum { DIED = 2 };
+
+static void clear_place(struct pool *p, uint32_t number) {
+  board_reset_slot(p->board, number);
+  channel_reset(&p->crew[number].channel);
+}
+
+/* Has whoever was started there come so far that it may have claimed something? */
+static int has_looked(const struct pool *p, uint32_t number) {
+  return atomic_load(&p->board->slots[number].phase) != BOARD_STARTING;
+}
+
+/*
+ * Somebody killed the helper: another one may live. Before it could say so, it may have started a worker, who is gone by now. If that one
+ * had got as far as to look for work, then what it claimed is to be accounted for, and it is one of the dead.
+ */
+static int order_again(struct pool *p, const struct start *s) {
+  int status = s->status, tries = 1;
+  if (status != -EBUSY && has_looked(p, s->number)) return DIED;
+  while ((is_killed_helper(status) || (status == -ETIMEDOUT && tries == 1)) && tries++ < TRIES) { /* (one that is stopped is killed, too) */
+    clear_place(p, s->number);
+    status = order_worker(p, s->number, s->writers);
+    if (status == 0) status = server_collect(server_of(p), PATIENCE_NS);
+    if (status < 0 && status != -EBUSY && has_looked(p, s->number)) return DIED;
   }
   return status;
 }
 
-static int start_one(struct pool *p, uint32_t number) {
-  struct crew *crew = &p->crew[number];
-  int writers[2], status;
-  status = output_open_pipes(&p->output, &crew->output, writers);
-  if (status < 0) return status;
-  status = os_bell_open(&crew->bell);
-  if (status < 0) goto fail;
-  status = process_register_fd(crew->bell.read_fd);
+static int begin_start(struct pool *p, struct start *s) {
+  struct crew *crew = &p->crew[s->number];
+  char *complaint = server_of(p)->complaint;
+  int status;
+  complaint[0] = '\0'; /* the last one's */
+  clear_place(p, s->number); /* first: what its last worker left there would pass for traces of this one, should nobody be started */
+  status = output_open_pipes(&p->output, &crew->output, s->writers);
+  if (status < 0 && p->output.kind == OUTPUT_DISCARD)
+    snprintf(complaint, sizeof p->server.complaint, "cannot open /dev/null: %s", strerror(-status));
+  if (status == 0) status = os_bell_open(&crew->bell);
+  if (status == 0) status = process_register_fd(crew->bell.read_fd);
   if (status == 0 && crew->bell.write_fd != crew->bell.read_fd) status = process_register_fd(crew->bell.write_fd);
-  if (status < 0) goto fail;
-  board_reset_slot(p->board, number);
-  channel_reset(&crew->channel);
-  status = p->start == POOL_FORK ? fork_worker(p, number, writers) : recruit_worker(p, number, writers);
-  if (status < 0) goto fail;
-  output_close_writers(writers);
+  if (status < 0) return status;
+  return p->start == POOL_FORK ? fork_worker(p, s->number, s->writers) : order_worker(p, s->number, s->writers);
+}
+
+/* The dead, whom nobody saw alive. */
+static void enter_dead(struct pool *p, struct crew *crew) {
+  memset(&crew->end, 0, sizeof crew->end);
+  crew->state = CREW_DEAD;
+  crew->last.pid = crew->has_salvaged = 0;
+  output_worker_is_dead(&crew->output);
+  p->has_news = 1;
+}
+
+/* Somebody may have been started there whom nobody can reach, and is gone: what he claimed already is for others. */
+static void forget_claims(struct pool *p, uint32_t number) {
+  if (atomic_load(&p->board->slots[number].phase) == BOARD_STARTING) return;
+  atomic_store(&p->board->slots[number].phase, BOARD_PARKED);
+  p->must_recheck = 1;
+}
+
+/* Returns 1: it lives, or did; or what it failed of, and nothing of it is left. */
+static int end_start(struct pool *p, struct start *s) {
+  struct crew *crew = &p->crew[s->number];
+  output_close_writers(s->writers);
+  if (s->status < 0) {
+    output_close_pipes(&crew->output);
+    forget_bell(&crew->bell);
+    forget_claims(p, s->number);
+    return s->status;
+  }
   crew->state = CREW_LIVING;
-  crew->reason = crew->is_asked = crew->is_condemned = crew->was_killed = crew->is_output_seen = 0;
+  crew->reason = crew->is_asked = crew->is_condemned = crew->was_killed = crew->is_suspect = crew->was_ready = 0;
+  crew->looked_to = 0;
   p->forks++;
-  pool_mark(p, number, MARK_STARTED, (int64_t)crew->process.pid);
-  pool_summon(p, number);
-  return 0;
-fail:
-  output_close_writers(writers);
-  output_close_pipes(&crew->output);
-  forget_bell(&crew->bell);
+  pool_mark(p, s->number, MARK_STARTED, (int64_t)crew->process.pid);
+  if (s->status == DIED) enter_dead(p, crew);
+  pool_summon(p, s->number);
+  return 1;
+}
+
+/*
+ * Orders are written one behind the other, so that the helper need not wait for the host, nor the host for each. What a helper has not
+ * answered that somebody killed is ordered of the next one. The first failure, or 1.
+ */
+static int end_starts(struct pool *p, struct start *starts, uint32_t n, unsigned char *was_started) {
+  uint32_t i;
+  int status = 1;
+  for (i = 0; i < n; i++) {
+    if (starts[i].status == 0) starts[i].status = server_collect(server_of(p), PATIENCE_NS);
+    if (starts[i].status == 1) was_started[starts[i].number] = end_start(p, &starts[i]) == 1;
+  }
+  for (i = 0; i < n; i++) {
+    if (starts[i].status == 1) continue;
+    if (p->start != POOL_FORK) starts[i].status = order_again(p, &starts[i]);
+    starts[i].status = end_start(p, &starts[i]);
+    was_started[starts[i].number] = starts[i].status == 1;
+    if (starts[i].status < 0 && status == 1) status = starts[i].status;
+  }
   return status;
 }
 
@@ -366,7 +453,7 @@ static void undo_start(struct pool *p, const unsigned char *was_started) {
     struct process_end end;
     if (!was_started[i] || p->crew[i].state != CREW_LIVING) continue;
     process_kill_tree(&p->crew[i].process);
-    (void)process_reap(&p->crew[i].process, (int64_t)REAP_AFTER_KILL_MS * 1000000, &end);
+    (void)process_reap(&p->crew[i].process, patience_with_killed(p), &end);
     pool_close_crew(p, i);
     p->must_recheck = 1; /* it may have claimed something already */
   }
@@ -388,28 +475,47 @@ static uint32_t next_vacancy(const struct pool *p, uint32_t number, int is_missi
   return number;
 }
 
-int pool_needs_start(const struct pool *p, uint32_t wanted) {
-  return next_vacancy(p, 0, count_staying(p) < (wanted < p->n_wanted ? wanted : p->n_wanted)) < p->n_places;
+void pool_set_frugal(struct pool *p, int is_frugal) {
+  p->is_frugal = is_frugal;
+}
+
+/* `staying` live: is one more wanted? Where all work is posted, and claimed, nobody who comes now would get any of it. */
+static int needs_one_more(struct pool *p, uint32_t staying, uint32_t wanted) {
+  if (staying >= wanted) return 0;
+  return !p->is_frugal || staying == 0 || p->n_waiting > 0 || pool_claimable(p, 1) > 0;
+}
+
+int pool_needs_start(struct pool *p, uint32_t wanted) {
+  return next_vacancy(p, 0, needs_one_more(p, count_staying(p), wanted < p->n_wanted ? wanted : p->n_wanted)) < p->n_places;
 }
 
 int pool_start(struct pool *p, uint32_t wanted, int all) {
+  struct start starts[SERVER_MOST_ORDERS];
   unsigned char *was_started;
-  uint32_t i, living = pool_living(p), staying = count_staying(p);
+  uint32_t most = p->start == POOL_SERVER || p->start == POOL_EARLY ? SERVER_MOST_ORDERS : 1; /* at the same time */
+  uint32_t i, n, living = pool_living(p), staying = count_staying(p);
   int status;
   if (wanted > p->n_wanted) wanted = p->n_wanted;
   if (living == 0) p->is_ending = ENDING_NOT; /* whoever was told to leave has left */
-  if (next_vacancy(p, 0, staying < wanted) == p->n_places) return (int)living;
+  i = next_vacancy(p, 0, needs_one_more(p, staying, wanted));
+  if (i == p->n_places) return (int)living;
   status = open_input(p); /* now: workers inherit the descriptor, and map what is written later through it */
   if (status < 0) return status;
   was_started = calloc(p->n_places, 1);
   if (was_started == NULL) return -ENOMEM;
-  for (i = next_vacancy(p, 0, staying < wanted); i < p->n_places; i = next_vacancy(p, i + 1, staying < wanted)) {
-    status = start_one(p, i);
-    if (status < 0) break;
-    was_started[i] = 1;
-    living++;
-    staying++;
+  if (p->start == POOL_FORK) process_begin_forks();
+  for (status = 1; status == 1 && i < p->n_places; i = next_vacancy(p, i, needs_one_more(p, staying, wanted))) {
+    for (n = 0; n < most && i < p->n_places; i = next_vacancy(p, i + 1, staying + n < wanted)) {
+      starts[n].number = i;
+      starts[n].status = begin_start(p, &starts[n]);
+      if (starts[n++].status < 0) break;
+    }
+    if (n > 1 && starts[n - 1].status == -ETOOMANYREFS) (void)end_start(p, &starts[--n]); /* again, when the others are there */
+    status = end_starts(p, starts, n, was_started);
+    staying += n;
   }
+  if (p->start == POOL_FORK) process_end_forks();
+  living = pool_living(p);
   if (status < 0 && all) undo_start(p, was_started);
   free(was_started);
   if (status < 0 && (all || living == 0)) return status;
@@ -438,6 +544,19 @@ void pool_wake_all(struct pool *p) {
   uint32_t i;
   for (i = 0; i < p->n_places; i++)
     if (p->crew[i].state == CREW_LIVING && atomic_load(&p->board->slots[i].phase) == BOARD_PARKED) os_bell_ring(&p->crew[i].bell);
+}
+
+/* They look after the item that they are at, and go on if somebody else was first: so all of them are told. */
+void pool_make_way(struct pool *p, enum board_lane lane) {
+  uint32_t i;
+  for (i = 0; i < p->n_places; i++) {
+    struct board_slot *slot = &p->board->slots[i];
+    uint64_t claims = atomic_load(&slot->claims), told = atomic_load(&slot->stopped_claim), sequence;
+    if (p->crew[i].state != CREW_LIVING || atomic_load(&slot->phase) != BOARD_OWNING) continue;
+    sequence = atomic_load(&slot->entry);
+    if (sequence & BOARD_APART || !board_precedes(lane, board_lane_of(sequence)) || atomic_load(&slot->count) < 2) continue;
+    if ((uint32_t)told != claims) atomic_compare_exchange_strong(&slot->stopped_claim, &told, claims | BOARD_GIVE_WAY);
+  }
 }
 
 void pool_command(struct pool *p, uint32_t number, int reason, uint32_t claims, uint64_t item) {
@@ -485,38 +604,64 @@ static int has_data(struct pool *p) {
   return 0;
 }
 
-static int may_spin(const struct pool *p) {
-  uint32_t i, busy = 0;
+/* How many workers are, or are about to be, at work. Not those who look in vain. */
+static uint32_t count_busy(struct pool *p) {
+  uint32_t i, owning = 0, claiming = 0, looking = 0, claimable;
   for (i = 0; i < p->n_places; i++) {
     uint32_t phase = atomic_load_explicit(&p->board->slots[i].phase, memory_order_relaxed);
-    busy += p->crew[i].state == CREW_LIVING && phase != BOARD_PARKED && phase != BOARD_SPINNING;
+    if (p->crew[i].state != CREW_LIVING) continue;
+    owning += phase == BOARD_OWNING || phase == BOARD_STARTING || phase == BOARD_LEAVING;
+    claiming += phase == BOARD_IDLE || phase == BOARD_CLAIMING;
+    looking += phase == BOARD_SPINNING || phase == BOARD_PARKED;
   }
-  return schedule_spinners(p->board->n_cpus, busy) > 0;
+  claimable = pool_claimable(p, claiming + looking);
+  return owning + (claimable ? claimable : claiming);
 }
 
+/* Is there a processor on which to look out for results without sleeping? */
+static int may_spin(struct pool *p) {
+  return schedule_spinners(p->board->n_cpus, count_busy(p)) > 0;
+}
+
+/*
+ * Look out for data without sleeping. Where that is in vain time after time (tasks take long, or others have the processors), it is tried
+ * now and then only: after each failure that follows another, twice as many waits sleep at once.
+ */
 static int spin_for_data(struct pool *p) {
-  int64_t until = os_now_ns() + SPIN_NS;
+  int64_t until;
+  if (p->n_unspun > 0) {
+    p->n_unspun--;
+    return 0;
+  }
+  until = os_now_ns() + SPIN_NS;
   do {
     int turn;
     for (turn = 0; turn < SPIN_TURNS; turn++) {
-      if (has_data(p)) return 1;
+      if (has_data(p)) {
+        p->n_vain = 0;
+        return 1;
+      }
       os_relax();
     }
   } while (os_now_ns() < until && interrupt_pending() == 0);
+  if (p->n_vain < MOST_VAIN) p->n_vain++;
+  p->n_unspun = (1u << p->n_vain) - 2;
   return 0;
 }
 
 static size_t fill_polls(struct pool *p, int extra_fd) {
   size_t n = 0;
   uint32_t i;
-  p->has_dead = 0;
+  p->has_dead = p->has_overdue = 0;
   p->polls[n++] = (struct pollfd){p->bell.read_fd, POLLIN, 0};
   p->polls[n++] = (struct pollfd){extra_fd, POLLIN, 0};
   for (i = 0; i < p->n_places; i++) {
     const struct process *process = &p->crew[i].process;
     if (p->crew[i].state != CREW_LIVING) continue;
     if (process_is_noted(process)) p->has_dead = 1;
+    if (process_is_overdue(process)) p->has_overdue = 1;
     p->polls[n++] = (struct pollfd){process_watch_fd(process), POLLIN, 0};
+    if (process_notice_fd(process) >= 0) p->polls[n++] = (struct pollfd){process_notice_fd(process), POLLIN, 0};
     n += output_add_polls(&p->crew[i].output, p->polls + n);
   }
   return n;
@@ -528,7 +673,9 @@ static void take_polls(struct pool *p) {
   uint32_t i;
   for (i = 0; i < p->n_places; i++) {
     if (p->crew[i].state != CREW_LIVING) continue;
-    if (p->polls[n++].revents) p->must_look = 1;
+    p->crew[i].is_suspect = p->polls[n++].revents != 0;
+    if (process_notice_fd(&p->crew[i].process) >= 0) p->crew[i].is_suspect |= p->polls[n++].revents != 0;
+    p->must_look |= p->crew[i].is_suspect;
     n += output_take_polls(&p->crew[i].output, p->polls + n);
   }
 }
@@ -537,6 +684,7 @@ static void take_polls(struct pool *p) {
 static int sleep_in_poll(struct pool *p, size_t n, int64_t timeout_ns) {
   int status;
   if (p->has_dead) timeout_ns = 0;
+  if (p->has_overdue && (timeout_ns < 0 || timeout_ns > OVERDUE_NS)) timeout_ns = OVERDUE_NS;
   if (!pool_has_limits(p)) return os_poll(p->polls, n, timeout_ns);
   if (timeout_ns < 0 || timeout_ns > TICK_NS) timeout_ns = TICK_NS;
   status = os_poll(p->polls, n, timeout_ns);
@@ -570,7 +718,7 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns) {
   n = fill_polls(p, extra_fd);
   status = sleep_in_poll(p, n, timeout);
   atomic_store(&p->board->host_sleep, BOARD_AWAKE);
-  if (p->has_dead) p->must_look = 1;
+  if (p->has_dead || p->has_overdue) p->must_look = 1;
   if (status > 0 && p->polls[0].revents) os_bell_drain(&p->bell);
   if (status > 0) take_polls(p);
   if (status < 0 && status != -EINTR) p->must_look = 1; /* cannot sleep (ENOMEM): look instead, and try again */
@@ -612,6 +760,7 @@ void pool_rest(struct pool *p, int64_t until_ns) {
   deadline = pool_next_deadline(p);
   if (deadline >= 0 && (until_ns < 0 || deadline < until_ns)) until_ns = deadline;
   if (pool_has_limits(p) && (until_ns < 0 || os_now_ns() + TICK_NS < until_ns)) until_ns = os_now_ns() + TICK_NS;
+  if (p->has_overdue && (until_ns < 0 || os_now_ns() + OVERDUE_NS < until_ns)) until_ns = os_now_ns() + OVERDUE_NS;
   if (p->watch.fd >= 0) watch_until(&p->watch, until_ns);
   atomic_store(&p->board->host_sleep, BOARD_ASLEEP);
   if (pool_has_news(p) || p->has_dead) os_bell_ring(&p->bell);
@@ -623,13 +772,23 @@ void pool_look(struct pool *p) {
   atomic_store(&p->board->host_sleep, BOARD_AWAKE);
   if (pool_has_limits(p)) (void)pool_beat(p, TICK_NS);
   status = os_poll(p->polls, fill_polls(p, -1), 0);
-  if (p->has_dead || status < 0) p->must_look = 1;
+  if (p->has_dead || p->has_overdue || status < 0) p->must_look = 1;
   if (status <= 0) return;
   if (p->polls[0].revents) os_bell_drain(&p->bell);
   take_polls(p);
 }
 
 /* ---- ending ---- */
+
+void pool_continue(struct pool *p) {
+  struct os_process now;
+  uint32_t i;
+  for (i = 0; i < p->n_places; i++) {
+    const struct process *process = &p->crew[i].process;
+    if (p->crew[i].state != CREW_LIVING || !os_look_at(process->pid, &now) || now.state != 'T') continue;
+    (void)process_signal(process, SIGCONT);
+  }
+}
 
 void pool_ask_to_leave(struct pool *p) {
   uint32_t i;
@@ -669,8 +828,9 @@ void pool_kill(struct pool *p) {
 uint32_t pool_reap(struct pool *p, int64_t timeout_ns) {
   uint32_t i, living;
   size_t n;
+  int status;
   FAULT_POINT("term_reap");
-  pool_look_for_dead(p);
+  if (timeout_ns <= 0) pool_look_for_dead(p, 0); /* else the poll set knows them */
   living = pool_living(p);
   if (living == 0 || timeout_ns <= 0) return living;
   for (i = 0; p->is_ending == ENDING_QUIT && i < p->n_places; i++) {
@@ -682,7 +842,8 @@ uint32_t pool_reap(struct pool *p, int64_t timeout_ns) {
     pool_give_room(p, i);
   }
   n = fill_polls(p, -1);
-  if (os_poll(p->polls + 2, n - 2, p->has_dead ? 0 : timeout_ns) > 0) take_polls(p);
-  pool_look_for_dead(p);
+  status = os_poll(p->polls + 2, n - 2, p->has_dead ? 0 : timeout_ns);
+  if (status > 0) take_polls(p);
+  pool_look_for_dead(p, status > 0 && !p->has_dead);
   return pool_living(p);
 }

@@ -38,7 +38,7 @@ struct pool_options {
   uint32_t capacity;    /* how many pool_resize may make of them, at least `workers`; 0: as many. Costs address space, no memory */
   int64_t grace_ns;     /* between asking a worker to stop and killing it */
   uint64_t ring_bytes;  /* per worker; 0: the default */
-  uint64_t max_tasks;   /* a worker leaves by itself after so many items (on_exit runs), and pool_start replaces it; 0: it stays */
+  struct worker_terms terms; /* a worker that leaves by itself is replaced by pool_start, if there is work for it */
   enum output_kind output; /* where workers print */
   struct trace *trace;  /* where a record is kept of what happens; NULL: nowhere. Must outlive the pool */
   struct worker_tasks tasks; /* what workers do; copied; its context must live as long as the pool. With POOL_FORK alone */
@@ -50,6 +50,9 @@ struct pool_options {
   size_t config_length;
 };
 
+/* What is claimed first: work of a higher priority, whenever it was posted. */
+enum pool_priority { POOL_NORMAL = 0, POOL_HIGH = 1, POOL_LOW = 2 };
+
 /*
  * A piece of work to publish.
  * BOARD_BROADCAST: item k is run once, by worker k (from 0) and nobody else; count is the number of workers (pool_size), all of whom should
@@ -58,11 +61,13 @@ struct pool_options {
  */
 struct pool_work {
   enum board_entry_kind kind;
+  enum pool_priority priority; /* of a broadcast without effect: it goes before all */
   uint32_t flags, chunk;
   uint64_t call;          /* the caller's number for the call; not 0 */
   uint64_t first, count;  /* items, numbered within the call from 0 */
   uint64_t job, job_offset, job_length; /* see struct board_entry; the job's bytes stay the caller's */
   uint64_t block_offset, block_length;  /* BOARD_BLOCK: allocated by pool_input; the pool frees it when no entry needs it any more */
+  uint64_t item_ns;       /* how long an item will take, as a guess: the first claims go by it; 0: not known */
   int64_t timeout_ns;     /* per item, 0: none (sets BOARD_HAS_TIMEOUT) */
   int64_t memory_bytes;   /* what a worker may allocate on top of what it inherited; 0: no limit */
 };
@@ -74,6 +79,7 @@ enum pool_event_kind {
   POOL_LOST,     /* item first died with its worker: end, reason, killed say how */
   POOL_UNREADY,  /* a worker could not start: data, or end if it died of it */
   POOL_NOTICE,   /* data: a text from a worker */
+  POOL_PARTING,  /* data: a value that a worker left behind when it left */
   POOL_OUTPUT    /* data: printed by a worker's task on `stream`; always before the results of the item that printed it */
 };
 
@@ -89,6 +95,7 @@ struct pool_event {
   int stream;     /* 1: standard output, 2: standard error */
   int is_known;   /* with OUTPUT_ITEMS: item `first` of `call` (0: one that is over) printed it; count 0: none did */
   int is_end;     /* what it printed ends here, so an unfinished line will stay so; without data: that alone is said */
+  const char *words; /* POOL_LOST, POOL_UNREADY: where it was when it died of a signal, as it says (board_last_words); NULL: it does not */
   int reason;     /* POOL_LOST: 0: by itself; INTERRUPT_TIMEOUT: killed because the item's time was over; POOL_DAMAGED */
   /* the pool's own: */
   uint64_t sequence;
@@ -112,6 +119,12 @@ enum pool_start_method pool_method(const struct pool *p);
 const char *pool_complaint(const struct pool *p);
 
 /*
+ * pool_pause -- from now on no worker begins a claim (those that were begun go on), until it is called with 0. Nothing else changes: work
+ * can be posted, cancelled, and waits; a pool that is paused can be ended.
+ */
+void pool_pause(struct pool *p, int is_paused);
+
+/*
  * pool_resize -- how many workers there are to be from now on. Those with the highest numbers leave when they have finished what they have
  * claimed; missing ones are started by pool_start. Returns at once; 0 or -EINVAL (0, or more than options.capacity).
  */
@@ -125,8 +138,14 @@ int pool_resize(struct pool *p, uint32_t workers);
  */
 int pool_start(struct pool *p, uint32_t wanted, int all);
 
+/*
+ * pool_set_frugal -- from now on pool_start starts nobody who would find nothing to claim, as long as somebody lives: for work that is
+ * posted before workers are started, all of it. Those who are there may do it in less time than it takes to start the rest.
+ */
+void pool_set_frugal(struct pool *p, int is_frugal);
+
 /* pool_needs_start -- 1 if pool_start with that number would start somebody. */
-int pool_needs_start(const struct pool *p, uint32_t wanted);
+int pool_needs_start(struct pool *p, uint32_t wanted);
 
 /*
  * pool_input -- room in input memory: 0, *offset and *memory (valid until the next pool_input), or -errno. pool_input_free
@@ -139,13 +158,18 @@ void pool_trim(struct pool *p);
 /* pool_input_at -- the bytes again, NULL if they cannot be mapped. */
 const void *pool_input_at(struct pool *p, uint64_t offset, uint64_t length);
 
-/* pool_can_post -- how many entries would be published at once, if they were posted now. */
+/* pool_can_post -- how many entries of normal priority would be published at once, if they were posted now. */
 uint32_t pool_can_post(struct pool *p);
 
 /*
  * pool_post -- publish work and wake whoever should do it. Any number may be posted: when the board is full, work waits in the order
- * in which it came, and is published by pool_next as workers claim what is before it.
- * 0; -EINVAL (no items, too many, a broadcast to workers that are not); -ENOMEM: nothing changed then. On success a block is the pool's.
+ * in which it came, and is published by pool_next as workers claim what is before it. Work of one priority is claimed in the order in
+ * which it was posted, and before all that is of a lower one, as far as the board has places (BOARD_ENTRIES for each priority): what is
+ * beyond gets there when pool_next is called. A worker that has several items of a lower priority (a chunk, a block) gives the rest back
+ * after the one that it is at, if nobody else has been faster; pool_next publishes that again, before what came later. No item is
+ * interrupted for it.
+ * 0; -EINVAL (no items, too many, no such priority, a broadcast to workers that are not); -ENOMEM: nothing changed then. On success a block
+ * is the pool's.
  */
 int pool_post(struct pool *p, const struct pool_work *work);
 
@@ -199,8 +223,8 @@ int pool_is_quiet(const struct pool *p, uint64_t call);
 void pool_kill_stragglers(struct pool *p, uint64_t call);
 
 /*
- * pool_drain -- nothing more of the call is claimed or run again, and what of it waits for a worker is dropped. Items that run come to their
- * end, and pool_next shows it. pool_is_drained -- 1 when nothing of the call is posted any more.
+ * pool_drain -- nothing more of the call is claimed or run again, and what of it waits for a worker is dropped. Items that run come to
+ * their end, and pool_next shows it. pool_is_drained -- 1 when nothing of the call is posted any more.
  */
 void pool_drain(struct pool *p, uint64_t call);
 int pool_is_drained(const struct pool *p, uint64_t call);
@@ -217,7 +241,8 @@ int pool_wait(struct pool *p, int extra_fd, int64_t until_ns);
 
 /*
  * pool_set_patience -- 1: from now on pool_wait sleeps through the results of workers that go on working, while these are few and every
- * processor is busy: for a caller who has use for them only when all are there. Failures, deaths and deadlines wake it as always. 0: no more.
+ * processor is busy: for a caller who has use for them only when all are there. Failures, deaths and deadlines wake it as always. 0: no
+ * more.
  */
 void pool_set_patience(struct pool *p, int is_patient);
 
@@ -242,6 +267,9 @@ int pool_has_news(struct pool *p);
 void pool_ask_to_leave(struct pool *p);
 void pool_quit(struct pool *p);
 void pool_kill(struct pool *p);
+
+/* pool_continue -- workers that somebody has stopped go on, as far as one can see that they are. */
+void pool_continue(struct pool *p);
 
 /* pool_reap -- take note of the dead (waits at most timeout_ns for one more to die); returns how many still live. */
 uint32_t pool_reap(struct pool *p, int64_t timeout_ns);
@@ -286,8 +314,9 @@ int64_t pool_open_ns(const struct pool *p);
 int64_t pool_rests_since(const struct pool *p, uint32_t number);
 
 /*
- * pool_hurry -- until it is called with 0: pool_next takes a small part of a large frame at a time. pool_has_more -- it did so the last time,
- * and may be called again at once though it gave nothing. pool_put_off -- an event was shown and is not done: somebody goes on with it.
+ * pool_hurry -- until it is called with 0: pool_next takes a small part of a large frame at a time. pool_has_more -- it did so the last
+ * time, and may be called again at once though it gave nothing. pool_put_off -- an event was shown and is not done: somebody goes on with
+ * it.
  */
 void pool_hurry(struct pool *p, int is_in_a_hurry);
 int pool_has_more(const struct pool *p);

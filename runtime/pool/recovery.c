@@ -14,7 +14,7 @@
 
 enum { PIECE_BYTES = 256 << 10 /* of a large frame, in a hurry */ };
 
-enum { LOOK_EVERY_NS = 5 * 1000000, LOOK_EVERY_EVENTS = 64, STALE_ITEM = -1 };
+enum { LOOK_EVERY_NS = 5 * 1000000, LOOK_EVERY_EVENTS = 64, LOOK_EVERY_FRAMES = 8, STALE_ITEM = -1 };
 
 /* ---- lost items ---- */
 
@@ -47,7 +47,6 @@ void pool_give_room(struct pool *p, uint32_t number) {
 
 static void consume(struct pool *p, uint32_t number) {
   channel_consume(&p->crew[number].channel);
-  p->crew[number].is_output_seen = 0;
   pool_give_room(p, number);
 }
 
@@ -80,7 +79,11 @@ static int read_frame(struct pool *p, uint32_t number, const struct channel_head
     event->kind = header->kind == WORKER_NOTICE ? POOL_NOTICE : POOL_UNREADY;
     return 1;
   }
-  if (header->kind > WORKER_NOTICE) return -EBADMSG;
+  if (header->kind == WORKER_PARTING) {
+    event->kind = POOL_PARTING;
+    return 1;
+  }
+  if (header->kind > WORKER_PARTING) return -EBADMSG;
   if (state == NULL) return 0;
   event->call = state->work.call;
   if (state->work.kind == BOARD_BROADCAST && (header->first != number || header->count != 1)) return -EBADMSG;
@@ -117,7 +120,8 @@ static void set_printer(struct pool *p, const struct output_text *text, struct p
 static int show_output(struct pool *p, uint32_t number, struct pool_event *event) {
   struct crew *crew = &p->crew[number];
   struct output_text text;
-  if (p->output.kind < OUTPUT_LINES || !output_next(&p->output, &crew->output, number, &p->board->slots[number], &text)) return 0;
+  if (!output_has_text(&p->output, &crew->output)) return 0;
+  if (!output_next(&p->output, &crew->output, number, &p->board->slots[number], &text)) return 0;
   memset(event, 0, sizeof *event);
   event->kind = POOL_OUTPUT;
   event->worker = number + 1;
@@ -130,11 +134,17 @@ static int show_output(struct pool *p, uint32_t number, struct pool_event *event
   return 1;
 }
 
-/* A frame of worker `number` has come: what its items printed is in the pipes by now, and is shown before. */
+/*
+ * A frame of worker `number` has come: what its items printed is in the pipes by now, and is shown before. So is what the items of all
+ * frames printed that had come by then (channel.limit): for these nobody looks again. A large frame ends where the channel is by now.
+ */
 static int show_output_first(struct pool *p, uint32_t number, struct pool_event *event) {
   struct crew *crew = &p->crew[number];
-  if (!crew->is_output_seen) output_check(&crew->output);
-  crew->is_output_seen = 1;
+  if (p->output.kind < OUTPUT_LINES) return 0;
+  if (crew->channel.position >= crew->looked_to) {
+    crew->looked_to = crew->channel.limit;
+    output_check(&crew->output);
+  }
   return show_output(p, number, event);
 }
 
@@ -200,13 +210,15 @@ void pool_close_crew(struct pool *p, uint32_t number) {
   atomic_store(&p->board->slots[number].phase, BOARD_PARKED);
 }
 
-void pool_look_for_dead(struct pool *p) {
+void pool_look_for_dead(struct pool *p, int suspects) {
   uint32_t i;
   int has_died = 0;
   p->must_look = 0;
   for (i = 0; i < p->n_places; i++) {
     struct crew *crew = &p->crew[i];
     int pid = (int)crew->process.pid;
+    if (suspects && !crew->is_suspect) continue;
+    crew->is_suspect = 0;
     if (crew->state != CREW_LIVING || process_reap(&crew->process, 0, &crew->end) != 1) continue;
     crew->process.pid = 0;
     crew->last.pid = pid;
@@ -283,6 +295,18 @@ static int settle_damage(struct pool *p, struct crew *crew, struct board_slot *s
   return 1;
 }
 
+/* Has any of the living got ready since somebody looked? Then workers can begin here, whoever it was that killed others before they did. */
+static int has_somebody_begun(struct pool *p) {
+  uint32_t i;
+  int has_begun = 0;
+  for (i = 0; i < p->n_places; i++) {
+    if (p->crew[i].state != CREW_LIVING || p->crew[i].was_ready) continue;
+    p->crew[i].was_ready = atomic_load(&p->board->slots[i].phase) != BOARD_STARTING;
+    has_begun |= p->crew[i].was_ready;
+  }
+  return has_begun;
+}
+
 /* The ring of a dead worker is empty: what is there to say about its end? Returns 1 and leaves the event in crew->last. */
 static int report_death(struct pool *p, uint32_t number) {
   struct crew *crew = &p->crew[number];
@@ -294,6 +318,7 @@ static int report_death(struct pool *p, uint32_t number) {
   crew->last.worker = number + 1;
   crew->last.end = crew->end;
   crew->last.reason = crew->reason;
+  if (atomic_load(&slot->has_last_words)) crew->last.words = board_last_words(p->board, number);
   if (phase == BOARD_CLAIMING) p->must_recheck = 1;
   if (crew->is_condemned) {
     has_event = settle_damage(p, crew, slot);
@@ -301,6 +326,7 @@ static int report_death(struct pool *p, uint32_t number) {
     has_event = settle_claim(p, crew, slot);
   }
   if (phase == BOARD_STARTING && !was_expected(p, crew, slot)) {
+    if (has_somebody_begun(p)) p->failed_starts = 0;
     p->failed_starts++;
     crew->last.kind = POOL_UNREADY;
     has_event = schedule_gives_up(p->failed_starts, p->n_wanted);
@@ -419,7 +445,7 @@ static void recheck(struct pool *p) {
 static void keep_watch(struct pool *p) {
   int64_t now = pool_has_limits(p) ? pool_beat(p, 0) : os_now_ns();
   if (p->must_look || now - p->looked_at_ns > LOOK_EVERY_NS) {
-    pool_look_for_dead(p);
+    pool_look_for_dead(p, 0);
     p->looked_at_ns = now;
   }
   if (pool_has_limits(p)) pool_watch(p, pool_judged_ns(p, now));
@@ -438,7 +464,7 @@ enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
     keep_watch(p);
   }
   if (output_is_showing(&p->output) && show_output(p, p->output.number, event)) return event->kind;
-  look_for_output(p);
+  if (p->n_shown % LOOK_EVERY_FRAMES == 0) look_for_output(p);
   for (i = 0; i < p->n_places; i++) {
     if (number >= p->n_places) number = 0;
     if (p->crew[number].state == CREW_LIVING && (show_output(p, number, event) || read_ring(p, number, event))) {

@@ -4,6 +4,10 @@
 #include <errno.h>
 #include <string.h>
 
+#include "base/os.h"
+
+enum { SIGN_PATIENCE_NS = 1000 * 1000 * 1000, SIGN_NAP_NS = 1000 * 1000 };
+
 static void list_bell(int fds[RECRUIT_MAX_FDS], uint32_t *n, const struct os_bell *bell) {
   fds[(*n)++] = bell->read_fd;
   if (bell->write_fd != bell->read_fd) fds[(*n)++] = bell->write_fd;
@@ -32,9 +36,30 @@ static struct os_bell take_bell(const int **fds, uint32_t count) {
 void recruit_release(void *context) {
   struct recruit *r = context;
   board_close(r->board);
-  events_close(r->events, r->order.n_events);
+  events_close(r->events, r->n_events);
   r->board = NULL;
   r->events = NULL;
+}
+
+/*
+ * Orders come one after the other, of the same pool as a rule: the board of the last one is there. Its file lives as long as it is mapped,
+ * so no other has its identity.
+ */
+static int is_attached(const struct recruit *r, const struct share_identity *board) {
+  return r->board && board->device == r->board_is.device && board->inode == r->board_is.inode && r->n_events == r->order.n_events;
+}
+
+static int attach(struct recruit *r, int board_fd, int events_fd) {
+  struct share_identity identity;
+  int status = share_identify(board_fd, &identity);
+  if (status < 0) return status;
+  if (is_attached(r, &identity)) return 0;
+  recruit_release(r);
+  r->n_events = r->order.n_events;
+  r->board_is = identity;
+  status = board_attach(&r->board, board_fd);
+  if (status == 0 && r->n_events) status = events_attach(&r->events, r->n_events, events_fd);
+  return status;
 }
 
 int recruit_prepare(void *context, const void *order, size_t length, const int *fds, size_t n_fds, struct process_child *child) {
@@ -47,12 +72,9 @@ int recruit_prepare(void *context, const void *order, size_t length, const int *
   if (r->order.bell_fds < 1 || r->order.bell_fds > 2) return -EBADMSG;
   expected = 2 + 2 * (size_t)r->order.bell_fds + (has_output ? 2 : 0) + (r->order.n_events > 0);
   if (n_fds != r->order.n_fds || n_fds != expected) return -EBADMSG;
-  r->events = NULL;
-  status = board_attach(&r->board, fds[0]);
-  if (status < 0) return status;
   r->events_fd = r->order.n_events ? fds[n_fds - 1] : -1;
-  if (r->order.number >= r->board->n_workers) status = -EBADMSG;
-  if (status == 0 && r->order.n_events) status = events_attach(&r->events, r->order.n_events, r->events_fd);
+  status = attach(r, fds[0], r->events_fd);
+  if (status == 0 && r->order.number >= r->board->n_workers) status = -EBADMSG;
   if (status == 0 && r->order.n_events && r->order.number >= r->order.n_events) status = -EBADMSG;
   if (status < 0) {
     recruit_release(r);
@@ -70,6 +92,18 @@ int recruit_prepare(void *context, const void *order, size_t length, const int *
   return 0;
 }
 
+/*
+ * Lock this worker's place, as long as it lives: so its host finds it should the helper be killed before it has said who this is. Somebody
+ * there already is on the way out, or this one has no place. Where files cannot be locked, one does without.
+ */
+static void sign(const struct recruit *r) {
+  int64_t until_ns = os_now_ns() + SIGN_PATIENCE_NS;
+  while (share_lock(r->board_fd, r->order.number) == -EAGAIN) {
+    if (os_now_ns() >= until_ns) process_exit(1);
+    (void)os_poll(NULL, 0, SIGN_NAP_NS);
+  }
+}
+
 void recruit_run(void *context) {
   static struct arena arena; /* as long as the process */
   struct recruit *r = context;
@@ -77,7 +111,7 @@ void recruit_run(void *context) {
   struct worker w;
   memset(&w, 0, sizeof w);
   memset(&output, 0, sizeof output);
-  process_close_fd(&r->board_fd); /* they are mapped */
+  sign(r); /* (to close the board's file, which is mapped, would be to lose the lock) */
   process_close_fd(&r->events_fd);
   arena_init(&arena);
   arena.fd = r->arena_fd;
@@ -88,7 +122,7 @@ void recruit_run(void *context) {
   w.host_bell = r->host_bell;
   w.lifeline = process_lifeline();
   w.tasks = &r->tasks;
-  w.tasks_left = r->order.max_tasks;
+  w.terms = r->order.terms;
   w.is_recruit = 1;
   w.events = r->events ? &r->events[w.number] : NULL;
   w.boot_offset = r->order.boot_offset;

@@ -1,7 +1,8 @@
 /*
  * pool/recruit -- workers that are not forked from their host: what they would have inherited is sent to them.
  *
- * Room: pool (may include pool/output.h and pool/worker.h).  Owns: in the helper, what an order brought, until the worker is forked.
+ * Room: pool (may include pool/output.h and pool/worker.h).  Owns: in the helper, what an order brought, until the worker is forked; what
+ * orders of one pool share (the mappings of its board and record), as long as further ones are at hand.
  * The host's side is pool/pool.h: pool_options.start. This is the other one, for struct server_work of process/server.h: the context of the
  * three functions is a struct recruit, of which the caller fills in `tasks` (and clears the rest).
  * Both sides are the same build of luapool: the floor above compares that before the first order.
@@ -12,6 +13,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "base/share.h"
 #include "memory/arena.h"
 #include "memory/board.h"
 #include "memory/events.h"
@@ -29,7 +31,7 @@ struct recruit_order {
   uint32_t n_fds;
   uint32_t n_events;      /* of the record; 0: there is none */
   uint32_t bell_fds;      /* descriptors of each bell: 1 or 2 */
-  uint64_t max_tasks;     /* UINT64_MAX: any number */
+  struct worker_terms terms;
   uint64_t boot_offset, boot_length; /* in input memory: what the tasks need to begin; length 0: nothing */
   unsigned char token[OUTPUT_TOKEN_BYTES];
 };
@@ -37,8 +39,10 @@ struct recruit_order {
 struct recruit {
   struct worker_tasks tasks;
   struct recruit_order order;
-  struct board *board;
-  struct events *events;
+  struct board *board;    /* mapped, and which file it is; NULL: none */
+  struct share_identity board_is;
+  struct events *events;  /* the same board's record */
+  uint32_t n_events;
   int board_fd, arena_fd, events_fd;
   struct os_bell bell, host_bell;
   int writers[2];

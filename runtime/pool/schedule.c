@@ -4,6 +4,8 @@
 enum {
   CLAIM_TARGET_NS = 1000 * 1000, /* a claim should take about this long: frames cost a thousandth of it, a wrong guess little */
   SHARES_PER_WORKER = 3,         /* what is left is cut into so many claims for each worker */
+  GUESS_CAUTION = 4,             /* what was true of the last call's items may not be of this one's: claims begin so much smaller */
+  AT_ONCE_NS = 10 * 1000,        /* what takes less is done before somebody who sleeps is awake */
   FIRST_BLOCK_ITEMS = 1,
   AHEAD_NS = 8 * 1000 * 1000,    /* a stream has this much work for each worker ahead of its consumer, */
   AHEAD_ITEMS = 4,               /* or so many items or chunks for each while no time is known and when they are long, */
@@ -41,6 +43,14 @@ uint64_t schedule_item_ns(uint64_t before, uint64_t items, int64_t elapsed_ns) {
    */
   if (now >= before || now < before / 8) return now;
   return at_least_one((before + now) / 2);
+}
+
+uint64_t schedule_first_guess(uint64_t item_ns) {
+  return item_ns < UINT64_MAX / GUESS_CAUTION ? item_ns * GUESS_CAUTION : item_ns;
+}
+
+uint64_t schedule_takers(uint64_t left, uint64_t item_ns) {
+  return left > 1 && item_ns && left <= AT_ONCE_NS / item_ns ? 1 : left;
 }
 
 uint64_t schedule_block(uint64_t left, uint64_t written, uint32_t workers, uint64_t item_ns, uint32_t chunk) {

@@ -23,6 +23,14 @@ uint64_t schedule_claim(uint64_t left, uint32_t workers, uint64_t item_ns, uint3
 /* schedule_item_ns -- the new estimate after `items` items took elapsed_ns, when `before` was the estimate (0: none). At least 1. */
 uint64_t schedule_item_ns(uint64_t before, uint64_t items, int64_t elapsed_ns);
 
+/* schedule_first_guess -- what to take an item's time for at first, when items of an earlier call of the same function took item_ns. */
+uint64_t schedule_first_guess(uint64_t item_ns);
+
+/*
+ * schedule_takers -- how many workers will take part in `left` items: each may take one, but one alone is done first with next to nothing.
+ */
+uint64_t schedule_takers(uint64_t left, uint64_t item_ns);
+
 /*
  * schedule_block -- how many items the host writes into one block of a lazy source.
  *   left       items to come, or UINT64_MAX when nobody knows

@@ -141,7 +141,7 @@ void trace_event(struct trace *t, uint32_t track, const struct event *event, con
 }
 
 void trace_mark(struct trace *t, uint32_t track, enum trace_mark_kind kind, int64_t number) {
-  static const struct { const char *name, *argument; } words[MARK_KINDS] = {
+  static const struct { char name[14], argument[8]; } words[MARK_KINDS] = {
     {"", ""}, {"started", "pid"}, {"ended", "pid"}, {"crashed", "signal"}, {"item lost", "item"}, {"tried again", "item"},
     {"time is over", "item"}, {"asked to stop", "item"}, {"killed", "item"}};
   int64_t now = os_now_ns();

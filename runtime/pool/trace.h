@@ -51,7 +51,10 @@ struct trace_track {
   int is_named; /* in the file */
 };
 
+struct recorder;
+
 struct trace {
+  const struct recorder *recorder; /* what a pool that writes into it does that with: pool_recorder; the opener sets it */
   int64_t began_ns, end_ns; /* CLOCK_MONOTONIC: when it was opened; where its last event ended (0: none) */
   int64_t bin_ns;
   uint32_t n_tracks;

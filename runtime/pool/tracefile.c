@@ -180,7 +180,7 @@ void tracefile_name(struct tracefile *f, uint32_t pid, uint32_t tid, const char 
 }
 
 static const char *category(uint32_t kind) {
-  static const char *const names[] = {"", "work", "idle", "encode", "room", "read", "sleep", "write", "mixed"};
+  static const char names[][7] = {"", "work", "idle", "encode", "room", "read", "sleep", "write", "mixed"};
   return kind < sizeof names / sizeof *names ? names[kind] : "";
 }
 
@@ -197,7 +197,7 @@ static void put_items(struct line *line, const struct event *event) {
 }
 
 static void put_title(struct line *line, const struct event *event, const char *note) {
-  static const char *const titles[] = {
+  static const char titles[][32] = {
     "", "", "idle", "writing a result", "waiting until the host has read", "reading results", "waiting", "writing items", "several"};
   if (event->claims > 0) {
     put_items(line, event);

@@ -11,11 +11,11 @@
 #include <fcntl.h>
 #include <poll.h>
 #include <pthread.h>
+#include <setjmp.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
-#include <sys/syscall.h>
 #include <termios.h>
 #include <time.h>
 #include <unistd.h>
@@ -35,8 +35,6 @@ struct caught {
   int signo;
   int is_ours; /* NOT_OURS, OURS, OURS_WAS_IGNORED */
 };
-
-_Atomic int interrupt_flag; /* the truth: the undelivered reason, or 0 */
 
 _Atomic int interrupt_flag; /* the truth: the undelivered reason, or 0 */
 
@@ -66,10 +64,14 @@ static struct {
   int has_deadline;
   _Atomic int deadline_signo;
   _Atomic uint32_t *command;    /* worker: what the host asks for; NULL in a host */
+  int is_settled;               /* see interrupt_settle */
   int is_term_ignored;          /* worker: a SIGTERM that is not the host's is ignored, as it was in the host */
   int lifeline;
   pid_t host;                   /* worker: its parent; */
   pid_t sender;                 /* and whose requests it obeys */
+  _Atomic int is_lent;          /* a program that is waited for has the terminal */
+  _Atomic int program;          /* its pid, or 0 */
+  struct sigaction quit;        /* SIGQUIT's disposition, while it is lent */
 } state = {
   .bell = {-1, -1},
   .caught = {{SIGINT, NOT_OURS}, {SIGTERM, NOT_OURS}, {SIGHUP, NOT_OURS}},
@@ -112,6 +114,14 @@ static _Noreturn void die_by(int signo) {
   raise(signo);
   pthread_sigmask(SIG_UNBLOCK, &only, NULL);
   _exit(128 + signo); /* process 1 of a container survives its own default signal */
+}
+
+static void kill_program(void);
+
+/* The same from a handler, while a program may be running that the script waits for. */
+static _Noreturn void die_now(int signo) {
+  kill_program();
+  die_by(signo);
 }
 
 _Noreturn void interrupt_die(int signo) {
@@ -164,7 +174,7 @@ static int escalate(int signo) {
   } else {
     int level = atomic_load(&state.level) + 1;
     if (level < 2) level = 2; /* the first signal while something is being ended */
-    if (level > 2) die_by(signo);
+    if (level > 2) die_now(signo);
     atomic_store(&state.level, level);
   }
   atomic_store(&state.last_ns, now);
@@ -264,13 +274,22 @@ static int forward_to_owner(int signo) {
   return pthread_kill(state.owner, signo) == 0;
 }
 
+/* The terminal's Ctrl-C, and not somebody's kill. (Elsewhere than on Linux: untested.) */
+static int is_from_terminal(int signo, const siginfo_t *info) {
+#ifdef __linux__
+  return signo == SIGINT && info->si_code == SI_KERNEL;
+#else
+  return signo == SIGINT && info->si_pid == 0;
+#endif
+}
+
 static void on_signal(int signo, siginfo_t *info, void *context) {
   int saved = errno;
   (void)context;
 #ifdef HAS_TIMERS
-  if (info->si_code == SI_TIMER && info->si_value.sival_ptr == &state) die_by(atomic_load(&state.deadline_signo));
+  if (info->si_code == SI_TIMER && info->si_value.sival_ptr == &state) die_now(atomic_load(&state.deadline_signo));
 #endif
-  int is_for_others = signo == SIGINT && state.is_deaf && info->si_code == SI_KERNEL;
+  int is_for_others = is_from_terminal(signo, info) && (state.is_deaf || atomic_load(&state.is_lent));
   if (!is_for_others && !forward_to_owner(signo)) receive(signo);
   errno = saved;
 }
@@ -366,9 +385,25 @@ void interrupt_starting_program(int is_starting) {
   sigaction(SIGINT, &action, NULL);
 }
 
-/* ---- in a worker -------------------------------------------------------------------------------------------- */
+int interrupt_lend_terminal(int is_running) {
+  struct sigaction ignore;
+  if (!is_running) {
+    sigaction(SIGQUIT, &state.quit, NULL);
+    atomic_store(&state.is_lent, 0);
+    return 0;
+  }
+  memset(&ignore, 0, sizeof ignore);
+  ignore.sa_handler = SIG_IGN;
+  sigaction(SIGQUIT, &ignore, &state.quit);
+  atomic_store(&state.is_lent, 1);
+  return (state.quit.sa_flags & SA_SIGINFO) || state.quit.sa_handler != SIG_IGN;
+}
 
-#ifdef __linux__
+void interrupt_set_program(int pid) {
+  atomic_store(&state.program, pid);
+}
+
+/* ---- in a worker -------------------------------------------------------------------------------------------- */
 
 enum { MAX_DESCENDANTS = 1024 };
 
@@ -377,78 +412,19 @@ struct family {
   int count;
 };
 
-/* "/proc/" pid "/task/" [tid "/children"] into out, without stdio (this runs in a handler). */
-static char *append_text(char *out, const char *text) {
-  while (*text) *out++ = *text++;
-  *out = '\0';
-  return out;
-}
-
-static char *append_number(char *out, long number) {
-  char digits[24];
-  int n = 0;
-  do digits[n++] = (char)('0' + number % 10);
-  while ((number /= 10) > 0);
-  while (n > 0) *out++ = digits[--n];
-  *out = '\0';
-  return out;
-}
-
-/* A file of decimal numbers separated by blanks: the children of one thread. */
-static void collect_from(struct family *family, const char *path) {
-  char text[512];
-  long pid = 0;
-  ssize_t length;
-  int fd = open(path, O_RDONLY | O_CLOEXEC);
-  if (fd < 0) return;
-  while ((length = read(fd, text, sizeof text)) > 0) {
-    for (ssize_t i = 0; i < length; i++) {
-      if (text[i] >= '0' && text[i] <= '9') {
-        pid = pid * 10 + (text[i] - '0');
-      } else if (pid > 0) {
-        if (family->count < MAX_DESCENDANTS) family->pids[family->count++] = (pid_t)pid;
-        pid = 0;
-      }
-    }
-  }
-  close(fd);
-}
-
-struct directory_entry { /* linux_dirent64 */
-  uint64_t inode;
-  int64_t offset;
-  unsigned short length;
-  unsigned char type;
-  char name[];
-};
-
 static void collect_children(struct family *family, pid_t pid) {
-  _Alignas(8) char entries[1024];
-  char path[96], *end;
-  long size;
-  end = append_text(append_number(append_text(path, "/proc/"), pid), "/task/");
-  int directory = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-  if (directory < 0) return;
-  while ((size = syscall(SYS_getdents64, directory, entries, sizeof entries)) > 0) {
-    for (long at = 0; at < size;) {
-      const struct directory_entry *entry = (const struct directory_entry *)(const void *)(entries + at);
-      at += entry->length;
-      if (entry->name[0] == '.') continue;
-      append_text(append_text(end, entry->name), "/children");
-      collect_from(family, path);
-    }
-  }
-  close(directory);
+  family->count += os_children(pid, family->pids + family->count, MAX_DESCENDANTS - family->count);
 }
 
 /*
  * Children first found are searched for their own; then all die, the youngest generation first: if we are killed in the middle, who is left
  * still has the parents by which the host finds him. Static: a handler's stack is small, and we die right after.
  */
-void interrupt_kill_descendants(void) {
+static void kill_descendants_of(pid_t pid) {
   static struct family family;
+  if (!os_sees_processes()) return; /* by numbers of another namespace we would kill others */
   family.count = 0;
-  collect_children(&family, getpid());
+  collect_children(&family, pid);
   for (int i = 0; i < family.count; i++) {
     kill(family.pids[i], SIGSTOP); /* no new children while we look */
     collect_children(&family, family.pids[i]);
@@ -456,9 +432,18 @@ void interrupt_kill_descendants(void) {
   for (int i = family.count; i-- > 0;) kill(family.pids[i], SIGKILL);
 }
 
-#else
-void interrupt_kill_descendants(void) {}
-#endif
+void interrupt_kill_descendants(void) {
+  kill_descendants_of(getpid());
+}
+
+/* We die at once: the program that we wait for goes, too. */
+static void kill_program(void) {
+  pid_t pid = atomic_load(&state.program);
+  if (pid == 0) return;
+  kill(pid, SIGSTOP);
+  kill_descendants_of(pid);
+  kill(pid, SIGKILL);
+}
 
 static void leave_if_host_is_gone(void) {
   struct pollfd line = {state.lifeline, POLLIN, 0};
@@ -504,8 +489,39 @@ static void on_worker_signal(int signo, siginfo_t *info, void *context) {
   errno = saved;
 }
 
+/* What interrupt_learn saw, for the children that this thread forks until interrupt_unlearn: the child has that thread's copy. */
+static _Thread_local struct {
+  int is_known;
+  sigset_t ignored, handled;
+} learned;
+
+static int is_handled_here(int signo, int *is_ignored_here) {
+  struct sigaction action;
+  *is_ignored_here = 0;
+  if (signo == SIGKILL || signo == SIGSTOP || sigaction(signo, NULL, &action) < 0) return 0;
+  if (action.sa_flags & SA_SIGINFO) return 1;
+  *is_ignored_here = action.sa_handler == SIG_IGN;
+  return action.sa_handler != SIG_IGN && action.sa_handler != SIG_DFL;
+}
+
+void interrupt_learn(void) {
+  int signo, ignores;
+  sigemptyset(&learned.ignored);
+  sigemptyset(&learned.handled);
+  for (signo = 1; signo < NSIG; signo++) {
+    if (is_handled_here(signo, &ignores)) sigaddset(&learned.handled, signo);
+    if (ignores) sigaddset(&learned.ignored, signo);
+  }
+  learned.is_known = 1;
+}
+
+void interrupt_unlearn(void) {
+  learned.is_known = 0;
+}
+
 static int is_ignored(int signo) {
   struct sigaction action;
+  if (learned.is_known) return sigismember(&learned.ignored, signo) == 1;
   return sigaction(signo, NULL, &action) == 0 && !(action.sa_flags & SA_SIGINFO) && action.sa_handler == SIG_IGN;
 }
 
@@ -532,7 +548,16 @@ static void reset_other_signals(void) {
     struct sigaction action;
     if (signo == SIGKILL || signo == SIGSTOP || sigaction(signo, NULL, &action) < 0) continue;
     if (!(action.sa_flags & SA_SIGINFO) && (action.sa_handler == SIG_IGN || action.sa_handler == SIG_DFL)) continue;
+    if (!(action.sa_flags & SA_SIGINFO) && action.sa_handler == on_nothing) continue; /* a helper's: workers replace it */
     handle(signo, SIG_DFL);
+  }
+}
+
+/* The same in a worker whose host knew which there are: these are few, and some of them the worker is about to replace. */
+static void reset_learned_signals(void) {
+  for (int signo = 1; signo < NSIG; signo++) {
+    if (sigismember(&learned.handled, signo) != 1) continue;
+    if (signo != SIGINT && signo != SIGTERM && signo != SIGHUP && signo != SIGIO && signo != SIGCONT) handle(signo, SIG_DFL);
   }
 }
 
@@ -561,7 +586,9 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
   state.command = command;
   state.lifeline = lifeline;
   state.host = state.sender = host;
-  reset_other_signals();
+  if (learned.is_known) reset_learned_signals();
+  else if (!state.is_settled) reset_other_signals();
+  state.is_settled = 0;
   handle(SIGINT, is_int_ignored ? SIG_IGN : on_nothing);
   for (size_t i = 0; i < 3; i++) state.caught[i].is_ours = NOT_OURS;
   handle_with_info(SIGTERM, on_worker_signal); /* the host speaks through it, so it cannot stay ignored */
@@ -569,6 +596,46 @@ void interrupt_become_worker(_Atomic uint32_t *command, int lifeline, int host) 
   handle(SIGIO, on_lifeline);
   handle(SIGCONT, on_lifeline); /* the lifeline's signal where it can be chosen: it wakes a stopped process */
   leave_if_host_is_gone(); /* it may have gone before the handler was there */
+}
+
+/* ---- in a worker that crashes --------------------------------------------------------------------------------- */
+
+enum { CRASH_STACK_BYTES = 64 * 1024 };
+
+static struct {
+  void (*describe)(void);
+  pthread_t thread;
+  pid_t pid;
+  volatile sig_atomic_t is_describing;
+  sigjmp_buf out;
+} crash;
+
+/* Of another thread, or a copy of the worker that a task has made, there is nothing to say. */
+static void on_crash(int signo) {
+  if (pthread_equal(pthread_self(), crash.thread) && getpid() == crash.pid) {
+    if (crash.is_describing) siglongjmp(crash.out, 1);
+    crash.is_describing = 1;
+    if (sigsetjmp(crash.out, 0) == 0) crash.describe();
+  }
+  die_by(signo);
+}
+
+void interrupt_set_crash(void (*describe)(void)) {
+  static const int signals[] = {SIGSEGV, SIGBUS, SIGFPE, SIGILL, SIGABRT};
+  static _Alignas(64) unsigned char memory[CRASH_STACK_BYTES];
+  stack_t stack = {.ss_sp = memory, .ss_size = sizeof memory};
+  struct sigaction action;
+  crash.describe = describe;
+  crash.thread = pthread_self();
+  crash.pid = getpid();
+  crash.is_describing = 0;
+  if (sigaltstack(&stack, NULL) < 0) return; /* a stack that has overflown cannot carry a handler: the signal alone says so */
+  memset(&action, 0, sizeof action);
+  action.sa_handler = on_crash;
+  action.sa_flags = SA_ONSTACK | SA_NODEFER;
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++)
+    if (!is_ignored(signals[i])) sigaction(signals[i], &action, NULL);
+  interrupt_unlearn(); /* from here on tasks may do as they like */
 }
 
 int interrupt_has_fd(int fd) {
@@ -592,6 +659,11 @@ void interrupt_fork_helper(void) {
   handle(SIGCHLD, SIG_DFL); /* it is to know how its workers end, whether or not the host did */
   for (size_t i = 0; i < 3; i++) state.caught[i].is_ours = NOT_OURS;
   interrupt_become_helper();
+}
+
+void interrupt_settle(void) {
+  reset_other_signals();
+  state.is_settled = 1;
 }
 
 void interrupt_set_filter(int (*accept)(int reason)) {

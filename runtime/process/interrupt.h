@@ -102,10 +102,26 @@ int interrupt_catches_terminal(void);
 void interrupt_starting_program(int is_starting);
 
 /*
+ * interrupt_lend_terminal -- 1 before, 0 after a program runs that the caller waits for: the terminal's SIGINT and SIGQUIT, which it gets
+ * as well, are its own then, as with system(): what becomes of them, its end tells. Other SIGINTs are interrupts as ever.
+ * Returns 1 if the program must be given the default disposition of SIGQUIT. Not for threads that race each other here.
+ * interrupt_set_program -- the pid of that program, 0: it is reaped. It is killed when a signal ends this process at once.
+ */
+int interrupt_lend_terminal(int is_running);
+void interrupt_set_program(int pid);
+
+/*
  * interrupt_die -- end this process by `signo` so that a shell sees it: flush stdout, restore the terminal, SIG_DFL, unblock, kill;
  * as process 1 of a container, which survives that, _exit(128 + signo).
  */
 _Noreturn void interrupt_die(int signo);
+
+/*
+ * interrupt_learn -- look at the dispositions of all signals, for the workers that are forked until interrupt_unlearn: none of them need
+ * ask for each. Nothing may change one meanwhile.
+ */
+void interrupt_learn(void);
+void interrupt_unlearn(void);
 
 /*
  * interrupt_become_worker -- in a forked child, with all signals blocked: pending and urgency cleared, a bell of its own,
@@ -126,10 +142,13 @@ int interrupt_has_fd(int fd);
  * interrupt_become_helper -- in a program that only starts workers: what a terminal or somebody else sends to the whole group is not for it
  * (SIGINT, SIGTERM and SIGHUP do nothing, unless they are ignored).
  * interrupt_fork_helper -- the same in a forked copy of a host, with all signals blocked: first its handlers, flags and bell are forgotten.
+ * interrupt_settle -- in either: signals that it does not handle are as workers shall have them, and nobody will change them: those who
+ * become workers after it need not look at each.
  */
 void interrupt_set_sender(int host);
 void interrupt_become_helper(void);
 void interrupt_fork_helper(void);
+void interrupt_settle(void);
 
 /*
  * interrupt_set_filter -- in a worker: asked in the handler whether a request of the host is meant for what runs right now (it
@@ -144,8 +163,15 @@ void interrupt_set_filter(int (*accept)(int reason));
 void interrupt_set_continued(void (*note)(void));
 
 /*
- * interrupt_kill_descendants -- SIGKILL what this process has started, and what that has. For one that leaves right after. On Linux; elsewhere
- * they are not found. Async-signal-safe.
+ * interrupt_set_crash -- in a worker: when this thread is about to die of SIGSEGV, SIGBUS, SIGFPE, SIGILL or SIGABRT (those that are not
+ * ignored), `describe` is called in the handler, on a stack of its own; then the process dies of the signal all the same. It may touch what
+ * is damaged: if it dies itself of such a signal, it is given up.
+ */
+void interrupt_set_crash(void (*describe)(void));
+
+/*
+ * interrupt_kill_descendants -- SIGKILL what this process has started, and what that has. For one that leaves right after.
+ * Async-signal-safe.
  */
 void interrupt_kill_descendants(void);
 

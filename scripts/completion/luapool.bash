@@ -5,6 +5,7 @@ _luapool_values() {
   case $1 in
     -j | --workers | --jobs) echo auto 0 1 2 4 8 16 ;;
     --chunk | --buffer) echo auto ;;
+    --nice) echo idle 5 10 19 ;;
     --start) echo fork server spawn auto ;;
     --on-crash) echo raise retry skip ;;
     --output) echo line tag order discard ;;
@@ -40,7 +41,7 @@ _luapool() {
     return
   fi
   case $previous in
-    -t | --timeout | -m | --memory | -H | --hosts | --mpirun | --grace | --deadline | --seed | --retries | --max-tasks | -e | --cmd) return ;;
+    -t | --timeout | -m | --memory | -H | --hosts | --mpirun | --grace | --deadline | --seed | --retries | --retry-delay | --max-tasks | --max-growth | --idle-timeout | --load | --memfree | -e | --cmd | -C | --colsep | -N | --max-args) return ;;
     --log | --trace | --report | --joblog | -f | --file | --shell)
       compopt -o filenames 2>/dev/null
       COMPREPLY=($(compgen -f -- "$current"))
@@ -48,12 +49,13 @@ _luapool() {
       ;;
   esac
   if [[ $current == -* ]]; then
-    options='-e -i -l -v -E -W -j --workers --start --max-tasks --seed --chunk --buffer -t --timeout -m --memory --grace --deadline --halt --retries
+    options='-e -i -l -v -E -W -j --workers --start --max-tasks --max-growth --idle-timeout --load --memfree --nice --pin --seed --chunk --buffer -t --timeout -m --memory --grace --deadline --halt --retries --retry-delay
       --on-crash --output --progress --color -q --quiet --log --resume --trace --report --mpi -H --hosts --mpirun
       --help --version'
     if _luapool_word; then
-      options='-0 --null --print0 --unordered -f --file --text --halt --joblog --resume --resume-failed --cmd -u --ungroup --tag --dry-run
-        --shell -j --workers -t --timeout -m --memory --seed --retries --on-crash --grace --deadline --max-tasks --start --progress --color -q --quiet
+      options='-0 --null --print0 --unordered -f --file --text --halt --joblog --resume --resume-failed --cmd -u --ungroup --tag -C --colsep -N --max-args --dry-run
+        --shell -j --workers -t --timeout -m --memory --seed --retries --retry-delay --on-crash --grace --deadline --max-tasks --max-growth
+        --idle-timeout --load --memfree --nice --pin --start --progress --color -q --quiet
         --trace --report --help'
     fi
     COMPREPLY=($(compgen -W "$options" -- "$current"))

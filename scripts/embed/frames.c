@@ -4,8 +4,8 @@
  *   frames [FRAMES [WORKERS [START]]]     (600, 2, auto)
  *
  * Every frame has 16.7 ms: the world moves by fixed steps, new questions go to the pool, answers are taken for at most one millisecond
- * (luapool_step with a budget), and what is left of the time is slept. At the end it tells how long the frames worked.
- * The map is in shared memory: workers read it where it is.
+ * (luapool_step with a budget), what is left of the time is for Lua's collector, and then for sleep. At the end it tells how long the
+ * frames worked. The map is in shared memory: workers read it where it is.
  *
  * Build:  cc -o frames frames.c $(pkg-config --cflags --libs luapool lua5.4) -lm
  */
@@ -21,6 +21,7 @@ enum {
   SIZE = 256,             /* fields in a row of the map, and in a column */
   AGENTS = 48,
   FRAME_US = 1000000 / 60,
+  REST_US = 1000,         /* of a frame are left free when garbage is collected */
   STEP_BUDGET_US = 1000,
   STEPS_PER_FRAME = 2,    /* fixed steps of the world */
   BUCKETS = 20            /* of the histogram: one for each millisecond, the last for all above */
@@ -89,6 +90,7 @@ struct world {
   char *map;           /* SIZE * SIZE characters, '#': a wall */
   int task;            /* registry reference of find_path */
   struct agent agents[AGENTS];
+  int collect_at_kb;   /* garbage is collected when this state has so much memory */
   unsigned seed;
   long asked, found, blocked, moves, arrivals;
 };
@@ -114,7 +116,8 @@ static int any_field(struct world *w) {
 /* ---- the pool ---- */
 
 static void open_world(struct world *w, int workers, const char *start) {
-  luapool_options options = {.size = sizeof options, .workers = workers, .start = start};
+  /* Workers that give way: a frame begins when it is due, whoever is at work, and is not put off by a worker that a question wakes up. */
+  luapool_options options = {.size = sizeof options, .workers = workers, .start = start, .nice = LUAPOOL_IDLE};
   lua_State *L = w->L = luaL_newstate();
   luaL_openlibs(L);
   if (luapool_open(L, &options, &w->pool) != LUAPOOL_OK) die(L, "no pool");
@@ -128,6 +131,8 @@ static void open_world(struct world *w, int workers, const char *start) {
   lua_pop(L, 1);
   w->task = luaL_ref(L, LUA_REGISTRYINDEX);
   for (int i = 0; i < AGENTS; i++) w->agents[i].at = any_field(w);
+  lua_gc(L, LUA_GCSTOP); /* from now on it is collect_garbage that collects */
+  w->collect_at_kb = 2 * lua_gc(L, LUA_GCCOUNT);
 }
 
 static void ask(struct world *w, struct agent *a) {
@@ -184,6 +189,20 @@ static void frame(struct world *w) {
     if (w->agents[i].job && luapool_is_done(w->agents[i].job)) take_answer(w, &w->agents[i]);
 }
 
+/*
+ * What is left of a frame is for the collector, in small steps. By itself it would run where memory is asked for, and the larger the
+ * request the longer, up to a whole cycle in the middle of a frame. One step is made in any case, so that a world without a moment to
+ * spare does not grow for ever; a new cycle begins when there is twice as much as the last one left.
+ */
+static void collect_garbage(struct world *w, long long until_us) {
+  int is_over = 0;
+  if (lua_gc(w->L, LUA_GCCOUNT) < w->collect_at_kb) return;
+  do {
+    is_over = lua_gc(w->L, LUA_GCSTEP, 0);
+  } while (!is_over && now_us() < until_us);
+  if (is_over) w->collect_at_kb = 2 * lua_gc(w->L, LUA_GCCOUNT);
+}
+
 /* ---- the loop ---- */
 
 static int by_size(const void *a, const void *b) {
@@ -207,7 +226,8 @@ static void print_histogram(long *took, int frames) {
   }
   qsort(took, (size_t)frames, sizeof *took, by_size);
   printf("frames worked %.2f ms (median), %.2f ms (99.9 of 100), %.2f ms (longest); %d of %d over their budget of %.1f ms\n",
-         (double)took[frames / 2] / 1e3, (double)took[(int)(frames * 0.999)] / 1e3, (double)took[frames - 1] / 1e3, over, frames, FRAME_US / 1e3);
+         (double)took[frames / 2] / 1e3, (double)took[(int)(frames * 0.999)] / 1e3, (double)took[frames - 1] / 1e3, over,
+         frames, FRAME_US / 1e3);
 }
 
 int main(int argc, char **argv) {
@@ -234,6 +254,7 @@ int main(int argc, char **argv) {
     frame(&w);
     took[i] = (long)(now_us() - began);
     next += FRAME_US;
+    collect_garbage(&w, next - REST_US);
     until = (struct timespec){(time_t)(next / 1000000), (long)(next % 1000000) * 1000};
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &until, NULL);
   }

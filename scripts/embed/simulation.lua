@@ -9,9 +9,15 @@
 local pool = require "luapool"
 local uv = require "luv"
 
-local STEPS <const> = tonumber(arg[1] or 60)
-local BODIES <const> = tonumber(arg[2] or 200)
-local WORKERS <const> = tonumber(arg[3] or 2)
+-- A word of the command line: an integer not below `least`.
+local function number(index, default, least)
+  local n = arg[index] == nil and default or math.tointeger(tonumber(arg[index]))
+  if n and n >= least then return n end
+  io.stderr:write "usage: lua5.4 simulation.lua [STEPS [BODIES [WORKERS]]]\n"
+  os.exit(2)
+end
+
+local STEPS <const>, BODIES <const>, WORKERS <const> = number(1, 60, 1), number(2, 200, 1), number(3, 2, 0)
 local BLOCK <const> = 16
 local DT <const>, SOFTENING <const> = 0.01, 0.05
 

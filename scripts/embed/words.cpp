@@ -3,8 +3,8 @@
 //   words [-w WORKERS] [-t TOP] DIRECTORY...     (as many as there are processors, 10)
 //
 // Two C++ threads look for files and read them; the main thread has a Lua state whose allocator counts every byte, and gives each text to a
-// worker, which takes it apart with Lua's patterns; it adds up what comes back. Because the program has threads when the jobs start, workers
-// are forked from the copy of it that luapool_init_early made when it had none: no other program need be installed.
+// worker, which takes it apart with Lua's patterns; it adds up what comes back. Because the program has threads when the jobs start,
+// workers are forked from the copy of it that luapool_init_early made when it had none: no other program need be installed.
 // Ctrl-C: luapool_interrupt in the handler; what was counted so far is shown, everything is ended in good order, and the program dies of
 // the signal as a shell expects.
 //
@@ -206,7 +206,9 @@ public:
 
   void print(size_t top) const {
     std::vector<std::pair<std::string, long>> list(words.begin(), words.end());
-    std::sort(list.begin(), list.end(), [](const auto &a, const auto &b) { return a.second > b.second || (a.second == b.second && a.first < b.first); });
+    std::sort(list.begin(), list.end(), [](const auto &a, const auto &b) {
+      return a.second > b.second || (a.second == b.second && a.first < b.first);
+    });
     std::printf("%ld files, %ld lines, %zu bytes, %zu words\n", files, lines, bytes, words.size());
     for (size_t i = 0; i < list.size() && i < top; i++) std::printf("%7ld  %s\n", list[i].second, list[i].first.c_str());
   }
