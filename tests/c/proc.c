@@ -3,8 +3,8 @@
  *
  * Room: tests (never linked into a product).  Owns: each child it started, with its descriptors and its output, until it is reaped.
  * Every child gets POOLTEST_ID=mark in its environment. Marks nest ("a", "a.1", "a.1.7"), so that looking for one finds all that was
- * started below it, whatever has been done with sessions, groups and parents since. A userdata that is collected kills and reaps what is left.
- * tests/README.md lists what the functions take and return.
+ * started below it, whatever has been done with sessions, groups and parents since. A userdata that is collected kills and reaps what is
+ * left. tests/README.md lists what the functions take and return.
  */
 #include <dirent.h>
 #include <errno.h>
@@ -16,7 +16,9 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <sys/prctl.h>
+#include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
@@ -27,7 +29,8 @@
 #define CHILD "pooltest.child"
 #define MARK_NAME "POOLTEST_ID"
 
-enum { DEFAULT_DEADLINE_S = 60, KERNEL_THREAD = 0x00200000, MARK_BYTES = 200, STEP_MS = 5, PTY_DRAIN_MS = 300 };
+enum { DEFAULT_DEADLINE_S = 60, KERNEL_THREAD = 0x00200000, LEAVING = 0x00000004, MARK_BYTES = 200, STEP_MS = 5, PTY_DRAIN_MS = 300,
+       EXEC_MS = 2000 /* to get through exec, on a machine that is busy */ };
 
 int luaopen_proc(lua_State *L);
 
@@ -43,6 +46,7 @@ struct child {
   pid_t pid, owner; /* owner: only the process that started it may end it */
   int pidfd;
   int is_reaped, status, is_pty;
+  struct termios first; /* the terminal's settings before it started */
   struct rusage usage;
   struct stream input, output, error; /* input: what has still to be written */
   int close_input;                    /* once it is written */
@@ -197,10 +201,22 @@ static size_t read_environment(pid_t pid, char *text, size_t room) {
   return length;
 }
 
-/* is_executing -- could a process that shows no environment be one in the middle of exec? */
+/*
+ * is_executing -- is a process that shows no environment one in the middle of exec? Then it has no arguments yet, either. (Who leaves has
+ * neither any more.)
+ */
 static int is_executing(pid_t pid) {
   struct stat_fields f;
-  return read_stat(pid, &f) && f.state != 'Z' && f.state != 'X' && !(f.flags & KERNEL_THREAD);
+  char path[64], byte;
+  ssize_t got;
+  int fd;
+  if (!read_stat(pid, &f) || f.state == 'Z' || f.state == 'X' || (f.flags & (KERNEL_THREAD | LEAVING))) return 0;
+  snprintf(path, sizeof path, "/proc/%d/cmdline", (int)pid);
+  fd = open(path, O_RDONLY | O_CLOEXEC);
+  if (fd < 0) return 0;
+  got = read(fd, &byte, 1);
+  close(fd);
+  return got == 0;
 }
 
 /* has_mark -- does the environment that `pid` was executed with carry the mark, or one below it? Zombies have none. */
@@ -208,7 +224,7 @@ static int has_mark(pid_t pid, const char *mark) {
   static char text[1 << 18]; /* no environment of a test is larger; not thread-safe, as nothing here is */
   size_t length, at, n = strlen(mark);
   int tries = 0;
-  while ((length = read_environment(pid, text, sizeof text)) == 0 && tries++ < 5 && is_executing(pid)) sleep_seconds(0.001);
+  while ((length = read_environment(pid, text, sizeof text)) == 0 && tries++ < EXEC_MS && is_executing(pid)) sleep_seconds(0.001);
   for (at = 0; at < length; at += strlen(text + at) + 1) {
     const char *value = text + at + sizeof MARK_NAME;
     if (strncmp(text + at, MARK_NAME "=", sizeof MARK_NAME) != 0) continue;
@@ -341,6 +357,31 @@ static int proc_fds(lua_State *L) {
 
 static int proc_set_dumpable(lua_State *L) {
   if (prctl(PR_SET_DUMPABLE, lua_toboolean(L, 1)) != 0) return luaL_error(L, "prctl: %s", strerror(errno));
+  return 0;
+}
+
+/* ---- a death that takes its time ---------------------------------------------------------------------------------------- */
+
+/* proc.hold_death(pid): once it is killed it does not get further than to the beginning of its end. False: that is not allowed here. */
+static int proc_hold_death(lua_State *L) {
+  pid_t pid = (pid_t)luaL_checkinteger(L, 1);
+  lua_pushboolean(L, ptrace(PTRACE_SEIZE, pid, NULL, (void *)(uintptr_t)PTRACE_O_TRACEEXIT) == 0);
+  return 1;
+}
+
+/* proc.is_dying(pid): has one whose death is held come to it? */
+static int proc_is_dying(lua_State *L) {
+  pid_t pid = (pid_t)luaL_checkinteger(L, 1);
+  int status, is_dying = 0;
+  while (!is_dying && waitpid(pid, &status, __WALL | WNOHANG) == pid) is_dying = status >> 8 == (SIGTRAP | PTRACE_EVENT_EXIT << 8);
+  lua_pushboolean(L, is_dying);
+  return 1;
+}
+
+/* proc.let_die(pid) -- one that is_dying. */
+static int proc_let_die(lua_State *L) {
+  pid_t pid = (pid_t)luaL_checkinteger(L, 1);
+  if (ptrace(PTRACE_DETACH, pid, NULL, NULL) != 0) return luaL_error(L, "process %d cannot go on: %s", (int)pid, strerror(errno));
   return 0;
 }
 
@@ -520,6 +561,8 @@ static void open_terminal(lua_State *L, struct child *c, char *path, size_t room
   if (master < 0 || grantpt(master) != 0 || unlockpt(master) != 0 || ptsname_r(master, path, room) != 0)
     luaL_error(L, "pseudo-terminal: %s", strerror(errno));
   ioctl(master, TIOCSWINSZ, &size);
+  memset(&c->first, 0, sizeof c->first); /* padding compares equal */
+  if (tcgetattr(master, &c->first) != 0) luaL_error(L, "settings of a pseudo-terminal: %s", strerror(errno));
 }
 
 static void new_mark(char *mark) {
@@ -730,11 +773,22 @@ static void end_tree(struct child *c) {
     if (wait4(c->pid, &c->status, 0, &c->usage) == c->pid || errno == ECHILD) c->is_reaped = 1;
 }
 
+/* push_evidence -- what the function given to proc.on_hang says about a child that did not end, as a string; none: an empty one. */
+static void push_evidence(lua_State *L, const struct child *c) {
+  if (lua_getfield(L, LUA_REGISTRYINDEX, CHILD ".on_hang") == LUA_TFUNCTION && c->mark[0]) {
+    lua_pushinteger(L, c->pid);
+    lua_pushstring(L, c->mark);
+    lua_pcall(L, 2, 1, 0);
+  }
+  if (lua_tostring(L, -1) == NULL) lua_pushliteral(L, "");
+}
+
 /* check_deadline -- no child outlives its deadline while somebody looks at it. */
 static void check_deadline(lua_State *L, struct child *c) {
   if (now() < c->deadline || c->is_reaped) return;
+  push_evidence(L, c);
   end_tree(c);
-  luaL_error(L, "process %d was killed: its deadline had passed", (int)c->pid);
+  luaL_error(L, "process %d was killed: its deadline had passed\n%s", (int)c->pid, lua_tostring(L, -1));
 }
 
 static int left_ms(const struct child *c, double stop) {
@@ -781,12 +835,13 @@ static int child_finish(lua_State *L) {
   struct child *c = check_child(L);
   if (!wait_for_end(L, c, until(L, c, 2))) {
     struct streams_state s = {0, 0};
+    push_evidence(L, c);
     end_tree(c);
     drain(L, c, &s);
     push_stream(L, &c->output);
     push_stream(L, &c->error);
-    return luaL_error(L, "process %d had to be killed: it did not end in time\nstdout: %s\nstderr: %s", (int)c->pid, lua_tostring(L, -2),
-                      lua_tostring(L, -1));
+    return luaL_error(L, "process %d had to be killed: it did not end in time\nstdout: %s\nstderr: %s\n%s", (int)c->pid,
+                      lua_tostring(L, -2), lua_tostring(L, -1), lua_tostring(L, -3));
   }
   lua_settop(L, 1);
   return child_wait(L);
@@ -902,6 +957,13 @@ static int proc_kill_marked(lua_State *L) {
   return 1;
 }
 
+static int proc_on_hang(lua_State *L) {
+  luaL_checktype(L, 1, LUA_TFUNCTION);
+  lua_settop(L, 1);
+  lua_setfield(L, LUA_REGISTRYINDEX, CHILD ".on_hang");
+  return 0;
+}
+
 static int proc_sleep(lua_State *L) {
   sleep_seconds(luaL_checknumber(L, 1));
   return 0;
@@ -986,6 +1048,7 @@ static int child_index(lua_State *L) {
   const char *key = luaL_checkstring(L, 2);
   if (strcmp(key, "pid") == 0) lua_pushinteger(L, c->pid);
   else if (strcmp(key, "mark") == 0) lua_pushstring(L, c->mark);
+  else if (strcmp(key, "terminal") == 0) lua_pushlstring(L, (const char *)&c->first, c->is_pty ? sizeof c->first : 0);
   else if (strcmp(key, "stdout") == 0) push_stream(L, &c->output);
   else if (strcmp(key, "stderr") == 0) push_stream(L, &c->error);
   else lua_getfield(L, lua_upvalueindex(1), key);
@@ -1002,6 +1065,30 @@ static const luaL_Reg METHODS[] = {{"wait", child_wait},
                                    {"kill_group", child_kill_group},
                                    {NULL, NULL}};
 
+/* Deeper and deeper, until the stack has ended. */
+static int overflow(volatile const char *below) {
+  volatile char here[4096];
+  here[0] = below[0];
+  if (here[0] == 'x') return 0;
+  return overflow(here) + here[0];
+}
+
+/* proc.crash("segv" | "abort" | "fpe" | "overflow"): as a C module does that has a fault. */
+static int proc_crash(lua_State *L) {
+  static const char *const ways[] = {"segv", "abort", "fpe", "overflow", NULL};
+  char *wall;
+  switch (luaL_checkoption(L, 1, NULL, ways)) {
+    case 0:
+      wall = mmap(NULL, 4096, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+      *(volatile char *)wall = 1;
+      break;
+    case 1: abort();
+    case 2: raise(SIGFPE); break;
+    default: return overflow("");
+  }
+  return luaL_error(L, "still there");
+}
+
 static const luaL_Reg FUNCTIONS[] = {{"spawn", proc_spawn},
                                      {"leftovers", proc_leftovers},
                                      {"kill_marked", proc_kill_marked},
@@ -1011,6 +1098,11 @@ static const luaL_Reg FUNCTIONS[] = {{"spawn", proc_spawn},
                                      {"fds", proc_fds},
                                      {"kill", proc_kill},
                                      {"set_dumpable", proc_set_dumpable},
+                                     {"hold_death", proc_hold_death},
+                                     {"is_dying", proc_is_dying},
+                                     {"let_die", proc_let_die},
+                                     {"crash", proc_crash},
+                                     {"on_hang", proc_on_hang},
                                      {"sleep", proc_sleep},
                                      {"readable", proc_readable},
                                      {"now", proc_now},

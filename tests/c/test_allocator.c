@@ -154,6 +154,41 @@ static void test_large_blocks_are_used_again(void **state) {
 }
 
 /* In a child the memory is its own. */
+static uint64_t address_space_bytes(void) {
+  unsigned long long pages = 0;
+  FILE *file = fopen("/proc/self/statm", "r");
+  assert_non_null(file);
+  assert_int_equal(fscanf(file, "%llu", &pages), 1);
+  fclose(file);
+  return pages * (uint64_t)sysconf(_SC_PAGESIZE);
+}
+
+/* Whatever of its last huge page a block has: what is in it moves with it, and no end of it stays mapped. */
+static void test_large_blocks_end_anywhere(void **state) {
+  enum { HUGE = 2 << 20, MOST = 3, N_ENDS = 9, ROUNDS = 300 };
+  static const size_t ENDS[N_ENDS] = {0, 1, 4096, HUGE / 2 - 1, HUGE / 2, HUGE / 2 + 1, HUGE / 2 + 4097, HUGE - 4096, HUGE - 1};
+  struct allocator *a = allocator_open();
+  uint64_t random = 5, before = address_space_bytes();
+  (void)state;
+  for (int round = 0; round < ROUNDS; round++) {
+    unsigned char *block = NULL;
+    size_t size = 0;
+    for (int step = 0; step < 4; step++) {
+      size_t next = random_below(&random, MOST) * HUGE + ENDS[random_below(&random, N_ENDS)];
+      if (next < ALLOCATOR_LARGE_BYTES) next = ALLOCATOR_LARGE_BYTES;
+      block = allocator_lua(a, block, size, next);
+      assert_non_null(block);
+      if (size > 0) assert_int_equal(block[0], 1 + round % 100);
+      if (size > 0 && size <= next) assert_int_equal(block[size - 1], 1 + round % 100);
+      block[0] = block[next / 2] = block[next - 1] = (unsigned char)(1 + round % 100);
+      size = next;
+    }
+    allocator_lua(a, block, size, 0);
+  }
+  allocator_close(a);
+  if (!getenv("POOLTEST_SLOWNESS")) assert_true(address_space_bytes() < before + HUGE); /* (sanitizers map as they like) */
+}
+
 static void test_a_fork_copies_it(void **state) {
   struct allocator *a = allocator_open();
   unsigned char *block = allocator_lua(a, NULL, 0, 40);
@@ -221,6 +256,7 @@ int main(void) {
     cmocka_unit_test(test_what_is_given_back_goes),
     cmocka_unit_test(test_a_chunk_serves_another_size),
     cmocka_unit_test(test_large_blocks_are_used_again),
+    cmocka_unit_test(test_large_blocks_end_anywhere),
     cmocka_unit_test_setup_teardown(test_a_fork_copies_it, note_the_house, find_it_clean),
     cmocka_unit_test(test_no_memory),
   };

@@ -21,8 +21,10 @@ static void test_new_board_is_empty(void **state) {
   assert_int_equal(b->n_workers, 3);
   assert_int_equal(b->ring_bytes, CHANNEL_MIN_BYTES);
   assert_true(b->n_cpus >= 1);
-  assert_int_equal(b->published, 0);
-  assert_int_equal(b->front, 0);
+  for (i = 0; i < BOARD_LANES; i++) {
+    assert_int_equal(b->published[i], board_first((enum board_lane)i));
+    assert_int_equal(b->front[i], board_first((enum board_lane)i));
+  }
   for (i = 0; i < 3; i++) {
     struct channel c;
     struct channel_header header;
@@ -68,11 +70,14 @@ static void test_rings_do_not_overlap(void **state) {
 
 static void test_words_of_different_writers_are_apart(void **state) {
   (void)state;
-  assert_true(offsetof(struct board, front) - offsetof(struct board, published) >= CHANNEL_ALIGN);
-  assert_true(offsetof(struct board, host_sleep) - offsetof(struct board, front) >= CHANNEL_ALIGN);
+  assert_int_equal(offsetof(struct board, front) - offsetof(struct board, published), CHANNEL_ALIGN);
+  assert_int_equal(offsetof(struct board, host_sleep) - offsetof(struct board, front), CHANNEL_ALIGN);
+  assert_true(sizeof(((struct board *)0)->front) <= CHANNEL_ALIGN); /* who looks at all lanes reads these two lines, as for one */
   assert_true(offsetof(struct board_slot, command) - offsetof(struct board_slot, open_mark_ns) >= CHANNEL_ALIGN);
+  assert_true(offsetof(struct board_slot, summons) - offsetof(struct board_slot, command) >= CHANNEL_ALIGN);
   assert_true(offsetof(struct board, entries) - offsetof(struct board, open_since_ns) >= CHANNEL_ALIGN - 8);
   assert_true(offsetof(struct channel_shared, tail) - offsetof(struct channel_shared, head) >= CHANNEL_ALIGN);
+  assert_true(offsetof(struct channel_shared, staged_at) - offsetof(struct channel_shared, tail) >= CHANNEL_ALIGN);
 }
 
 static void test_reset_slot_takes_requests_back(void **state) {
@@ -114,10 +119,46 @@ static void test_places_repeat_after_a_lap(void **state) {
   uint64_t i;
   (void)state;
   for (i = 0; i < BOARD_ENTRIES; i++) {
-    assert_ptr_equal(board_entry(b, i), &b->entries[i]);
-    assert_ptr_equal(board_entry(b, i + 5 * BOARD_ENTRIES), &b->entries[i]);
+    assert_ptr_equal(board_entry(b, i), &b->entries[0][i]);
+    assert_ptr_equal(board_entry(b, i + 5 * BOARD_ENTRIES), &b->entries[0][i]);
   }
   board_close(b);
+}
+
+/* An entry's number alone tells where it is; numbers of different lanes, and those that are apart, are never the same. */
+static void test_numbers_know_their_lane(void **state) {
+  struct board *b = open_board(1, CHANNEL_MIN_BYTES);
+  uint64_t far = (uint64_t)1 << 50;
+  int lane, other;
+  (void)state;
+  for (lane = 0; lane < BOARD_LANES; lane++) {
+    uint64_t first = board_first((enum board_lane)lane);
+    assert_int_equal(board_lane_of(first), lane);
+    assert_int_equal(board_lane_of(first + far), lane);
+    assert_ptr_equal(board_entry(b, first + 7), &b->entries[lane][7]);
+    assert_ptr_equal(board_entry(b, first + far + 7), &b->entries[lane][7]);
+    assert_false((first + far) & (BOARD_APART | BOARD_TAKEN));
+    assert_true(board_is_of(board_cursor(first + 3 * BOARD_ENTRIES, 5), first + 3 * BOARD_ENTRIES));
+    assert_false(board_is_of(board_cursor(first + 3 * BOARD_ENTRIES, 5), first + 4 * BOARD_ENTRIES));
+    for (other = lane + 1; other < BOARD_LANES; other++) assert_true(first + far < board_first((enum board_lane)other));
+  }
+  board_close(b);
+}
+
+static void test_what_goes_before_what(void **state) {
+  static const int level[BOARD_LANES] = {[BOARD_HIGH] = 3, [BOARD_HIGH_RETURNED] = 3, [BOARD_NORMAL] = 2, [BOARD_NORMAL_RETURNED] = 2,
+                                         [BOARD_LOW] = 1, [BOARD_LOW_RETURNED] = 1};
+  int lane, other;
+  (void)state;
+  for (lane = 0; lane < BOARD_LANES; lane++)
+    for (other = 0; other < BOARD_LANES; other++)
+      assert_int_equal(board_precedes((enum board_lane)other, (enum board_lane)lane), level[other] > level[lane]);
+  for (lane = 0; lane < BOARD_LANES; lane++) {
+    assert_false(board_precedes(BOARD_LANES, (enum board_lane)lane)); /* "none" precedes nothing */
+    assert_int_equal(level[board_returned((enum board_lane)lane)], level[lane]);
+    assert_int_equal(board_returned(board_returned((enum board_lane)lane)), board_returned((enum board_lane)lane));
+  }
+  assert_true(board_returned(BOARD_NORMAL) < BOARD_NORMAL); /* and is looked at first */
 }
 
 static void test_board_is_shared_with_children(void **state) {
@@ -128,13 +169,13 @@ static void test_board_is_shared_with_children(void **state) {
   assert_true(pid >= 0);
   if (pid == 0) {
     b->slots[0].item = 4711;
-    b->front = 3;
+    b->front[BOARD_LOW] = 3;
     _exit(0);
   }
   assert_int_equal(waitpid(pid, &status, 0), pid);
   assert_int_equal(status, 0);
   assert_int_equal(b->slots[0].item, 4711);
-  assert_int_equal(b->front, 3);
+  assert_int_equal(b->front[BOARD_LOW], 3);
   board_close(b);
 }
 
@@ -206,6 +247,8 @@ int main(void) {
     CASE(test_reset_slot_takes_requests_back),
     CASE(test_cursors_tell_laps_apart),
     CASE(test_places_repeat_after_a_lap),
+    CASE(test_numbers_know_their_lane),
+    CASE(test_what_goes_before_what),
     CASE(test_a_place_knows_its_entry),
     CASE(test_the_time_it_is_open),
     CASE(test_board_is_shared_with_children),

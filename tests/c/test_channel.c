@@ -1,6 +1,7 @@
 /*
- * The ring between a worker and its host: every size at every place, large frames in pieces, what a dead producer leaves, and a consumer that
- * believes nothing. The ring lies in a heap block of exactly its size, so that a sanitizer sees the first byte read or written beside it.
+ * The ring between a worker and its host: every size at every place, large frames in pieces, what a dead producer leaves, and a consumer
+ * that believes nothing. The ring lies in a heap block of exactly its size, so that a sanitizer sees the first byte read or written beside
+ * it.
  */
 #include "unit.h"
 
@@ -81,7 +82,7 @@ static void push(struct channel *c, struct sending *s) {
     unsigned char *to = channel_begin(c, &header, &room);
     if (to == NULL) return;
     assert_true(to >= c->ring && to + room <= c->ring + c->capacity);
-    assert_true(room + CHANNEL_ALIGN >= c->capacity / CHANNEL_SHARE / 2);
+    assert_true(room + CHANNEL_ALIGN >= c->capacity / CHANNEL_LEAST_SHARE);
     assert_int_equal(room % CHANNEL_ALIGN, 0);
     memset(to, 0xee, room); /* all of it is the producer's */
     s->is_begun = 1;
@@ -251,7 +252,7 @@ static void test_full_ring_says_so_and_changes_nothing(void **state) {
 
 /* Whoever is read at once stays in the warm part of a large ring; whoever is not may fill all of it. */
 static void test_rewinds_while_the_consumer_keeps_up(void **state) {
-  enum { RING = 4 << 20, WARM = 1 << 20 };
+  enum { RING = 4 << 20, WARM = 512 << 10 };
   struct rig r;
   uint64_t number, highest = 0, laps = 0, before = 0;
   (void)state;
@@ -278,6 +279,63 @@ static void test_rewinds_while_the_consumer_keeps_up(void **state) {
   }
   assert_true(number * 4064 > RING - RING / 4);
   for (highest = 0; highest < number; highest++) assert_int_equal(pull(&r.out, highest, 4000), 1);
+  close_rig(&r);
+}
+
+/* Whoever is read some way behind keeps to a part of the ring that fits the lag, and loses nothing by starting at the front again. */
+static void test_rewinds_behind_a_consumer_that_lags(void **state) {
+  enum { RING = 8 << 20, LAG = 150, BYTES = 4000, PLACES = 4 * LAG * BYTES };
+  struct rig r;
+  uint64_t made, highest = 0, laps = 0, before = 0;
+  (void)state;
+  open_rig(&r, RING);
+  for (made = 0; made < 20 * LAG; made++) {
+    struct sending s;
+    uint64_t place;
+    prepare(&s, made, BYTES);
+    push(&r.in, &s);
+    assert_true(s.is_done);
+    if (made >= LAG) assert_int_equal(pull(&r.out, made - LAG, BYTES), 1);
+    place = r.in.position % RING;
+    if (place > highest) highest = place;
+    laps += place < before;
+    before = place;
+  }
+  assert_true(highest < PLACES);
+  assert_true(laps > 3);
+  for (made = 19 * LAG; made < 20 * LAG; made++) assert_int_equal(pull(&r.out, made, BYTES), 1);
+  assert_empty(&r);
+  close_rig(&r);
+}
+
+/* A consumer that stops just when the ring has begun at the front again: a few frames still find room, all that had come is whole. */
+static void test_consumer_stops_behind_a_rewind(void **state) {
+  enum { RING = 8 << 20, BYTES = 60000, LEAST = 2 };
+  struct rig r;
+  uint64_t made = 0, seen, before = 0, place = 0, more = 0;
+  struct sending s;
+  (void)state;
+  open_rig(&r, RING);
+  while (place >= before) { /* always one behind */
+    prepare(&s, made, BYTES);
+    push(&r.in, &s);
+    assert_true(s.is_done);
+    if (made > 0) assert_int_equal(pull(&r.out, made - 1, BYTES), 1);
+    made++;
+    before = place;
+    place = r.in.position % RING;
+  }
+  for (seen = made - 1;; more++) {
+    prepare(&s, made, BYTES);
+    push(&r.in, &s);
+    if (!s.is_done) break;
+    made++;
+  }
+  assert_true(more >= LEAST);
+  for (; seen < made; seen++) assert_int_equal(pull(&r.out, seen, BYTES), 1);
+  while (!s.is_done) push(&r.in, &s);
+  while (!pull(&r.out, made, BYTES)) continue;
+  assert_empty(&r);
   close_rig(&r);
 }
 
@@ -502,7 +560,10 @@ static void read_all(const struct rig *r, const unsigned char *data, uint64_t le
   for (i = 0; i < length; i++) sum_of_bytes += data[i];
 }
 
-/* Read until nothing comes or damage is found, then salvage; returns the last answer of channel_peek. `most`: bytes there may be in one frame. */
+/*
+ * Read until nothing comes or damage is found, then salvage; returns the last answer of channel_peek. `most`: bytes there may be in one
+ * frame.
+ */
 static int read_to_the_end(struct rig *r, uint64_t most) {
   struct channel_header header;
   const unsigned char *data;
@@ -564,7 +625,8 @@ static void test_every_bit_of_a_header(void **state) {
       header[bit / 8] ^= (unsigned char)(1u << bit % 8);
       status = read_to_the_end(&r, 2 * SMALL);
       if (sort != STAGED && bit / 8 / 4 == offsetof(struct channel_header, magic) / 4) assert_int_equal(status, -EBADMSG);
-      if (sort != STAGED && bit / 8 == 3 && (sort != NORMAL || bit != 29)) assert_int_equal(status, -EBADMSG); /* a flag too many or too few */
+      if (sort != STAGED && bit / 8 == 3 && (sort != NORMAL || bit != 29))
+        assert_int_equal(status, -EBADMSG); /* a flag too many or too few */
       close_rig(&r);
     }
 }
@@ -846,6 +908,8 @@ int main(void) {
     CASE(test_random_traffic),
     CASE(test_full_ring_says_so_and_changes_nothing),
     CASE(test_rewinds_while_the_consumer_keeps_up),
+    CASE(test_rewinds_behind_a_consumer_that_lags),
+    CASE(test_consumer_stops_behind_a_rewind),
     CASE(test_large_frame_comes_in_pieces),
     CASE(test_large_frame_of_a_few_bytes),
     CASE(test_memory_of_large_frames_is_given_back),

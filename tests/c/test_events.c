@@ -193,6 +193,14 @@ static uint64_t counted(struct events *e) {
   return sum;
 }
 
+/* Is the item among these, with so much time at least? (A machine that is busy makes others slow, too.) */
+static int is_slow(const struct event_slow *list, uint32_t count, uint64_t item, int64_t ns) {
+  uint32_t i;
+  for (i = 0; i < count; i++)
+    if (list[i].ns >= ns && list[i].first <= item && item < list[i].first + list[i].count) return list[i].call == 3;
+  return 0;
+}
+
 /* However items are looked at, each is counted once; a slow one among quick ones is found. */
 static void test_every_item_is_counted_once(void **state) {
   struct events *e = open_events();
@@ -213,10 +221,7 @@ static void test_every_item_is_counted_once(void **state) {
   (void)events_look(e, &s, 3, item, 0);
   assert_int_equal(counted(e), 10000);
   assert_true(looks < 10000);
-  assert_true(events_slow(e, list) >= 1);
-  assert_true(list[0].ns >= 15 * MS);
-  assert_int_equal(list[0].call, 3);
-  assert_true(list[0].first <= 5000 && list[0].first + list[0].count > 5000);
+  assert_true(is_slow(list, events_slow(e, list), 5000, 15 * MS));
   events_close(e, 1);
 }
 

@@ -1,7 +1,7 @@
 /*
  * The file of a log: lines and checksums, a file cut at every byte, writes and syncs that fail at every call, locks, and forked copies.
  */
-#include "unit.h"
+#include "directory.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -12,23 +12,6 @@
 #include "base/fault.h"
 #include "pool/journal.h"
 #include "process/process.h"
-
-static char directory[64], path[128];
-
-static int make_directory(void **state) {
-  (void)note_the_house(state);
-  strcpy(directory, "/tmp/luapool-journal-XXXXXX");
-  if (mkdtemp(directory) == NULL) return -1;
-  snprintf(path, sizeof path, "%s/log", directory);
-  return 0;
-}
-
-static int remove_directory(void **state) {
-  unlink(path);
-  unsetenv("LUAPOOL_FAIL");
-  fault_reload();
-  return rmdir(directory) == 0 ? find_it_clean(state) : -1;
-}
 
 static void fail_at(const char *rules) {
   setenv("LUAPOOL_FAIL", rules, 1);

@@ -3,40 +3,25 @@
  * Whatever changes the process (limits, closed streams, signals) happens in a forked program whose CHECKs are counted by the test;
  * every test ends with the descriptors and children that it started with.
  */
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
-#include <stdint.h>
-#include <cmocka.h>
+#include "unit.h"
 
-#include <dirent.h>
-#include <errno.h>
 #include <fcntl.h>
 #include <pthread.h>
 #include <sched.h>
-#include <signal.h>
 #include <stdatomic.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/time.h>
-#include <sys/wait.h>
-#include <unistd.h>
 
 #ifdef __linux__
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #endif
 
 #include "base/fault.h"
-#include "base/os.h"
-
-#define MS INT64_C(1000000)
-
-enum { CANNOT = 77 }; /* status of a program that this machine does not let do what it is for */
 
 /* In a program: leave with a status that names the line (cmocka's own assertions belong to the parent). */
 #define CHECK(condition) \
@@ -47,49 +32,9 @@ enum { CANNOT = 77 }; /* status of a program that this machine does not let do w
     } \
   } while (0)
 
-static int count_fds(void) {
-  DIR *directory = opendir("/proc/self/fd");
-  int count = -1; /* its own */
-  assert_non_null(directory);
-  while (readdir(directory) != NULL) count++;
-  closedir(directory);
-  return count;
-}
-
-static int fds_before;
-
-static int note_the_house(void **state) {
-  (void)state;
-  fds_before = count_fds();
-  return 0;
-}
-
-static int find_it_clean(void **state) {
-  (void)state;
-  assert_int_equal(count_fds(), fds_before);
-  assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
-  assert_int_equal(errno, ECHILD);
-  return 0;
-}
-
-/* Runs body in a process of its own, for at most 20 s; returns its wait status. */
+/* Runs body in a process of its own, for a limited time; returns its wait status. */
 static int run(void (*body)(void)) {
-  int64_t deadline = os_now_ns() + 20000 * MS;
-  int status;
-  pid_t pid = fork(), ended;
-  assert_true(pid >= 0);
-  if (pid == 0) {
-    body();
-    _exit(0);
-  }
-  while ((ended = waitpid(pid, &status, WNOHANG)) == 0 && os_now_ns() < deadline) poll(NULL, 0, 1);
-  if (ended == 0) {
-    kill(pid, SIGKILL);
-    waitpid(pid, NULL, 0);
-    fail_msg("%s", "the program hangs");
-  }
-  assert_int_equal(ended, pid);
-  return status;
+  return wait_for_program(start_program(body));
 }
 
 static void run_well(void (*body)(void)) {
@@ -97,6 +42,53 @@ static void run_well(void (*body)(void)) {
 }
 
 /* ---- files ------------------------------------------------------------------------------------ */
+
+static void assert_text(const char *path, const char *expected) {
+  char text[64];
+  assert_true(os_read_text(path, text, sizeof text) >= 0);
+  assert_string_equal(text, expected);
+}
+
+/* The content is new, the mode and what leads to the file are as they were; of a failure nothing is to be seen. */
+static void test_write_whole(void **state) {
+  char folder[] = "/tmp/luapool-os-XXXXXX", file[64], link_to_it[64], second[64];
+  struct stat about;
+  (void)state;
+  assert_non_null(mkdtemp(folder));
+  snprintf(file, sizeof file, "%s/file", folder);
+  snprintf(link_to_it, sizeof link_to_it, "%s/link", folder);
+  snprintf(second, sizeof second, "%s/second", folder);
+  assert_int_equal(os_write_whole(file, "first", 5), 0);
+  assert_text(file, "first");
+  assert_int_equal(chmod(file, 0640), 0);
+  assert_int_equal(symlink("file", link_to_it), 0);
+  assert_int_equal(os_write_whole(link_to_it, "by link", 7), 0);
+  assert_text(file, "by link");
+  assert_int_equal(stat(file, &about), 0);
+  assert_int_equal(about.st_mode & 07777, 0640);
+  assert_int_equal(lstat(link_to_it, &about), 0);
+  assert_true(S_ISLNK(about.st_mode));
+  assert_int_equal(link(file, second), 0);
+  assert_int_equal(os_write_whole(file, "both", 4), 0);
+  assert_text(second, "both");
+  assert_int_equal(unlink(second), 0);
+  assert_int_equal(os_write_whole("/dev/null", "x", 1), -ENOTSUP);
+  assert_int_equal(os_write_whole(folder, "x", 1), -EISDIR);
+#ifdef LUAPOOL_FAULTS
+  setenv("LUAPOOL_FAIL", "write#1:ENOSPC", 1);
+  fault_reload();
+  assert_int_equal(os_write_whole(file, "lost", 4), -ENOSPC);
+  setenv("LUAPOOL_FAIL", "open#2:ENOSPC", 1); /* there is not even room for another name */
+  fault_reload();
+  assert_int_equal(os_write_whole(file, "lost", 4), -ENOSPC);
+  unsetenv("LUAPOOL_FAIL");
+  fault_reload();
+#endif
+  assert_text(file, "both");
+  assert_int_equal(unlink(link_to_it), 0);
+  assert_int_equal(unlink(file), 0);
+  assert_int_equal(rmdir(folder), 0);
+}
 
 static int is_cloexec(int fd) {
   return fcntl(fd, F_GETFD) == FD_CLOEXEC;
@@ -322,7 +314,7 @@ static void test_poll_waits_as_long_as_it_says(void **state) {
   (void)state;
   assert_int_equal(os_poll(NULL, 0, 0), 0);
   assert_int_equal(os_poll(NULL, 0, 20 * MS + 1), 0);
-  assert_in_range(os_now_ns() - start, 20 * MS + 1, 2000 * MS);
+  assert_in_range(os_now_ns() - start, 20 * MS + 1, long_ns());
   start = os_now_ns();
   assert_int_equal(os_poll(NULL, 0, 1500), 0); /* not rounded up to a whole millisecond by much, nor down to nothing */
   assert_true(os_now_ns() - start >= 1500);
@@ -338,7 +330,7 @@ static void test_poll_counts_what_is_ready(void **state) {
   assert_int_equal(os_poll(both, 2, -1), 1);
   assert_true(both[1].revents & POLLIN);
   assert_int_equal(os_write(fds[1], "x", 1), 0);
-  assert_int_equal(os_poll(both, 2, 1000 * MS), 2);
+  assert_int_equal(os_poll(both, 2, long_ns()), 2);
   os_close(&fds[0]);
   os_close(&fds[1]);
 }
@@ -533,7 +525,7 @@ static void test_bell_wakes_a_sleeper_in_another_process(void **state) {
   assert_true(pid >= 0);
   if (pid == 0) {
     struct pollfd line = {bell.read_fd, POLLIN, 0};
-    _exit(os_poll(&line, 1, 5000 * MS) == 1 ? 0 : 1);
+    _exit(os_poll(&line, 1, long_ns()) == 1 ? 0 : 1);
   }
   os_bell_ring(&bell);
   assert_int_equal(waitpid(pid, &status, 0), pid);
@@ -547,6 +539,7 @@ static void test_cpus_are_at_least_one(void **state) {
   int quota = os_cgroup_cpus("");
   (void)state;
   assert_in_range(os_cpus(), 1, sysconf(_SC_NPROCESSORS_CONF));
+  assert_int_equal(os_cpus_lately(), os_cpus());
   if (quota > 0) assert_true(os_cpus() <= quota);
 }
 
@@ -560,11 +553,46 @@ static void restrict_to_one_cpu(void) {
   CPU_SET(first, &one);
   CHECK(sched_setaffinity(0, sizeof one, &one) == 0);
   CHECK(os_cpus() == 1);
+  CHECK(os_cpus_lately() == 1);
 }
 
 static void test_affinity_counts(void **state) {
   (void)state;
   run_well(restrict_to_one_cpu);
+}
+
+static void avoid_processors(void) {
+  cpu_set_t before, after;
+  int here, moved = 0, round;
+  CHECK(sched_getaffinity(0, sizeof before, &before) == 0);
+  here = os_processor();
+  CHECK(here >= 0 && CPU_ISSET(here, &before));
+  CHECK(os_avoid(&here, 0) == 0);
+  if (CPU_COUNT(&before) == 1) {
+    CHECK(os_avoid(&here, 1) == 0);
+    return;
+  }
+  for (round = 0; round < 100 && !moved; round++) { /* (the system may move it back at any moment) */
+    here = os_processor();
+    moved = os_avoid(&here, 1) == 1 && os_processor() != here;
+  }
+  CHECK(moved);
+  CHECK(sched_getaffinity(0, sizeof after, &after) == 0);
+  CHECK(CPU_EQUAL(&before, &after));
+}
+
+static void have_no_other_processor(void) {
+  int here;
+  restrict_to_one_cpu();
+  here = os_processor();
+  CHECK(os_avoid(&here, 1) == 0 && os_processor() == here);
+}
+
+static void test_processors_are_avoided(void **state) {
+  (void)state;
+  if (!os_can_bind()) skip();
+  run_well(avoid_processors);
+  run_well(have_no_other_processor);
 }
 
 /* A machine of our own under a directory: what the process reads about its cgroup, and the groups. */
@@ -716,6 +744,17 @@ static void test_memory_left_of_the_machine(void **state) {
   assert_true(os_memory_left("") > 0);
 }
 
+static void test_running(void **state) {
+  (void)state;
+  new_machine("", OTHER_MOUNTS);
+  assert_int_equal(os_running(machine), -ENOSYS);
+  put("/proc/loadavg", "0.50 0.25 0.10 7/321 12345\n");
+  assert_int_equal(os_running(machine), 7);
+  put("/proc/loadavg", "0.50 0.25\n");
+  assert_int_equal(os_running(machine), -ENOSYS);
+  remove_tree(machine);
+}
+
 static void test_memory_left_of_the_groups(void **state) {
   (void)state;
   new_machine("0::/a/b\n", V2_MOUNT);
@@ -782,6 +821,140 @@ static void test_threads_are_counted(void **state) {
   assert_int_equal(pthread_barrier_destroy(&barrier), 0);
 }
 
+/* A child that waits, with a child of its own that does, until the test ends both; the grandchild's number comes through the pipe. */
+static pid_t start_two(pid_t *grandchild) {
+  int ends[2];
+  pid_t child;
+  assert_int_equal(pipe(ends), 0);
+  child = fork();
+  assert_true(child >= 0);
+  if (child == 0) {
+    pid_t other = fork();
+    if (other == 0)
+      for (;;) pause();
+    if (other < 0 || write(ends[1], &other, sizeof other) != (ssize_t)sizeof other) _exit(1);
+    for (;;) pause();
+  }
+  close(ends[1]);
+  assert_int_equal(read(ends[0], grandchild, sizeof *grandchild), sizeof *grandchild);
+  close(ends[0]);
+  return child;
+}
+
+static void wait_for_state(pid_t pid, char wanted) {
+  struct os_process now = {0, 0, 0};
+  int64_t until = os_now_ns() + long_ns();
+  do assert_int_equal(os_look_at(pid, &now), 1);
+  while (now.state != wanted && os_now_ns() < until && os_poll(NULL, 0, MS) == 0);
+  assert_int_equal(now.state, wanted);
+}
+
+static void test_processes_are_looked_at(void **state) {
+  pid_t grandchild, child = start_two(&grandchild), one[1] = {0}, many[64] = {0};
+  struct os_process first, again;
+  int count, is_there = 0;
+  (void)state;
+  assert_int_equal(os_look_at(child, &first), 1);
+  assert_int_equal(first.parent, getpid());
+  assert_int_equal(os_look_at(grandchild, &again), 1);
+  assert_int_equal(again.parent, child);
+  assert_int_equal(os_children(child, many, 64), 1);
+  assert_int_equal(many[0], grandchild);
+  assert_int_equal(os_children(grandchild, many, 64), 0);
+  count = os_children(getpid(), many, 64);
+  for (int i = 0; i < count; i++) is_there |= many[i] == child;
+  assert_true(is_there);
+  assert_int_equal(os_children(child, one, 0), 0);
+  assert_int_equal(kill(child, SIGSTOP), 0);
+  wait_for_state(child, 'T');
+  assert_int_equal(kill(grandchild, SIGKILL), 0);
+  wait_for_state(grandchild, 'Z'); /* its parent is stopped, and does not look after it in any case */
+  assert_int_equal(os_look_at(child, &again), 1);
+  assert_true(again.started == first.started);
+  assert_int_equal(kill(child, SIGKILL), 0);
+  wait_for_state(child, 'Z');
+  assert_int_equal(waitpid(child, NULL, 0), child);
+  assert_int_equal(os_look_at(child, &again), 0);
+  assert_int_equal(os_children(child, many, 64), 0);
+}
+
+#if defined(__linux__) && defined(__x86_64__) && !defined(LUAPOOL_MALLOC) /* (the build for valgrind, which knows no such clone) */
+/* The kernel keeps signals from it until its child has become another program or ended. */
+static void *fork_and_wait(void *unused) {
+  (void)unused;
+  if (syscall(SYS_clone, CLONE_VFORK | SIGCHLD, 0, 0, 0, 0) == 0)
+    for (;;) pause();
+  for (;;) pause();
+  return NULL;
+}
+
+/* A process has stopped when its last thread has: what os_look_at says of it is true of the first alone. */
+static void test_a_process_has_several_threads_to_stop(void **state) {
+  int64_t until = os_now_ns() + long_ns();
+  pid_t child = fork(), grandchild = 0;
+  (void)state;
+  assert_true(child >= 0);
+  if (child == 0) {
+    pthread_t thread;
+    if (pthread_create(&thread, NULL, fork_and_wait, NULL) != 0) _exit(1);
+    for (;;) pause();
+  }
+  while (os_children(child, &grandchild, 1) == 0 && os_now_ns() < until) (void)os_poll(NULL, 0, MS);
+  assert_true(grandchild > 0);
+  assert_int_equal(kill(child, SIGSTOP), 0);
+  wait_for_state(child, 'T');
+  assert_int_equal(os_state_of_threads(child), 'D');
+  assert_int_equal(kill(grandchild, SIGKILL), 0);
+  while (os_state_of_threads(child) != 'T' && os_now_ns() < until) (void)os_poll(NULL, 0, MS);
+  assert_int_equal(os_state_of_threads(child), 'T');
+  assert_int_equal(kill(child, SIGKILL), 0);
+  assert_int_equal(waitpid(child, NULL, 0), child);
+  assert_int_equal(os_state_of_threads(child), 'Z');
+}
+#endif
+
+/* More of them than there is room for; each is listed once. */
+static void test_children_fill_the_room_there_is(void **state) {
+  enum { CHILDREN = 300 };
+  pid_t children[CHILDREN], listed[CHILDREN + 8];
+  int count, found = 0;
+  (void)state;
+  for (int i = 0; i < CHILDREN; i++) {
+    children[i] = fork();
+    assert_true(children[i] >= 0);
+    if (children[i] == 0)
+      for (;;) pause();
+  }
+  assert_int_equal(os_children(getpid(), listed, CHILDREN - 50), CHILDREN - 50);
+  count = os_children(getpid(), listed, CHILDREN + 8);
+  for (int i = 0; i < CHILDREN; i++) {
+    for (int j = 0; j < count; j++) found += listed[j] == children[i];
+    assert_int_equal(kill(children[i], SIGKILL), 0);
+    assert_int_equal(waitpid(children[i], NULL, 0), children[i]);
+  }
+  assert_int_equal(found, CHILDREN);
+}
+
+static void test_own_program_and_memory(void **state) {
+  enum { BYTES = 32 << 20 };
+  char path[4096], tiny[4];
+  struct stat about;
+  uint64_t before = os_own_memory(), with;
+  unsigned char *block = malloc(BYTES);
+  (void)state;
+  assert_true(os_own_program(path, sizeof path) > 0);
+  assert_int_equal(path[0], '/');
+  assert_int_equal(stat(path, &about), 0);
+  assert_true(S_ISREG(about.st_mode));
+  assert_int_equal(os_own_program(tiny, sizeof tiny), -ENAMETOOLONG);
+  assert_true(before > 0);
+  assert_non_null(block);
+  for (size_t i = 0; i < BYTES; i += 512) ((volatile unsigned char *)block)[i] = 1;
+  with = os_own_memory();
+  free(block);
+  assert_true(with >= before + BYTES / 2);
+}
+
 static void test_pidfd_means_one_process(void **state) {
   int status, fd = os_pidfd_open(getpid());
   (void)state;
@@ -797,11 +970,38 @@ static void test_pidfd_means_one_process(void **state) {
   struct pollfd line = {fd, POLLIN, 0};
   assert_int_equal(os_poll(&line, 1, 0), 0);
   assert_int_equal(os_pidfd_signal(fd, SIGKILL), 0);
-  assert_int_equal(os_poll(&line, 1, 5000 * MS), 1);
+  assert_int_equal(os_poll(&line, 1, long_ns()), 1);
   assert_int_equal(waitpid(pid, &status, 0), pid);
   assert_int_equal(WTERMSIG(status), SIGKILL);
   assert_int_equal(os_pidfd_signal(fd, SIGKILL), -ESRCH);
   os_close(&fd);
+}
+
+/* As somebody's who is not its parent, before it is reaped; and after, where the system tells. */
+static void test_pidfd_tells_the_end(void **state) {
+  (void)state;
+  for (int is_killed = 0; is_killed < 2; is_killed++) {
+    int told = 0, status = 0, result;
+    pid_t pid = fork();
+    assert_true(pid >= 0);
+    if (pid == 0 && !is_killed) _exit(3);
+    if (pid == 0)
+      for (;;) pause();
+    int fd = os_pidfd_open(pid);
+    if (fd < 0) {
+      (void)kill(pid, SIGKILL);
+      (void)waitpid(pid, &status, 0);
+      skip();
+    }
+    if (is_killed) assert_int_equal(os_pidfd_end(fd, pid, 0, &told), -EAGAIN);
+    if (is_killed) assert_int_equal(kill(pid, SIGKILL), 0);
+    assert_int_equal(os_pidfd_end(fd, pid, long_ns(), &told), 1);
+    assert_int_equal(waitpid(pid, &status, 0), pid);
+    assert_int_equal(told, status);
+    result = os_pidfd_end(fd, pid, long_ns(), &told);
+    assert_true(result == 0 || (result == 1 && told == status));
+    os_close(&fd);
+  }
 }
 
 static void test_random_fills_everything(void **state) {
@@ -1062,6 +1262,7 @@ static void test_faults_are_compiled_out(void **state) {
 int main(void) {
   const struct CMUnitTest tests[] = {
     CASE(test_open_gives_cloexec_or_errno),
+    CASE(test_write_whole),
     CASE(test_close_keeps_errno_and_is_idempotent),
     CASE(test_a_set_is_closed_and_nothing_else),
     CASE(test_read_text_cuts_and_ends),
@@ -1089,6 +1290,7 @@ int main(void) {
     CASE(test_cpus_are_at_least_one),
 #ifdef __linux__
     CASE(test_affinity_counts),
+    CASE(test_processors_are_avoided),
     CASE(test_quota_of_v2_is_rounded_up),
     CASE(test_every_group_up_to_the_mount_limits),
     CASE(test_quota_of_v1),
@@ -1097,10 +1299,18 @@ int main(void) {
     CASE(test_mount_points_may_have_blanks),
     CASE(test_machine_without_cgroups),
     CASE(test_memory_left_of_the_machine),
+    CASE(test_running),
     CASE(test_memory_left_of_the_groups),
 #endif
     CASE(test_threads_are_counted),
+    CASE(test_processes_are_looked_at),
+#if defined(__linux__) && defined(__x86_64__) && !defined(LUAPOOL_MALLOC)
+    CASE(test_a_process_has_several_threads_to_stop),
+#endif
+    CASE(test_children_fill_the_room_there_is),
+    CASE(test_own_program_and_memory),
     CASE(test_pidfd_means_one_process),
+    CASE(test_pidfd_tells_the_end),
     CASE(test_random_fills_everything),
 #ifdef LUAPOOL_FAULTS
     CASE(test_every_call_can_be_made_to_fail),

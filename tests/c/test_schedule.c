@@ -1,6 +1,6 @@
 /*
- * The pool's decisions with invented times: simulated workers claim as real ones do (the estimate is the entry's, changed at the end of each
- * claim), and what they need together is compared with the ideal.
+ * The pool's decisions with invented times: simulated workers claim as real ones do (the estimate is the entry's, changed at the end of
+ * each claim), and what they need together is compared with the ideal.
  */
 #include "unit.h"
 
@@ -50,6 +50,27 @@ static void test_claims_keep_to_the_time_they_should_take(void **state) {
     assert_true(many == 1 || many * item_ns <= 2 * (uint64_t)MS);
     if (item_ns < 100000) assert_true(many * item_ns >= (uint64_t)MS / 4); /* and is worth its frame */
   }
+}
+
+static void test_first_guesses_are_cautious(void **state) {
+  uint64_t item_ns;
+  (void)state;
+  for (item_ns = 1; item_ns < UINT64_C(1) << 50; item_ns *= 7) {
+    assert_in_range(schedule_first_guess(item_ns), 2 * item_ns, 16 * item_ns);
+    assert_true(schedule_claim(1 << 20, 2, schedule_first_guess(item_ns), 0) <= schedule_claim(1 << 20, 2, item_ns, 0));
+  }
+  assert_true(schedule_first_guess(UINT64_MAX) >= UINT64_MAX / 2); /* no overflow */
+}
+
+static void test_next_to_nothing_is_for_one(void **state) {
+  (void)state;
+  assert_int_equal(schedule_takers(16, 50), 1);
+  assert_int_equal(schedule_takers(16, 0), 16); /* not known */
+  assert_int_equal(schedule_takers(16, 100000), 16);
+  assert_int_equal(schedule_takers(0, 50), 0);
+  assert_int_equal(schedule_takers(1, 1), 1);
+  assert_int_equal(schedule_takers(UINT64_MAX, 1), UINT64_MAX);
+  assert_int_equal(schedule_takers(2, UINT64_MAX), 2);
 }
 
 /* ---- the estimate ---------------------------------------------------------------------------------- */
@@ -109,7 +130,8 @@ static uint64_t run_simulation(struct simulation *s, uint32_t workers) {
     uint64_t many, k;
     for (i = 1; i < workers; i++)
       if (worker[i].free_at < worker[first].free_at) first = i;
-    if (worker[first].items) estimate = schedule_item_ns(estimate, worker[first].items, (int64_t)(worker[first].free_at - worker[first].started_at));
+    if (worker[first].items)
+      estimate = schedule_item_ns(estimate, worker[first].items, (int64_t)(worker[first].free_at - worker[first].started_at));
     worker[first].items = 0;
     if (next == s->items) break;
     many = schedule_claim(s->items - next, workers, estimate, 0);
@@ -325,6 +347,8 @@ int main(void) {
     CASE(test_claims_are_never_nothing_and_never_too_much),
     CASE(test_claims_shrink_to_one),
     CASE(test_claims_keep_to_the_time_they_should_take),
+    CASE(test_first_guesses_are_cautious),
+    CASE(test_next_to_nothing_is_for_one),
     CASE(test_estimate_of_steady_items_is_their_time),
     CASE(test_estimate_follows_both_ways),
     CASE(test_estimate_of_nonsense_is_at_least_one),

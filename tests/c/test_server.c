@@ -4,6 +4,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/wire.h"
@@ -155,7 +156,8 @@ static void start(struct server *s, struct process *p, char letter) {
   char byte = 0;
   struct pollfd one;
   assert_int_equal(os_pipe(pipe), 0);
-  assert_int_equal(server_start(s, p, &letter, 1, &pipe[1], 1, NULL, long_ns()), 1);
+  assert_int_equal(server_order(s, p, &letter, 1, &pipe[1], 1, NULL, long_ns()), 0);
+  assert_int_equal(server_collect(s, long_ns()), 1);
   assert_true(p->pid > 0);
   os_close(&pipe[1]);
   one = (struct pollfd){pipe[0], POLLIN, 0};
@@ -225,6 +227,115 @@ static void test_a_helper_that_is_killed(void **state) {
   server_close(&s);
 }
 
+/* Orders are written one behind the other; the helper answers in their order, each with its own worker. */
+static void test_many_orders_at_once(void **state) {
+  static const char letters[] = "eweeweeweeweewee";
+  struct server s;
+  struct process p[SERVER_MOST_ORDERS], one_more;
+  struct process_end end;
+  int pipe[2], before = count_fds(), i;
+  char byte;
+  (void)state;
+  _Static_assert(sizeof letters == SERVER_MOST_ORDERS + 1, "a letter for each");
+  server_init(&s);
+  assert_int_equal(server_open(&s, &options), 0);
+  assert_int_equal(os_pipe(pipe), 0);
+  for (i = 0; i < SERVER_MOST_ORDERS; i++)
+    assert_int_equal(server_order(&s, &p[i], &letters[i], 1, &pipe[1], 1, NULL, long_ns()), 0);
+  assert_int_equal(server_order(&s, &one_more, "e", 1, &pipe[1], 1, NULL, long_ns()), -ETOOMANYREFS);
+  for (i = 0; i < SERVER_MOST_ORDERS; i++) assert_int_equal(server_collect(&s, long_ns()), 1);
+  assert_int_equal(server_collect(&s, long_ns()), -EINVAL);
+  os_close(&pipe[1]);
+  for (i = 0; i < SERVER_MOST_ORDERS; i++) {
+    struct pollfd one = {pipe[0], POLLIN, 0};
+    assert_int_equal(os_poll(&one, 1, long_ns()), 1);
+    assert_int_equal(os_read(pipe[0], &byte, 1), 1);
+  }
+  for (i = 0; i < SERVER_MOST_ORDERS; i++) {
+    if (letters[i] == 'w') assert_int_equal(process_kill_tree(&p[i]), 0);
+    assert_int_equal(process_reap(&p[i], long_ns(), &end), 1);
+    assert_int_equal(end.exit_code, letters[i] == 'e' ? 7 : 0);
+    assert_int_equal(end.signal, letters[i] == 'w' ? SIGKILL : 0);
+  }
+  os_close(&pipe[0]);
+  server_close(&s);
+  assert_int_equal(count_fds(), before);
+}
+
+/* 1: the kernel, too, has heard that this process may have `n` descriptors (valgrind keeps that to itself). */
+static int has_limit(unsigned long n) {
+  FILE *file = fopen("/proc/self/limits", "r");
+  char line[256];
+  unsigned long found = 0;
+  assert_non_null(file);
+  while (fgets(line, sizeof line, file) && sscanf(line, "Max open files %lu", &found) != 1) continue;
+  fclose(file);
+  return found == n;
+}
+
+/* The kernel lets a user have so many descriptors on their way: what does not go now goes later, and the helper is there. */
+static void test_too_many_descriptors_on_their_way(void **state) {
+  struct rlimit limit, low;
+  struct server s;
+  struct process p;
+  int ways[2], many[WIRE_MAX_FDS], i, status, is_root = geteuid() == 0;
+  (void)state;
+  assert_int_equal(getrlimit(RLIMIT_NOFILE, &limit), 0);
+  low = limit;
+  low.rlim_cur = 100;
+  assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+  if (!has_limit(100)) {
+    assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+    skip();
+  }
+  assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  server_init(&s);
+  assert_int_equal(server_open(&s, &options), 0);
+  assert_int_equal(os_socket_pair(ways), 0);
+  for (i = 0; i < WIRE_MAX_FDS; i++) many[i] = ways[0];
+  for (i = 0; i < 20; i++) assert_int_equal(wire_send(ways[1], 1, "x", 1, many, WIRE_MAX_FDS, -1), 0);
+  assert_int_equal(setrlimit(RLIMIT_NOFILE, &low), 0);
+  if (is_root) assert_int_equal(seteuid(65534), 0); /* (the limit is not for root) */
+  status = server_order(&s, &p, "e", 1, ways, 1, NULL, long_ns());
+  if (is_root) assert_int_equal(seteuid(0), 0);
+  assert_int_equal(setrlimit(RLIMIT_NOFILE, &limit), 0);
+  assert_int_equal(status, -ETOOMANYREFS);
+  assert_true(server_is_open(&s));
+  assert_int_equal(server_collect(&s, long_ns()), -EINVAL);
+  os_close(&ways[0]);
+  os_close(&ways[1]);
+  start(&s, &p, 'e');
+  server_close(&s);
+}
+
+/* Nobody is left of orders whose helper was killed, and each of them says so. */
+static void test_orders_of_a_killed_helper(void **state) {
+  struct server s;
+  struct process p[3];
+  int pipe[2], before = count_fds(), i;
+  char byte;
+  struct pollfd one;
+  (void)state;
+  server_init(&s);
+  assert_int_equal(server_open(&s, &options), 0);
+  assert_int_equal(os_pipe(pipe), 0);
+  kill(s.helper.pid, SIGSTOP);
+  for (i = 0; i < 3; i++) assert_int_equal(server_order(&s, &p[i], "w", 1, &pipe[1], 1, NULL, long_ns()), 0);
+  os_close(&pipe[1]);
+  kill(s.helper.pid, SIGKILL);
+  for (i = 0; i < 3; i++) assert_true(server_collect(&s, long_ns()) < 0);
+  assert_int_equal(server_collect(&s, long_ns()), -EINVAL);
+  assert_false(server_is_open(&s));
+  one = (struct pollfd){pipe[0], POLLIN, 0};
+  assert_int_equal(os_poll(&one, 1, long_ns()), 1);
+  assert_int_equal(os_read(pipe[0], &byte, 1), 0);
+  assert_int_equal(server_open(&s, &options), 0);
+  assert_int_equal(server_order(&s, &p[0], "w", 1, pipe, 1, NULL, long_ns()), 0);
+  server_close(&s); /* with an order that nobody has collected */
+  os_close(&pipe[0]);
+  assert_int_equal(count_fds(), before);
+}
+
 static void test_becoming_a_worker(void **state) {
   int pipe[2];
   char byte = 0, letter = 'e';
@@ -264,7 +375,8 @@ static void test_refusals(void **state) {
   assert_non_null(strstr(s.complaint, "/nowhere/at/all"));
 #endif
   assert_int_equal(server_open(&s, &options), 0);
-  assert_int_equal(server_start(&s, &p, "two", 3, NULL, 0, NULL, long_ns()), -EBADMSG); /* the helper goes on */
+  assert_int_equal(server_order(&s, &p, "two", 3, NULL, 0, NULL, long_ns()), 0);
+  assert_int_equal(server_collect(&s, long_ns()), -EBADMSG); /* the helper goes on */
   start(&s, &p, 'e');
   server_close(&s);
   process_abandon(&p);
@@ -276,8 +388,10 @@ int main(int argc, char **argv) {
     cmocka_unit_test(test_messages_of_all_sizes), cmocka_unit_test(test_descriptors_travel), cmocka_unit_test(test_a_message_in_pieces),
     cmocka_unit_test(test_a_board_in_a_file), cmocka_unit_test(test_workers_and_their_ends),
     cmocka_unit_test(test_the_end_of_another_is_noted),
+    cmocka_unit_test(test_many_orders_at_once), cmocka_unit_test(test_orders_of_a_killed_helper),
+    cmocka_unit_test(test_too_many_descriptors_on_their_way),
     cmocka_unit_test(test_a_helper_that_is_killed), cmocka_unit_test(test_becoming_a_worker), cmocka_unit_test(test_refusals)};
-  const struct server_work work = {NULL, configure, prepare, run, release};
+  const struct server_work work = {NULL, configure, prepare, run, release, NULL};
   if (argc > 1 && strcmp(argv[1], SERVER_ARGUMENT) == 0) return server_main(&work);
   if (readlink("/proc/self/exe", program, sizeof program - 1) < 0) return 1;
   return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,8 +1,8 @@
 /*
- * What is made of events: time in bins that lose nothing as they grow, nonsense that is counted and not believed; and the file that is whole
- * after every write, whatever fails, and is its owner's alone.
+ * What is made of events: time in bins that lose nothing as they grow, nonsense that is counted and not believed; and the file that is
+ * whole after every write, whatever fails, and is its owner's alone.
  */
-#include "unit.h"
+#include "directory.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -16,22 +16,7 @@
 
 enum { TEXT_BYTES = 1 << 20 };
 
-static char directory[64], path[128], text[TEXT_BYTES + 1];
-
-static int make_directory(void **state) {
-  (void)note_the_house(state);
-  strcpy(directory, "/tmp/luapool-trace-XXXXXX");
-  if (mkdtemp(directory) == NULL) return -1;
-  snprintf(path, sizeof path, "%s/trace", directory);
-  return 0;
-}
-
-static int remove_directory(void **state) {
-  unlink(path);
-  unsetenv("LUAPOOL_FAIL");
-  fault_reload();
-  return rmdir(directory) == 0 ? find_it_clean(state) : -1;
-}
+static char text[TEXT_BYTES + 1];
 
 static void read_file(void) {
   int fd = open(path, O_RDONLY);

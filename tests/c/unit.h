@@ -1,6 +1,6 @@
 /*
  * What the unit tests of the lower floors share: the house before and after each test, invented numbers that are the same in each run,
- * and waiting for other processes by looking (never by sleeping and hoping).
+ * programs forked for a test, and waiting for other processes by looking (never by sleeping and hoping).
  */
 #ifndef LUAPOOL_TESTS_UNIT_H
 #define LUAPOOL_TESTS_UNIT_H
@@ -14,12 +14,17 @@
 #include <dirent.h>
 #include <errno.h>
 #include <poll.h>
+#include <signal.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include "base/os.h"
 
 #define MS INT64_C(1000000)
+
+enum { CANNOT = 77 }; /* status of a program that this machine does not let do what it is for */
 
 /* POOLTEST_SLOWNESS: how much slower everything is here than on a plain machine (valgrind, sanitizers). */
 static inline int slowness(void) {
@@ -37,6 +42,11 @@ static inline int rounds_of(int rounds) {
 /* Far more than anything here takes. */
 static inline int64_t long_ns(void) {
   return 20000 * MS * slowness();
+}
+
+/* A second, as it was promised, and what a loaded machine may take longer; far less than what is waited for lasts if nobody ends it. */
+static inline int64_t soon_ns(void) {
+  return 6000 * MS * slowness();
 }
 
 /* SplitMix64: the next invented number. */
@@ -65,6 +75,7 @@ static int fds_before;
 static inline int note_the_house(void **state) {
   (void)state;
   fds_before = count_fds();
+  assert_true(fds_before >= 0);
   return 0;
 }
 
@@ -74,6 +85,33 @@ static inline int find_it_clean(void **state) {
   assert_int_equal(waitpid(-1, NULL, WNOHANG), -1);
   assert_int_equal(errno, ECHILD);
   return 0;
+}
+
+/* Starts body in a process that is no child of process_fork: a host of its own. */
+static inline pid_t start_program(void (*body)(void)) {
+  fflush(stdout);
+  pid_t pid = fork();
+  assert_true(pid >= 0);
+  if (pid == 0) {
+    body();
+    _exit(0);
+  }
+  return pid;
+}
+
+/* Its wait status; one that does not end is killed, and that is a failure. */
+static inline int wait_for_program(pid_t pid) {
+  int64_t deadline = os_now_ns() + long_ns();
+  int status;
+  pid_t ended;
+  while ((ended = waitpid(pid, &status, WNOHANG)) == 0 && os_now_ns() < deadline) poll(NULL, 0, 1);
+  if (ended == 0) {
+    kill(pid, SIGKILL);
+    waitpid(pid, NULL, 0);
+    fail_msg("%s", "the program hangs");
+  }
+  assert_int_equal(ended, pid);
+  return status;
 }
 
 #endif

@@ -88,6 +88,18 @@ static void word_run(void) {
   lua_close(L);
 }
 
+/* What this build has; what it has not says so. */
+static void word_features(void) {
+  static const char *const names[] = {"journal", "trace", "progress", "early", "exceptions", "nonsense"};
+  lua_State *L = new_state();
+  for (size_t i = 0; i < sizeof names / sizeof *names; i++) printf("%s %d\n", names[i], luapool_has(names[i]));
+  if (!luapool_has("early")) {
+    printf("%d ", luapool_init_early(L));
+    printf("%s %d\n", lua_tostring(L, -1), lua_gettop(L));
+  }
+  lua_close(L);
+}
+
 static void word_options(void) {
   int status;
   lua_State *L = new_state();
@@ -338,7 +350,8 @@ static void word_sandbox(void) {
   lua_pushinteger(L, 5);
   if (luapool_run(L, p, "map", 2, 1) != LUAPOOL_OK) fail(L, "luapool_run");
   for (int i = 1; i <= 5; i++) printf("%d ", (lua_rawgeti(L, -1, i), (int)lua_tointeger(L, -1))), lua_pop(L, 1);
-  load(L, "local n = '' for _, name in ipairs { 'math', 'io', 'os', 'string', 'require', 'debug' } do n = n .. (_G[name] and 'y' or 'n') end return n");
+  load(L, "local n = '' for _, name in ipairs { 'math', 'io', 'os', 'string', 'require', 'debug' } do "
+          "n = n .. (_G[name] and 'y' or 'n') end return n");
   if (luapool_run(L, p, "apply", 1, 1) != LUAPOOL_OK) fail(L, "luapool_run");
   printf("%s\n", lua_tostring(L, -1));
   load(L, "error({ 1 })");
@@ -428,7 +441,9 @@ static void run_script(lua_State *L, const char *code) {
   if (luaL_dostring(L, code) != LUA_OK) fail(L, "script");
 }
 
-/* A state of an engine's: a global table of C functions, a C function of its own, userdata as a global and hidden in a closure, a module. */
+/*
+ * A state of an engine's: a global table of C functions, a C function of its own, userdata as a global and hidden in a closure, a module.
+ */
 static lua_State *engine_state(void) {
   lua_State *L = lua_newstate(locked_allocate, NULL);
   luaL_openlibs(L);
@@ -605,8 +620,10 @@ static void use_descriptors(const char *kept, int is_early) {
   options.descriptors = kept;
   if (is_early && luapool_init_early(L) != LUAPOOL_OK) fail(L, "luapool_init_early");
   if (luapool_open(L, &options, &p) != LUAPOOL_OK) fail(L, "luapool_open");
-  load(L, "local f <close> = io.popen('ls -l /proc/' .. package.loaded.luapool.worker.pid .. '/fd') return f:read 'a'");
+  /* (some pass while they are listed; standard input does not) */
+  load(L, "local f <close> = io.popen('ls -l /proc/' .. package.loaded.luapool.worker.pid .. '/fd 2> /dev/null') return f:read 'a'");
   if (luapool_run(L, p, "apply", 1, 1) != LUAPOOL_OK) fail(L, "luapool_run");
+  if (strstr(lua_tostring(L, -1), "/dev/null") == NULL) fail(NULL, lua_tostring(L, -1));
   printf("%d\n", strstr(lua_tostring(L, -1), "passwd") != NULL);
   luapool_close(L, p, -1);
   close(fd);
@@ -625,13 +642,46 @@ static void word_descriptors_early(void) {
   use_descriptors("keep", 1);
 }
 
+/* ---- who has the processor first ---- */
+
+/* Niceness and policy of a worker, as /proc tells them; or the error. */
+static void print_priority(lua_State *L, int nice) {
+  static const char code[] =
+    "local f <close> = assert(io.open '/proc/self/stat') local fields = {}\n"
+    "for word in f:read('a'):gsub('^.*%)', '2'):gmatch '%S+' do fields[#fields + 1] = word end\n"
+    "return fields[18], fields[40]";
+  luapool_options options = DEFAULTS;
+  luapool *p;
+  options.workers = 1;
+  options.start = start;
+  options.nice = nice;
+  if (luapool_open(L, &options, &p) != LUAPOOL_OK) {
+    printf("%s\n", lua_tostring(L, -1));
+    lua_pop(L, 1);
+    return;
+  }
+  load(L, code);
+  if (luapool_run(L, p, "apply", 1, 2) != LUAPOOL_OK) fail(L, "luapool_run");
+  printf("%s %s\n", lua_tostring(L, -2), lua_tostring(L, -1));
+  lua_pop(L, 2);
+  luapool_close(L, p, -1);
+}
+
+static void word_nice(void) {
+  static const int values[] = {0, 3, LUAPOOL_IDLE, -1, 21};
+  lua_State *L = new_state();
+  for (size_t i = 0; i < sizeof values / sizeof *values; i++) print_priority(L, values[i]);
+  lua_close(L);
+}
+
 int main(int argc, char **argv) {
   static const struct { const char *name; void (*run)(void); } words[] = {
-    {"run", word_run}, {"options", word_options}, {"jobs", word_jobs}, {"close", word_close}, {"interrupt", word_interrupt}, {"log", word_log},
+    {"run", word_run}, {"options", word_options}, {"jobs", word_jobs}, {"close", word_close}, {"interrupt", word_interrupt},
+    {"log", word_log}, {"features", word_features},
     {"reaper", word_reaper}, {"threads", word_threads}, {"states", word_states}, {"sandbox", word_sandbox}, {"own", word_own},
     {"descriptors", word_descriptors}, {"descriptors_kept", word_descriptors_kept}, {"descriptors_early", word_descriptors_early},
     {"early", word_early}, {"early_states", word_early_states}, {"early_killed", word_early_killed},
-    {"early_lost", word_early_lost}};
+    {"early_lost", word_early_lost}, {"nice", word_nice}};
   luapool_worker_options worker = {.size = sizeof worker, .open_worker = getenv("NO_ENGINE") ? open_none : open_engine};
   int status = luapool_worker_main(argc, argv, &worker);
   if (status >= 0) return status;
