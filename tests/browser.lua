@@ -1,6 +1,7 @@
 -- browser.lua -- looks at pages as a person would see them, with a headless Chromium: what it measures, and the pixels that it draws.
 -- It is heavy, and not installed for the tests (scripts/install-dependencies browser does it): browser.path is nil without it.
 local cjson = require "cjson"
+local disk = require "disk"
 local proc = require "proc"
 
 local browser = {}
@@ -39,16 +40,6 @@ local function run(directory, page, options)
   return out, said
 end
 
-local function read(path)
-  local file <close> = assert(io.open(path, "rb"))
-  return file:read("a")
-end
-
-local function write(path, text)
-  local file <close> = assert(io.open(path, "wb"))
-  file:write(text)
-end
-
 local CODE <const> = [[<script>addEventListener('load', () => { let r; try { r = (() => {%s})() } catch (e) { r = {failed: '' + e} }
 parent.document.documentElement.setAttribute('data-measured', encodeURIComponent(JSON.stringify(r))) })</script>]]
 
@@ -61,7 +52,7 @@ local function evaluate(directory, html, script, options)
   local page = directory .. "/measured.html"
   local before, after = html:match("^(.*)(</body>.*)$")
   local document = (before .. CODE:format(script) .. after):gsub("&", "&amp;"):gsub('"', "&quot;")
-  write(page, FRAME:format(options.width or 1200, document))
+  disk.write(page, FRAME:format(options.width or 1200, document))
   options.action = "--dump-dom"
   local out, said = run(directory, page, options)
   local text = out:match('data%-measured="([^"]*)"')
@@ -155,10 +146,11 @@ local COUNT <const> = [[
 ---@return table pixels width, height, counts: [color as "rgb(r, g, b)"] = pixels
 function browser.pixels(directory, html, options)
   local page, picture = directory .. "/drawn.html", directory .. "/drawn.png"
-  write(page, html)
+  disk.write(page, html)
   options.action = "--screenshot=" .. picture
   run(directory, page, options)
-  return (evaluate(directory, '<html><body><img src="data:image/png;base64,' .. base64(read(picture)) .. '"></body></html>', COUNT, {}))
+  local document = '<html><body><img src="data:image/png;base64,' .. base64(disk.read(picture)) .. '"></body></html>'
+  return (evaluate(directory, document, COUNT, {}))
 end
 
 return browser

@@ -4,25 +4,35 @@
 --   -p        only tests whose name (TestClass.test_name) matches the Lua pattern
 -- Environment: BUILD (the build directory, default "build"), LUA (the interpreter that runs the tests; default: the program
 -- under test if it is built), WRAPPER (words before it), FILE_SECONDS (deadline of one file), POOLTEST_SLOWNESS (stretches
--- that and the tests' own time limits), JOBS (files that run at the same time, default 1).
+-- that and the tests' own time limits), JOBS (files that run at the same time, default 1), SLOWEST (so many of the tests that took longest
+-- are listed at the end, with seconds of the clock and of processors).
 -- Some files run once more for each other way to start workers (LUAPOOL_START): see AGAIN.
 -- Each file runs in a process of its own, so that a crash or a hang costs that file alone, and is followed by the leak guard: no
 -- process may be left (found by its mark), and no new name in /dev/shm.
 local build = os.getenv("BUILD") or "build"
 package.cpath = build .. "/tests/?.so;" .. package.cpath
 local proc = require "proc"
+package.path = "tests/?.lua;" .. package.path
+local witness = require "witness"
 
 local here = proc.directory()
 if build:sub(1, 1) ~= "/" then build = here .. "/" .. build end
-local FILE_SECONDS = tonumber(os.getenv("FILE_SECONDS") or 120)
+local FILE_SECONDS = tonumber(os.getenv("FILE_SECONDS") or 300)
 local JOBS = math.max(1, math.tointeger(tonumber(os.getenv("JOBS") or 1)) or 1)
-local GLANCE = 0.02 -- seconds for each running file in its turn
+local GLANCE = 0.03 / JOBS -- seconds for each running file in its turn
 
 -- The longest begin first, so that none of them is alone at the end.
-local FIRST = { "tests/test_mpi_loss.lua", "tests/test_mpi.lua", "tests/test_stream.lua", "tests/test_signals.lua", "tests/c/test_pool.c" }
+local FIRST = {
+  "tests/test_mpi_loss.lua", "tests/test_stream.lua", "tests/test_signals.lua", "tests/test_faults.lua", "tests/test_repl.lua",
+  "tests/test_mpi.lua", "tests/c/test_pool.c", "tests/test_page.lua", "tests/test_interrupt.lua", "tests/test_oneliner.lua",
+  "tests/test_examples.lua", "tests/test_house.lua", "tests/test_errors.lua", "tests/test_verbs.lua", "tests/test_simulation.lua",
+}
 
 -- The promises of pools hold for all workers, not only for copies of the program.
 local AGAIN = { server = { "pool", "crash", "functions", "stream", "future" }, spawn = { "pool", "functions", "trace" } }
+
+local SLOWEST = math.tointeger(tonumber(os.getenv("SLOWEST") or 0)) or 0
+local times = {} -- of tests: { seconds, cpu_seconds, "file: name" }
 
 local totals = { passed = 0, failed = 0, skipped = 0 }
 local failures = {}
@@ -79,7 +89,8 @@ local function shared_memory_names()
   return names
 end
 
--- The leak guard: what is new may be somebody else's passing business, so it has a second to go away.
+-- The leak guard: what is new may be somebody else's passing business, or have been killed and have no processor to die on yet: it has
+-- some seconds to go away.
 local function guard(file, mark, names_before)
   local left = {}
   local function is_clean()
@@ -89,7 +100,7 @@ local function guard(file, mark, names_before)
     end
     return #left == 0
   end
-  if proc.wait_until(is_clean, 1) then return end
+  if proc.wait_until(is_clean, 3) then return end
   local words = {}
   for _, what in ipairs(left) do
     local stat = type(what) == "number" and proc.stat(what)
@@ -103,27 +114,32 @@ local function describe(status)
   return status.signal and "died of " .. status.signal or "exit status " .. status.exit
 end
 
+local under_way = {} -- file -> { process, started } of the files that run now
+
 -- Start a program, let others have their turn until it has ended (at most FILE_SECONDS), look what it left. In a coroutine.
--- Returns status (nil: it hung), stdout, stderr.
+-- Returns status (nil: it hung), stdout, stderr, and of a hang what its processes waited for.
 local function run_process(file, arguments, start)
   local names, env = shared_memory_names(), {}
   for name, value in pairs(environment) do env[name] = value end
   env.LUAPOOL_START = start or false
   local process = proc.spawn { args = arguments, env = env, deadline = FILE_SECONDS + 60 }
   local deadline = proc.now() + FILE_SECONDS * proc.slowness
+  under_way[file] = { process = process, started = proc.now() }
   local status, stdout, stderr
   repeat
     coroutine.yield()
     status, stdout, stderr = process:wait(GLANCE / proc.slowness)
   until status or proc.now() > deadline
+  local evidence
+  under_way[file] = nil
   if not status then
-    stdout, stderr = process.stdout, process.stderr
+    stdout, stderr, evidence = process.stdout, process.stderr, witness.describe(process.pid, process.mark)
     process:kill("KILL")
     proc.kill_marked(process.mark)
     process:wait(5)
   end
   guard(file, process.mark, names)
-  return status, stdout, stderr
+  return status, stdout, stderr, evidence
 end
 
 -- Read what tests/run_file.lua (or the TAP reader below) noted.
@@ -144,6 +160,9 @@ local function read_report(file, lines)
       close_failure()
       counts[word], running = counts[word] + 1, nil
       if word == "fail" then failed_test = rest end
+    elseif word == "took" then
+      local seconds, cpu, name = rest:match("^(%S+) (%S+) (.*)$")
+      times[#times + 1] = { tonumber(seconds), tonumber(cpu), file .. ": " .. name }
     elseif word == "end" then
       is_complete = true
     end
@@ -154,11 +173,11 @@ local function read_report(file, lines)
 end
 
 -- One file is over: note a death, a hang or emptiness as a failure of its own, and say the result in one line.
-local function conclude(file, started, status, running, is_complete, counts, stdout, stderr)
+local function conclude(file, started, status, running, is_complete, counts, stdout, stderr, evidence)
   if not is_complete then
     local what = status and describe(status) or ("killed: it hung for %.0f s"):format(FILE_SECONDS * proc.slowness)
     local where = running and "in " .. running or "outside of any test"
-    fail(file, running or "(file)", ("%s %s\nstdout: %s\nstderr: %s"):format(what, where, tail(stdout), tail(stderr)))
+    fail(file, running or "(file)", ("%s %s\nstdout: %s\nstderr: %s\n%s"):format(what, where, tail(stdout), tail(stderr), evidence or ""))
   elseif counts.ok + counts.fail + counts.skip == 0 and not counts.is_filtered then
     fail(file, "(file)", "has no tests")
   end
@@ -173,14 +192,14 @@ local function run_lua_file(file, pattern, start)
   os.remove(report)
   local started = proc.now()
   local name = start and ("%s (%s)"):format(file, start) or file
-  local status, stdout, stderr = run_process(name, wrapped(interpreter, "tests/run_file.lua", file, report, pattern), start)
+  local status, stdout, stderr, evidence = run_process(name, wrapped(interpreter, "tests/run_file.lua", file, report, pattern), start)
   local lines = is_file(report) and io.lines(report) or function() end
   local counts, running, is_complete = read_report(name, lines)
   counts.is_filtered = pattern ~= nil
   if is_complete and (not status or status.exit ~= 0) then
     running, is_complete = "(leaving)", false
   end
-  conclude(name, started, status, running, is_complete, counts, stdout, stderr)
+  conclude(name, started, status, running, is_complete, counts, stdout, stderr, evidence)
 end
 
 -- cmocka's TAP output as report lines: "ok 3 - name", "not ok 4 - name", "not ok 5 # SKIP name", "# reason".
@@ -209,12 +228,12 @@ local function run_c_file(file)
   local binary = ("%s/tests/%s"):format(build, file:match("([^/]+)%.c$"))
   local started = proc.now()
   if not is_file(binary) then return fail(file, "(file)", binary .. " is not built") end
-  local status, stdout, stderr = run_process(file, wrapped(binary))
+  local status, stdout, stderr, evidence = run_process(file, wrapped(binary))
   local counts = read_report(file, tap_lines(stdout .. "\n" .. stderr))
   -- cmocka's exit status is the number of failed tests: one that does not match is a death.
   local is_complete = status ~= nil and status.exit ~= nil and (status.exit == 0) == (counts.fail == 0)
     and counts.ok + counts.fail + counts.skip == planned(stdout .. "\n" .. stderr)
-  conclude(file, started, status, nil, is_complete, counts, stdout, stderr)
+  conclude(file, started, status, nil, is_complete, counts, stdout, stderr, evidence)
 end
 
 -- The runs of a file: functions for coroutines.
@@ -281,6 +300,22 @@ local function is_wanted(file, names, all_of_c)
   return false
 end
 
+local function print_slowest(count)
+  table.sort(times, function(a, b) return a[1] > b[1] end)
+  for i = 1, math.min(count, #times) do print(("%7.2f s %7.2f s of processors  %s"):format(table.unpack(times[i]))) end
+end
+
+-- Somebody ends the run (CI's time is over): what ran, and what it waited for. Returns false.
+local function give_up(reason)
+  print("the tests were ended: " .. tostring(reason))
+  for file, each in pairs(under_way) do
+    local pid, mark = each.process.pid, each.process.mark
+    print(("%s had run for %.0f s\n%s"):format(file, proc.now() - each.started, printable(witness.describe(pid, mark))))
+    proc.kill_marked(mark)
+  end
+  return false
+end
+
 local function main()
   local names, pattern, all_of_c = {}, nil, false
   local i = 1
@@ -300,7 +335,9 @@ local function main()
   for _, file in ipairs(discover()) do
     if is_wanted(file, names, all_of_c) then add_runs(runs, file, pattern) end
   end
-  run_all(runs, JOBS)
+  local is_done, reason = pcall(run_all, runs, JOBS)
+  if not is_done then return give_up(reason) end
+  print_slowest(SLOWEST)
   if #failures > 0 then print("\nFailures:") end
   for number, text in ipairs(failures) do print(number .. ") " .. printable(text)) end
   local skipped = totals.skipped > 0 and (", %d skipped"):format(totals.skipped) or ""

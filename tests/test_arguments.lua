@@ -1,21 +1,19 @@
 -- What is refused, in which words, and at whose line: arguments of pool.new, pool.map, p:map, p:apply, p:close, pool.range, pool.register.
 local lu = require "luaunit"
 local proc = require "proc"
+local ways = require "ways"
 
 local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
 
 local CHUNK, TIMEOUT = 'integer from 1 or "auto"', "positive number of seconds"
 local MEMORY = 'bytes, or a string such as "512M", at least 64K,'
+local NICE = 'integer from 0 to 19 or "idle"'
+local GROWTH = (MEMORY:gsub("64K", "1M"))
+local MEMFREE = 'bytes, or a string such as "512M", at least 1,'
+local LOAD = 'positive number, or a share of the processors such as "75%",'
 local ALWAYS_KNOWN = { "chunk", "memory", "on_crash", "retries", "timeout" }
 
--- The message, which has to name the line of the code that was called: code is loaded as a chunk "call" whose second line does it.
-local function refused(code, expected)
-  local chunk = assert(load("local p = ...\n" .. code .. "\nreturn 'not refused'", "=call"))
-  local p <close> = pool.new(1)
-  local ok, message = pcall(chunk, p)
-  lu.assertFalse(ok, code .. " was accepted")
-  lu.assertEquals(message, "call:2: " .. expected, code)
-end
+local refused = ways.refused
 
 local function refuse_all(cases)
   for _, case in ipairs(cases) do refused(case[1], case[2]) end
@@ -134,7 +132,10 @@ function TestArguments.test_values_of_options()
   local pool_only = {
     { "grace", "-1", "number of seconds, 0 or more," }, { "grace", "'1'", "number of seconds, 0 or more," },
     { "on_start", "1", "function" }, { "on_exit", "{}", "function" }, { "seed", "1.5", "integer" }, { "seed", "'x'", "integer" },
-    { "name", "1", "string" },
+    { "name", "1", "string" }, { "max_growth", "'1K'", GROWTH }, { "max_growth", "-1", GROWTH },
+    { "load", "0", LOAD }, { "load", "'75'", LOAD }, { "load", "0/0", LOAD }, { "memfree", "0", MEMFREE }, { "memfree", "true", MEMFREE },
+    { "idle_timeout", "0", TIMEOUT }, { "idle_timeout", "'soon'", TIMEOUT }, { "nice", "20", NICE },
+    { "nice", "-1", NICE }, { "nice", "true", NICE }, { "nice", "'busy'", NICE }, { "pin", "1", "boolean" },
   }
   local function check(case, call, name)
     local value = load("return " .. case[2])()

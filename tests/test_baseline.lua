@@ -57,7 +57,7 @@ function TestBaseline:test_an_idle_worker_is_killed_then_map_then_again_and_term
     s:await("rest", times)
     local victim = s:workers()[2]
     lu.assertTrue(proc.kill(victim.pid, "KILL"))
-    lu.assertNotNil(proc.wait_until(function() local stat = proc.stat(victim.pid) return not stat or stat.state == "Z" end, 5))
+    lu.assertNotNil(proc.wait_until(function() local stat = proc.stat(victim.pid) return not stat or stat.state == "Z" end, 20))
     s.child:write("\n")
   end
   s:finish { exit = 0, stdout = function(out) lu.assertStrMatches(out, "100\nfalse\t[^\n]*the pool is closed\n") end }

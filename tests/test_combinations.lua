@@ -1,5 +1,6 @@
 -- Verbs, sources, options, ways to start workers and faults of items in combinations that nobody would think of, each compared with
 -- what a plain loop would give. The cases follow from their numbers: CASE=123 runs one of them, SOAK=1 many.
+local disk = require "disk"
 local lu = require "luaunit"
 local proc = require "proc"
 
@@ -302,12 +303,8 @@ end
 
 -- The end of the log is lost; what it said is done again.
 local function tear()
-  local file = assert(io.open(path, "rb"))
-  local text = file:read("a")
-  file:close()
-  file = assert(io.open(path, "wb"))
-  file:write(text:sub(1, math.max(0, #text - random(200))))
-  file:close()
+  local text = disk.read(path)
+  disk.write(path, text:sub(1, math.max(0, #text - random(200))))
 end
 
 local function resume(c, call, options, tries)

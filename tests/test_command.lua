@@ -1,5 +1,6 @@
 -- The command as a drop-in lua: options, statuses and messages, side by side with lua5.4 where that is installed.
 local lu = require "luaunit"
+local disk = require "disk"
 local proc = require "proc"
 
 local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
@@ -30,13 +31,7 @@ local function without_ours(result)
   return result
 end
 
-local function script(text)
-  local name = os.tmpname()
-  local f = assert(io.open(name, "w"))
-  f:write(text)
-  f:close()
-  return name
-end
+local script = disk.temporary
 
 TestSideBySide = {}
 
@@ -216,11 +211,7 @@ end
 -- Modules beside the script.
 TestModules = {}
 
-local function write(path, text)
-  local f = assert(io.open(path, "w"))
-  f:write(text)
-  f:close()
-end
+local write = disk.write
 
 local function shell(command) assert(os.execute(command), command) end
 
@@ -346,7 +337,7 @@ end
 function TestPrompt:test_signals_that_end_it()
   for _, signal in ipairs { "TERM", "HUP" } do
     local p <close> = prompt()
-    local before = proc.tty_settings(p)
+    local before = p.terminal
     p:kill(signal)
     lu.assertEquals(p:finish(5).signal, "SIG" .. signal)
     lu.assertEquals(proc.tty_settings(p), before)

@@ -1,5 +1,6 @@
 -- The example jobs of scripts/ (wordcount, montecarlo, kmeans, accesslog, crawl, sweep), run whole on small input. What they print is
 -- compared with what a plain serial computation here says; then bad arguments, Ctrl-C in the middle, and readers who leave early.
+local disk = require "disk"
 local lu = require "luaunit"
 local post = require "post"
 local proc = require "proc"
@@ -43,17 +44,8 @@ end
 
 -- A file that goes with its variable.
 local function new_file(text)
-  local path = os.tmpname()
-  if text then
-    local file <close> = assert(io.open(path, "wb"))
-    assert(file:write(text))
-  end
+  local path = disk.temporary(text or "")
   return setmetatable({ path = path }, { __close = function() os.remove(path) end })
-end
-
-local function contents(path)
-  local file <close> = assert(io.open(path, "rb"))
-  return file:read "a"
 end
 
 local function lines_of(text)
@@ -123,7 +115,7 @@ function TestWordcount:test_this_repository_from_another_directory()
   local find <close> = assert(io.popen "find README.md runtime lua scripts tests -type f")
   local counts, files, words, bytes = {}, 0, 0, 0
   for name in find:lines() do
-    local text = contents(name)
+    local text = disk.read(name)
     files, words, bytes = files + 1, words + count_words(text, counts), bytes + #text
   end
   local s <close> = post.start { args = { LUAPOOL, proc.directory() .. "/scripts/wordcount.lua" }, cwd = "/" }
@@ -228,9 +220,9 @@ local function check_clusters(n, k)
     assert_near(x, centres[c][1])
     assert_near(y, centres[c][2])
   end
-  lu.assertEquals(contents(output.path), table.concat(groups, "\n") .. "\n")
+  lu.assertEquals(disk.read(output.path), table.concat(groups, "\n") .. "\n")
   assert_prints(out, "kmeans", arguments)
-  lu.assertEquals(contents(output.path), table.concat(groups, "\n") .. "\n")
+  lu.assertEquals(disk.read(output.path), table.concat(groups, "\n") .. "\n")
 end
 
 function TestKmeans:test_groups()
@@ -304,7 +296,7 @@ function TestAccesslog:test_report()
   local said = make_log(file, 12000, few_paths)
   file:close()
   assert_prints(report_of(said, 7), "accesslog", { "-n", "7", log.path })
-  lu.assertEquals(run("accesslog", {}, { stdin = contents(log.path) }), report_of(said, 10))
+  lu.assertEquals(run("accesslog", {}, { stdin = disk.read(log.path) }), report_of(said, 10))
 end
 
 function TestAccesslog:test_several_files()
@@ -408,16 +400,16 @@ function TestCrawl:test_timeouts()
   local mark <close> = new_file()
   local list = ""
   for _, text in ipairs(slow) do list = list .. ("echo x >> %s; %s\n"):format(mark.path, text) end
-  local out = run("crawl", { "-t", "0.3", "-r", "1" }, { stdin = list .. "echo quick\n", exit = 1 })
+  local out = run("crawl", { "-t", tostring(1.5 * proc.slowness), "-r", "1" }, { stdin = list .. "echo quick\n", exit = 1 })
   local lines = lines_of(out)
   lu.assertEquals({ lines[1], lines[5], #lines }, { "     6  echo quick: quick\n", "4 commands, 3 failed, 6 bytes\n", 5 })
   for i = 2, 4 do lu.assertStrMatches(lines[i], "failed  .*: timeout\n") end
-  lu.assertEquals(contents(mark.path), ("x\n"):rep(6))
+  lu.assertEquals(disk.read(mark.path), ("x\n"):rep(6))
 end
 
 -- The reader leaves after the first line; with the job, what it has started goes.
 function TestCrawl:test_a_reader_who_leaves()
-  local list <close> = new_file("echo first\n" .. ("sleep 1000\n"):rep(3) .. "sleep 0.2; echo second\nsleep 0.4; echo third\n")
+  local list <close> = new_file("echo first\n" .. ("sleep 1000\n"):rep(3) .. ("sleep 0.2; echo more\n"):rep(300))
   local line = ("'%s' scripts/crawl.lua -t 1000 %s | head -n 1"):format(LUAPOOL, list.path)
   post.run { args = { "sh", "-c", line }, expected = "     6  echo first: first\n", within = 60 }
 end
@@ -511,9 +503,9 @@ function TestSweep:test_goes_on_after_the_end()
   table.sort(items)
   lu.assertEquals({ #items, items[1], items[count] }, { count, 1, count })
   for i = 2, count do lu.assertEquals(items[i], items[i - 1] + 1) end
-  local text = contents(log.path)
+  local text = disk.read(log.path)
   lu.assertEquals(run("sweep", { steps, log.path }), undisturbed)
-  lu.assertEquals(contents(log.path), text)
+  lu.assertEquals(disk.read(log.path), text)
 end
 
 function TestSweep:test_the_log_of_another_job()
@@ -527,7 +519,7 @@ end
 
 -- The terminal shows how far it is; at the end that line is gone, and what is printed stands at the beginning of its line.
 function TestSweep:test_progress()
-  local s <close> = post.start { args = command("sweep", { "13" }, 2), pty = true }
+  local s <close> = post.start { args = command("sweep", { "13" }, 2), pty = true, env = { TERM = "xterm" } }
   local out = s:finish { exit = 0, within = 60 }
   lu.assertStrMatches(out, "\rsweep +%d+%%.* %d+/2197 .*\r\27%[K2197 combinations, .*")
 end

@@ -561,6 +561,73 @@ function TestCrossing.test_classes_by_global()
   end
 end
 
+-- luacheck: globals Shapes World
+function TestCrossing.test_classes_in_a_table_of_other_things_reach_clean_workers()
+  Shapes = { 1, 2, 3, Circle = { radius = 0 }, unit = "m", [10] = true }
+  Shapes.Circle.__index = Shapes.Circle
+  function Shapes.Circle:size() return 3 * self.radius ^ 2 end
+  local p <close> = pool.new { workers = 1, start = "server" }
+  for _ = 1, 2 do
+    local circles = p:map(function(circle) circle.radius = circle:size() return circle end, { setmetatable({ radius = 2 }, Shapes.Circle) })
+    lu.assertIs(getmetatable(circles[1]), Shapes.Circle)
+    lu.assertEquals(circles[1].radius, 12.0)
+  end
+  Shapes = nil
+end
+
+-- Calls whose arguments cannot be objects send no classes; all others do, as they are then.
+function TestCrossing.test_classes_are_sent_where_they_may_be_needed()
+  Shapes = { Circle = {} }
+  for i = 1, 300 do Shapes.Circle["method" .. i] = function(self) return self.radius + i end end
+  Shapes.Circle.__index = Shapes.Circle
+  local p <close> = pool.new { workers = 1, start = "server" }
+  local function bytes_of(f, ...)
+    local before = p:stats().bytes_in
+    return f(...), p:stats().bytes_in - before
+  end
+  local function one(...) return p:submit(...):get() end
+  local function first(a) return type(a) == "table" and a[1] or a end
+  local function size(a) return (a[1] or a):method2() end
+  for _, argument in ipairs { 7, "x", true, { { 1, { "deep" } } } } do
+    local _, bytes = bytes_of(one, first, argument)
+    lu.assertTrue(bytes < 2000, ("%d bytes for %s"):format(bytes, tostring(argument)))
+  end
+  local circle = setmetatable({ radius = 1 }, Shapes.Circle)
+  lu.assertEquals({ one(size, circle), one(size, { circle }), p:apply(size, { circle }), p:broadcast(size, circle)[1] }, { 3, 3, 3, 3 })
+  lu.assertEquals(one(function(class) return class.method1 { radius = 4 } end, Shapes.Circle), 5)
+  lu.assertEquals(one(function(method) return method { radius = 4 } end, Shapes.Circle.method1), 5)
+  function Shapes.Circle:method2() return -self.radius end
+  lu.assertEquals({ one(size, circle), p:map(size, { circle }, { chunk = 1 })[1] }, { -1, -1 }) -- as they are at the call
+  lu.assertEquals(p:map(function() return circle:method3() end, 1)[1], 4)
+  lu.assertEquals(p:map(function(x) return x end, 3), { 1, 2, 3 })
+  Shapes = nil
+end
+
+-- Clean workers are sent the classes among the globals with each call: looking for these is not looking at all data.
+function TestCrossing.test_data_in_globals_do_not_make_calls_slow()
+  local p <close> = pool.new { workers = 1, start = "server" }
+  local function seconds_of_calls()
+    local least = math.huge
+    collectgarbage()
+    collectgarbage("stop")
+    for _ = 1, 5 do
+      local began = os.clock()
+      local futures = {}
+      for i = 1, 20 do futures[i] = p:submit(math.abs, -i) end
+      least = math.min(least, os.clock() - began)
+      for i = 1, 20 do lu.assertEquals(futures[i]:get(), i) end
+    end
+    collectgarbage("restart")
+    return least
+  end
+  local without = seconds_of_calls()
+  World = {}
+  for i = 1, 200000 do World[i] = { i } end
+  local with = seconds_of_calls()
+  World = nil
+  lu.assertTrue(with < 20 * without, ("%g s instead of %g s"):format(with, without))
+end
+
 function TestCrossing.test_classes_by_upvalue()
   local Private = {}
   Private.__index = Private

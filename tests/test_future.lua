@@ -6,27 +6,12 @@ local post = require "post"
 local ways = require "ways"
 
 local spin = ways.spin
+local fails, is_usable, wait_for = ways.fails, ways.is_usable, ways.wait_for
 
 local function identity(x) return x end
 local function square(x) return x * x end
 
 local function die(code) os.exit(code) end -- (not os.exit itself: here it is luaunit's)
-
-local function fails(fn, ...)
-  local ok, e = pcall(fn, ...)
-  lu.assertFalse(ok, "no error")
-  return e
-end
-
-local function wait_for(condition, what)
-  lu.assertEvalToTrue(proc.wait_until(condition, 20), what)
-end
-
-local function is_usable(p)
-  local results, n = p:map(square, 20)
-  lu.assertEquals(n, 20)
-  for i = 1, 20 do lu.assertEquals(results[i], i * i) end
-end
 
 -- A task that lasts until the counter is not 0 any more; `begun` counts those that wait.
 local function gate()
@@ -205,7 +190,7 @@ end
 
 -- Its `__close` variables run; it does not wait for that.
 function TestCancel.test_running_ones_are_interrupted()
-  local p <close> = pool.new(2)
+  local p <close> = pool.new { workers = 2, grace = 20 }
   local begun, closed = pool.counter(0), pool.counter(0)
   for round = 1, 10 do
     local f = p:submit(function()
@@ -260,7 +245,7 @@ end
 
 -- All of a pool at once; it waits until nobody is in them any more, and the pool goes on.
 function TestCancel.test_the_pool_cancels_all()
-  local p <close> = pool.new(2)
+  local p <close> = pool.new { workers = 2, grace = 20 }
   local begun, ended = pool.counter(0), pool.counter(0)
   local futures = {}
   for i = 1, 20 do
@@ -831,10 +816,10 @@ function TestEnds.test_workers_killed_at_random()
   local p <close> = pool.new(3)
   local futures = {}
   for i = 1, 600 do
-    futures[i] = p:submit(function(x) spin(0.0003) return x end, i)
-    if i % 60 == 0 then
-      local workers = p:workers()
-      if #workers > 0 then proc.kill(workers[i // 60 % #workers + 1].pid, "KILL") end
+    futures[i] = p:submit(function(x) spin(0.0003) return x, pool.worker.pid end, i)
+    if i % 60 == 0 then -- (who has answered was ready: of those that are not only so many may die)
+      local ok, _, pid = pcall(futures[i - 40].get, futures[i - 40])
+      if ok then proc.kill(pid, "KILL") end
       p:step()
     end
   end
@@ -925,14 +910,8 @@ end
 
 TestInterrupts = {}
 
-local CAUGHT = [[
+local CAUGHT = post.TRY .. [[
 local p <close> = pool.new(2)
-local count = 0
-local function try(f)
-  local ok, e = pcall(f)
-  assert(not ok and is_interrupt(e), tostring(e))
-  count = count + 1
-end
 local function endless() while true do end end
 WHAT
 p:cancel()
@@ -942,11 +921,11 @@ print("interrupts", count)
 ]]
 
 local WAITS = {
-  get = [[local f = p:submit(endless) say "ready" try(function() f:get() end) assert(f:status() == "running" or f:status() == "pending")]],
-  wait = [[local f = p:submit(endless) say "ready" try(function() pool.wait { f } end)]],
-  as_completed = [[local f = p:submit(endless) say "ready" try(function() for _ in pool.as_completed { f } do end end)]],
-  step = [[p:submit(endless) say "ready" try(function() while true do p:step(60) end end)]],
-  close = [[p:submit(endless) say "ready" try(function() p:close() end)]],
+  get = [[local f = p:submit(endless) try(function() say "ready" f:get() end) assert(f:status() == "running" or f:status() == "pending")]],
+  wait = [[local f = p:submit(endless) try(function() say "ready" pool.wait { f } end)]],
+  as_completed = [[local f = p:submit(endless) try(function() say "ready" for _ in pool.as_completed { f } do end end)]],
+  step = [[p:submit(endless) try(function() say "ready" while true do p:step(60) end end)]],
+  close = [[p:submit(endless) try(function() say "ready" p:close() end)]],
   callback = [[local after = 0
     p:submit(math.abs, 1):on_done(function() say "ready" endless() end):on_done(function() after = after + 1 end)
     try(function() while true do p:step(60) end end)

@@ -62,7 +62,9 @@ end
 function TestHarness:test_finish_kills_what_hangs()
   local p = shell("setsid sleep 60 & echo started; wait")
   p:read_until("started", 5)
-  lu.assertErrorMsgContains("had to be killed", p.finish, p, 0.1)
+  local _, message = pcall(p.finish, p, 0.1)
+  lu.assertStrContains(message, "had to be killed")
+  lu.assertStrMatches(message, ".*process %d+ %(sh%), child of .*process %d+ %(sleep%), child of .*") -- and what it and its children did
   lu.assertEquals(proc.leftovers(p.mark), {})
 end
 
@@ -99,6 +101,7 @@ function TestHarness:test_terminal()
     "read go; test -t 0 && test -t 1 && test -t 2 && echo terminal; stty -echo; read line; echo got $line",
     { pty = true })
   local before = proc.tty_settings(p)
+  lu.assertEquals(p.terminal, before)
   p:write("go\n")
   lu.assertNotNil(p:read_until("terminal", 5))
   proc.wait_until(function() return proc.tty_settings(p) ~= before end, 5)
@@ -118,7 +121,7 @@ end
 function TestHarness:test_ignored_signals_and_proc_fields()
   local p = proc.spawn { args = { "sleep", "60" }, ignore = { "INT" } }
   lu.assertEquals(tonumber(proc.status_field(p.pid, "SigIgn"), 16) & 2, 2)
-  lu.assertEquals(#proc.fds(p.pid), 3)
+  lu.assertTrue(proc.wait_until(function() return #proc.fds(p.pid) == 3 end, 5)) -- (its libraries were opened, and closed again)
   lu.assertEquals(proc.stat(p.pid).pgrp, p.pid)
   p:kill_group("INT")
   lu.assertNil(p:wait(0.05))
@@ -140,15 +143,21 @@ TestRunner = {}
 
 local BUILD = os.getenv "BUILD"
 
-local function run(files, environment)
+-- A folder with the runner and these tests.
+local function build_house(files)
   local house = os.tmpname()
   os.remove(house)
-  assert(os.execute(("mkdir -p '%s/tests/c' && cp tests/run.lua tests/run_file.lua '%s/tests'"):format(house, house)))
+  assert(os.execute(("mkdir -p '%s/tests/c' && cp tests/run.lua tests/run_file.lua tests/witness.lua '%s/tests'"):format(house, house)))
   for name, text in pairs(files) do
     local file = assert(io.open(house .. "/tests/" .. name, "w"))
     file:write(text)
     file:close()
   end
+  return house
+end
+
+local function run(files, environment)
+  local house = build_house(files)
   environment = environment or {}
   environment.BUILD, environment.LUA, environment.WRAPPER, environment.JOBS = BUILD, "lua5.4", false, environment.JOBS or false
   local p <close> = proc.spawn { args = { "lua5.4", "tests/run.lua" }, cwd = house, env = environment }
@@ -192,9 +201,25 @@ end
 function TestRunner:test_a_hang_is_ended_and_named()
   local last, status, out = run({
     ["test_runner_hang.lua"] = "TestHang = {} function TestHang.test_waits() require('proc').sleep(1000) end",
-    ["test_runner_good.lua"] = GOOD }, { FILE_SECONDS = 1, POOLTEST_SLOWNESS = false })
+    ["test_runner_good.lua"] = GOOD }, { FILE_SECONDS = 5, POOLTEST_SLOWNESS = false })
   lu.assertEquals({ last, status }, { "2 passed, 1 failed", 1 })
-  lu.assertStrContains(out, "it hung for 1 s in TestHang.test_waits")
+  lu.assertStrContains(out, "it hung for 5 s in TestHang.test_waits")
+  lu.assertStrMatches(out, ".*process %d+ %(.*, child of %d+, .*state S.*")
+end
+
+function TestRunner:test_who_ends_the_run_learns_what_hung()
+  local house = build_house { ["test_runner_hang.lua"] = [[local proc = require "proc"
+    TestHang = {}
+    function TestHang.test_waits() io.open("started", "w"):close() proc.sleep(1000) end]] }
+  local p <close> = proc.spawn { args = { "lua5.4", "tests/run.lua" }, cwd = house,
+    env = { BUILD = BUILD, LUA = "lua5.4", WRAPPER = false, JOBS = false } }
+  lu.assertTrue(proc.wait_until(function() return io.open(house .. "/started") ~= nil end, 20))
+  p:kill("INT")
+  local status, out = p:finish(40)
+  os.execute(("rm -r '%s'"):format(house))
+  lu.assertEquals(status.exit, 1)
+  lu.assertStrMatches(out, ".*the tests were ended: [^\n]*interrupted!\ntests/test_runner_hang.lua had run for %d+ s\nprocess %d+ %(.*")
+  lu.assertEquals(proc.leftovers(p.mark), {})
 end
 
 function TestRunner:test_a_file_that_leaves_early_or_is_empty_or_broken()
@@ -251,4 +276,22 @@ end
 function TestRunner:test_a_c_test_that_stops_half_way_is_a_failure()
   lu.assertEquals((run_fake_c_test "echo 1..2; echo ok 1 - test_one"), "1 passed, 1 failed")
   lu.assertEquals((run_fake_c_test "echo 1..1; echo ok 1 - test_one; kill -SEGV $$"), "1 passed, 1 failed")
+end
+
+TestBench = {}
+
+local function bench(...)
+  local p <close> = proc.spawn { args = { os.getenv("LUAPOOL") or "build/luapool", "tests/bench/run.lua", ... }, deadline = 60,
+    env = { BUILD = "/no/such/folder", PYTHON = "" } } -- where "embed" finds no program to run, and "mpi" is left out
+  return p:finish(60)
+end
+
+function TestBench:test_the_others_are_run_when_one_fails()
+  local status, out, err = bench("embed", "mpi")
+  lu.assertEquals(status.exit, 1)
+  lu.assertStrMatches(err, "embed: .*/no/such/folder.*mpi: no mpirun.*\n1 of 2 benchmarks failed: embed\n")
+  lu.assertStrContains(out, "0 of 0 promises kept.")
+  status, out, err = bench("mpi")
+  lu.assertEquals(status.exit, 0, err)
+  lu.assertStrContains(out, "0 of 0 promises kept.")
 end

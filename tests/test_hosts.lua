@@ -1,9 +1,11 @@
 -- The examples of scripts/embed, and programs that nobody here wrote, unmodified: each loads luapool and runs a map, and nothing is left
 -- of it. Programs that are not installed are skipped (scripts/install-dependencies hosts).
 local lu = require "luaunit"
+local disk = require "disk"
 local proc = require "proc"
 
 local BUILD = os.getenv "BUILD"
+local IS_OTHER_ABI = BUILD:find("/abi-", 1, true)
 local IS_SANITIZED = BUILD:find("asan", 1, true) or BUILD:find("tsan", 1, true)
 
 local function has(program)
@@ -13,11 +15,12 @@ end
 local function need(program)
   if not has(program) then lu.skip("no " .. program .. " here") end
   if IS_SANITIZED then lu.skip "a program without the sanitizer cannot load what was built for it" end
+  if IS_OTHER_ABI and program ~= "lua5.4" then lu.skip "it cannot load what was built for another machine" end
 end
 
 -- What others find of ours by.
 local function environment(more)
-  local env = { LUAPOOL_HELPER = BUILD .. "/luapool", LUA_CPATH = BUILD .. "/lua/?.so;;", LUA_CPATH_5_4 = false }
+  local env = { LUAPOOL_HELPER = BUILD .. "/luapool", LUA_CPATH = BUILD .. "/lua/?.so;" .. BUILD .. "/tests/?.so;;", LUA_CPATH_5_4 = false }
   for name, value in pairs(more or {}) do env[name] = value end
   return env
 end
@@ -26,18 +29,17 @@ local function run(args, options)
   options = options or {}
   local p <close> = proc.spawn { args = args, env = environment(options.env), stderr = options.stderr, cwd = options.cwd }
   local status, out, err = p:finish(60)
-  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) == 0 end, 5), "processes are left")
+  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) == 0 end, 20), "processes are left")
   return status.exit or status.signal, out, err
 end
 
 local function with_file(text, fn)
-  local path = os.tmpname()
-  local file = assert(io.open(path, "w"))
-  file:write(text)
-  file:close()
+  local path = disk.temporary(text)
   local _ <close> = setmetatable({}, { __close = function() os.remove(path) end })
   return fn(path)
 end
+
+local text_of = disk.text_of
 
 TestExamples = {}
 
@@ -53,9 +55,16 @@ function TestExamples.test_frames()
   lu.assertEquals((run { BUILD .. "/scripts/embed/frames", "0" }), 2)
 end
 
+-- (no C++ for some machines)
+local function need_words()
+  local path = BUILD .. "/scripts/embed/words"
+  if IS_OTHER_ABI and not text_of(path) then lu.skip "no compiler for C++ here" end
+  return path
+end
+
 -- Counts do not depend on who counted, and Lua gives back every byte.
 function TestExamples.test_words()
-  local words = BUILD .. "/scripts/embed/words"
+  local words = need_words()
   local first
   for workers = 1, 2 do
     local status, out, err = run { words, "-w", tostring(workers), "-t", "3", "tests/bench", "scripts/embed" }
@@ -75,11 +84,11 @@ end
 
 -- Ctrl-C: what was counted is shown, nobody is left, and it died of the signal.
 function TestExamples.test_words_interrupted()
-  local name = os.tmpname()
+  local words, name = need_words(), os.tmpname()
   os.remove(name)
   assert(os.execute(("mkdir %s && seq 1 60000 | sed 's/^/word_/' > %s/0.c && for i in $(seq 1 300); do ln %s/0.c %s/$i.c; done")
     :format(name, name, name, name)))
-  local p <close> = proc.spawn { args = { BUILD .. "/scripts/embed/words", name } }
+  local p <close> = proc.spawn { args = { words, name } }
   lu.assertTrue(proc.wait_until(function() return #proc.children(p.pid) > 0 end, 30))
   lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) >= 3 end, 30), "no workers")
   p:kill "INT"
@@ -89,12 +98,12 @@ function TestExamples.test_words_interrupted()
   lu.assertStrMatches(out, "%d+ files, .*")
   lu.assertStrContains(err, "words: interrupted; so far:\nLua had ")
   lu.assertStrContains(err, "and has 0 bytes now")
-  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) == 0 end, 5))
+  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(p.mark) == 0 end, 20))
 end
 
 function TestExamples.test_simulation()
   need "lua5.4"
-  if not package.searchpath("luv", package.cpath) then lu.skip "no luv here" end
+  if not pcall(require, "luv") then lu.skip "no luv here" end
   local first
   for workers = 1, 3 do
     local status, out, err = run { "lua5.4", "scripts/embed/simulation.lua", "5", "40", tostring(workers) }
@@ -103,6 +112,10 @@ function TestExamples.test_simulation()
     lu.assertStrMatches(err, "the loop ticked %d+ times meanwhile\n")
     first = first or out
     lu.assertEquals(out, first, "the same numbers for any number of workers")
+  end
+  local usage = "usage: lua5.4 simulation.lua [STEPS [BODIES [WORKERS]]]\n"
+  for _, word in ipairs { "x", "0", "1.5" } do
+    lu.assertEquals({ run { "lua5.4", "scripts/embed/simulation.lua", word } }, { 2, "", usage })
   end
 end
 
@@ -129,7 +142,7 @@ end
 function TestExamples.test_a_page_of_lighttpd()
   need "/usr/sbin/lighttpd"
   if not pcall(require, "socket") then lu.skip "no socket here" end
-  if #assert(io.popen("ls /usr/lib/lighttpd/mod_magnet.so 2>/dev/null")):read("a") == 0 then lu.skip "no mod_magnet here" end
+  if not text_of "/usr/lib/lighttpd/mod_magnet.so" then lu.skip "no mod_magnet here" end
   local port = free_port()
   local configuration = ([[
 server.document-root = "/nonexistent"
@@ -149,7 +162,7 @@ magnet.attract-raw-url-to = ("%s/scripts/embed/magnet.lua")
     lu.assertEquals(#proc.children(server.pid), 1, "requests share a pool")
     server:kill("INT")
     lu.assertTrue(server:wait(20) ~= nil)
-    lu.assertTrue(proc.wait_until(function() return #proc.leftovers(server.mark) == 0 end, 5), "processes are left")
+    lu.assertTrue(proc.wait_until(function() return #proc.leftovers(server.mark) == 0 end, 20), "processes are left")
   end)
 end
 
@@ -157,27 +170,55 @@ end
 
 TestOthers = {}
 
--- What each of them runs: a map, and what it has before and after: children, descriptors, threads.
+-- What each of them runs: maps with each start method, and what the program has before luapool is loaded and after: descriptors, threads,
+-- children, signals, ... (tests/c/guest.c). A program with threads of its own (HAS_THREADS) may be busy when it calls: it has some seconds
+-- to come to rest before, and what it has less of after is its own affair.
 local PROBE = [[
-  local stat <close> = io.open "/proc/self/stat"
-  local pid = stat:read "n"
-  local function count(what) -- (not by popen, whose end for the child may still be open in the host while the child counts)
-    local path = os.tmpname()
-    os.execute(("ls /proc/%d/%s | wc -l > %s"):format(pid, what, path))
-    local file <close> = io.open(path)
-    os.remove(path)
-    return file:read "n"
+  local guest = require "guest"
+  local function is_less(text, than) -- every line of it is one of the other's
+    for line in text:gmatch "[^\n]+" do
+      if not ("\n" .. than .. "\n"):find("\n" .. line .. "\n", 1, true) then return false end
+    end
+    return true
+  end
+  local function changes(before)
+    local list = {}
+    for name, text in pairs(guest.state()) do
+      local is_same = text == before[name] or HAS_THREADS and is_less(text, before[name])
+      if not is_same then list[#list + 1] = ("%s were:\n%s\nand are:\n%s"):format(name, before[name], text) end
+    end
+    return list
+  end
+  local function wait(condition, seconds)
+    local deadline = os.time() + seconds
+    while not condition() and os.time() <= deadline do os.execute "sleep 0.1" end
+  end
+
+  local before, quiet = guest.state(), 0
+  if HAS_THREADS then
+    wait(function()
+      quiet = #changes(before) == 0 and quiet + 1 or 0
+      before = guest.state()
+      return quiet == 5
+    end, 20)
   end
   local pool = require "luapool"
-  collectgarbage() -- (files of the program that nobody closed)
-  local fds, threads = count "fd", count "task"
-  local sum = 0
-  for _, start in ipairs { "auto", "server" } do
-    for _, v in ipairs(pool.map(function(i) return i * i end, 100, { workers = 2, start = start })) do sum = sum + v end
+  local words = {}
+  for _, start in ipairs { "auto", "server", "spawn", "fork" } do
+    local ok, err = pcall(function()
+      local p <close> = pool.new { workers = 2, start = start }
+      local sum = 0
+      for _, v in ipairs(p:map(function(i) return i * i end, 100)) do sum = sum + v end
+      words[#words + 1] = ("%s is %s: %d"):format(start, p:stats().start, sum)
+    end)
+    if not ok then words[#words + 1] = start .. ": " .. tostring(err):gsub("^.-:%d+: ", "") end
   end
-  local words = ("sum %d, descriptors %d, threads %d"):format(sum, count "fd" - fds, count "task" - threads)
+  words[#words + 1] = ("once: %d"):format(#pool.map(tostring, 100, { workers = 2 }))
+  wait(function() return #changes(before) == 0 end, 10)
+  words = table.concat(words, ", ") .. "; changed: " .. table.concat(changes(before), "\n")
 ]]
-local EXPECTED = "sum 676700, descriptors 0, threads 0"
+local SUMS = "auto is %s: 338350, server is server: 338350, spawn is spawn: 338350, %s, once: 100; changed: "
+local EXPECTED = SUMS:format("fork", "fork is fork: 338350")
 
 function TestOthers.test_the_stock_interpreter()
   need "lua5.4"
@@ -228,22 +269,16 @@ local SAY = [[
 ]]
 
 -- Run the server until the probe has spoken (`poke` makes it), then end it.
-local function ask_server(folder, args, poke)
-  local server <close> = proc.spawn { args = args, env = environment(), stderr = "stdout" }
-  local function answer()
-    local file = io.open(folder .. "/out")
-    if not file then return nil end
-    local text = file:read "a"
-    file:close()
-    return text
-  end
+local function ask_server(folder, args, poke, env)
+  local server <close> = proc.spawn { args = args, env = environment(env), stderr = "stdout" }
+  local function answer() return text_of(folder .. "/out") end
   if poke then proc.wait_until(poke, 20) end
-  local text = proc.wait_until(answer, 20)
+  local text = proc.wait_until(answer, 40)
   server:kill("TERM")
   local status, out = server:wait(20)
   lu.assertTrue(status ~= nil, "it does not end")
   lu.assertEquals(text, EXPECTED, out)
-  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(server.mark) == 0 end, 5), "processes are left")
+  lu.assertTrue(proc.wait_until(function() return #proc.leftovers(server.mark) == 0 end, 20), "processes are left")
 end
 
 local function is_root()
@@ -315,5 +350,53 @@ passdb {
     ask_server(folder, { "dovecot", "-F", "-c", folder .. "/d.conf" }, function()
       return (os.execute(("timeout 10 doveadm -c '%s/d.conf' auth test bob bob > /dev/null 2>&1"):format(folder)))
     end)
+  end)
+end
+
+-- (it reaps every child of its own accord, and its threads, descriptors and handlers are those of a server)
+function TestOthers.test_lighttpd()
+  need "/usr/sbin/lighttpd"
+  if not pcall(require, "socket") then lu.skip "no socket here" end
+  if not text_of "/usr/lib/lighttpd/mod_magnet.so" then lu.skip "no mod_magnet here" end
+  local port = free_port()
+  with_folder({
+    ["page.lua"] = SAY .. " return 204",
+    ["l.conf"] = ([[
+server.document-root = "/nonexistent"
+server.bind = "127.0.0.1"
+server.port = %d
+server.modules = ("mod_magnet")
+magnet.attract-raw-url-to = ("FOLDER/page.lua")
+]]):format(port),
+  }, function(folder)
+    ask_server(folder, { "/usr/sbin/lighttpd", "-D", "-f", folder .. "/l.conf" }, function() return get(port, "/") end)
+  end)
+end
+
+-- ---- the heavy ones: installed on request (scripts/install-dependencies heavy) ----
+
+-- A tool with threads: copies of it would lack them, so they are refused, and workers come from a server.
+function TestOthers.test_darktable()
+  need "darktable-cli"
+  with_folder({ ["in.ppm"] = "P3 4 4 255\n" .. ("10 20 30\n"):rep(16), ["say.lua"] = "HAS_THREADS = true" .. SAY }, function(folder)
+    local status, out, err = run({ "darktable-cli", folder .. "/in.ppm", folder .. "/out.png", "--core", "--configdir", folder .. "/run",
+      "--cachedir", folder .. "/run", "--library", ":memory:", "--luacmd", ('dofile("%s/say.lua")'):format(folder) },
+      { env = { HOME = folder } })
+    lu.assertEquals(status, 0, out .. err)
+    local words = text_of(folder .. "/out"):gsub("has %d+ threads", "has some threads")
+    local refusal = 'cannot fork workers: this process has some threads, and a copy of it would have one (use start = "server")'
+    lu.assertEquals(words, SUMS:format("server", "fork: " .. refusal))
+    lu.assertEquals(text_of(folder .. "/out.png"):sub(1, 4), "\137PNG", "it does what it is for")
+  end)
+end
+
+-- A game: its own settings, with the probe behind them, are found before those of the distribution. It ends where nothing can be drawn.
+function TestOthers.test_caveexpress()
+  local program, settings = "/usr/games/caveexpress", "/usr/share/games/caveexpress/config.lua"
+  need(program)
+  with_folder({ ["say.lua"] = ('dofile "%s"\n'):format(settings) .. SAY }, function(folder)
+    local place = folder .. "/.local/share/caveexpress" .. settings
+    assert(os.execute(("mkdir -p $(dirname %s) && mv %s/say.lua %s"):format(place, folder, place)))
+    ask_server(folder, { program }, nil, { HOME = folder, SDL_VIDEODRIVER = "dummy", SDL_AUDIODRIVER = "dummy" })
   end)
 end

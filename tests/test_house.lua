@@ -31,8 +31,8 @@ function TestHouse:test_shell_scripts_parse()
   end
 end
 
--- A house with one sin at a time.
-local function check(files)
+-- A house with one sin at a time; flags: what a file is compiled with.
+local function check(files, flags)
   local house = os.tmpname()
   os.remove(house)
   assert(os.execute(("cd / && mkdir -p '%s' && cd '%s' && mkdir -p runtime/base runtime/pool runtime/job lua/luapool lua/command build")
@@ -46,8 +46,8 @@ local function check(files)
   for name in pairs(files) do
     local directory, stem = name:match("^(.*)/(.*)%.c$")
     if stem then
-      local compile = "cd '%s' && mkdir -p build/%s && cc -w -Iruntime -c -o build/%s/%s.o '%s'"
-      assert(os.execute(compile:format(house, directory, directory, stem, name)))
+      local compile = "cd '%s' && mkdir -p build/%s && cc -w -Iruntime %s -c -o build/%s/%s.o '%s'"
+      assert(os.execute(compile:format(house, directory, flags and flags[name] or "", directory, stem, name)))
     end
   end
   local status, out = run({ "lua5.4", "scripts/check-layers.lua", house .. "/build" }, { ROOT = house })
@@ -55,11 +55,19 @@ local function check(files)
   return out, status
 end
 
-local function assert_sin(files, complaint)
-  local out, status = check(files)
+local function assert_sin(files, complaint, flags)
+  local out, status = check(files, flags)
   lu.assertEquals(status, 1, out)
   lu.assertStrContains(out, complaint)
   lu.assertStrContains(out, ", 1 complaints")
+end
+
+function TestHouse:test_lines_are_not_too_long()
+  local line = "/* base/long" .. ("."):rep(125) .. " */"
+  lu.assertEquals(#line, 140)
+  local out, status = check { ["runtime/base/long.h"] = line .. "\n" }
+  lu.assertEquals(status, 0, out)
+  assert_sin({ ["runtime/base/long.h"] = "/* base/long */\n" .. line .. " \n" }, "runtime/base/long.h:2: 141 columns")
 end
 
 function TestHouse:test_a_good_house_passes()
@@ -83,6 +91,11 @@ function TestHouse:test_including_a_neighbour()
   lu.assertEquals(status, 0, out)
 end
 
+function TestHouse:test_fault_points_in_a_header()
+  assert_sin({ ["runtime/base/fault.h"] = "/* f */\n", ["runtime/pool/a.h"] = '/* a */\n#include "base/fault.h"\n' },
+    "runtime/pool/a.h: includes base/fault.h, which is for .c files")
+end
+
 function TestHouse:test_lua_below_its_floor()
   assert_sin({ ["runtime/pool/a.c"] = "/* a */ void lua_error(void); void a(void); void a(void) { lua_error(); }\n" }, "uses lua_error")
 end
@@ -97,6 +110,21 @@ function TestHouse:test_what_a_library_does_not_do()
   assert_sin({ ["runtime/pool/a.c"] = "/* a */ int chdir(const char *); void a(void); void a(void) { chdir(\"/\"); }\n" }, "uses chdir")
   assert_sin({ ["runtime/base/a.c"] = "/* a */ int waitpid(int, int *, int); void a(void); void a(void) { waitpid(-1, 0, 0); }\n" },
     "uses waitpid")
+end
+
+function TestHouse:test_tables_for_exceptions()
+  local with, without = "-fexceptions -funwind-tables", "-fno-exceptions -fno-unwind-tables -fno-asynchronous-unwind-tables"
+  local calls_lua = { ["runtime/job/a.c"] = "/* a */ void lua_error(void); void a(void); void a(void) { lua_error(); }\n" }
+  local flags = { ["runtime/base/good.c"] = with, ["runtime/job/a.c"] = without }
+  assert_sin(calls_lua, "runtime/job/a.o: has no tables for exceptions, but uses lua_error", flags)
+  flags["runtime/job/a.c"] = with
+  local out, status = check(calls_lua, flags)
+  lu.assertEquals(status, 0, out)
+  local calls_other = { ["runtime/pool/a.c"] = "/* a */ int good(void); int a(void); int a(void) { return good() + 1; }\n" }
+  assert_sin(calls_other, "runtime/pool/a.o: has no tables for exceptions, but uses good of runtime/base/good.o, which has",
+    { ["runtime/base/good.c"] = with, ["runtime/pool/a.c"] = without })
+  out, status = check(calls_other, { ["runtime/base/good.c"] = without, ["runtime/pool/a.c"] = without })
+  lu.assertEquals(status, 0, out)
 end
 
 function TestHouse:test_a_file_without_a_header_comment()
@@ -127,28 +155,61 @@ local function lua_files()
   return list
 end
 
+-- A code as packed.h has it -> symbol by "length:word".
+local function read_code(code, first, n)
+  local symbols, word = {}, 0
+  for length = 1, 15 do
+    for symbol = 0, n - 1 do
+      local nibbles = code:byte((first + symbol) // 2 + 1)
+      if ((first + symbol) % 2 == 0 and nibbles >> 4 or nibbles & 15) == length then
+        symbols[length .. ":" .. word], word = symbol, word + 1
+      end
+    end
+    word = word << 1
+  end
+  return symbols
+end
+
 -- What base/packed.c does.
-local function expand(packed)
-  local out, i = {}, 1
-  while i <= #packed do
-    local byte, second, third = packed:byte(i, i + 2)
-    if byte < 127 then
-      out[#out + 1], i = string.char(byte), i + 1
-    elseif byte == 127 then
-      out[#out + 1], i = string.char(second), i + 2
+local function expand(code, packed, length)
+  local bytes, distances, at, distance = read_code(code, 0, 272), read_code(code, 272, 34), 0, nil
+  local function take(n)
+    local value = 0
+    for _ = 1, n do
+      value = value << 1 | packed:byte(at // 8 + 1) >> (7 - at % 8) & 1
+      at = at + 1
+    end
+    return value
+  end
+  local function symbol(symbols)
+    local word, n = 0, 0
+    repeat word, n = word << 1 | take(1), n + 1 until symbols[n .. ":" .. word]
+    return symbols[n .. ":" .. word]
+  end
+  local function value(bucket)
+    if bucket < 4 then return bucket end
+    local n = bucket // 2 - 1
+    return (2 | bucket & 1) << n | take(n)
+  end
+  local out = {}
+  while #out < length do
+    local byte = symbol(bytes)
+    if byte < 256 then
+      out[#out + 1] = string.char(byte)
     else
-      local n, away = 3 + (byte >> 3 & 7), ((byte & 7) << 8 | second) + 1
-      if byte >= 0xC0 then n, away = 3 + (byte & 63), (second << 8 | third) + 1 end
-      for _ = 1, n do out[#out + 1] = out[#out + 1 - away] end
-      i = i + (byte < 0xC0 and 2 or 3)
+      local n, far = value(byte - 256) + 2, symbol(distances)
+      if far > 0 then distance = value(far - 1) + 1 end
+      for _ = 1, n do out[#out + 1] = out[#out + 1 - distance] end
     end
   end
+  lu.assertEquals((at + 7) // 8, #packed)
   return table.concat(out)
 end
 
 -- Bytecode with its lines and names is the same: so are messages and tracebacks.
 function TestHouse:test_files_without_comments_compile_to_the_same()
   local files = lua_files()
+  local texts = {}
   lu.assertTrue(#files > 60, "files are there")
   for _, file in ipairs(files) do
     local stripped = embed.strip(file.text)
@@ -156,9 +217,16 @@ function TestHouse:test_files_without_comments_compile_to_the_same()
     lu.assertTrue(#stripped <= #file.text + 1, file.path)
     if file.path:find("^lua/") then
       lu.assertNotStrContains(stripped, "Room: lua")
-      lu.assertTrue(expand(embed.pack(stripped)) == stripped, file.path)
+      texts[#texts + 1] = stripped
     end
   end
+  local code, packed = embed.pack(texts)
+  local n_bytes, n_packed = 0, 0
+  for number, text in ipairs(texts) do
+    lu.assertTrue(expand(code, packed[number], #text) == text, text:sub(1, 100))
+    n_bytes, n_packed = n_bytes + #text, n_packed + #packed[number]
+  end
+  lu.assertTrue(n_packed < n_bytes / 3, n_packed .. " of " .. n_bytes)
 end
 
 function TestHouse:test_stripping_knows_strings_and_tokens()
@@ -184,10 +252,26 @@ function TestHouse:test_packing_any_bytes()
   local all = {}
   for byte = 0, 255 do all[#all + 1] = string.char(byte) end
   local bytes = table.concat(all)
-  local cases = { "", "a", ("a"):rep(1000), bytes, bytes .. bytes, bytes .. ("x"):rep(3000) .. bytes }
-  cases[#cases + 1] = bytes .. ("y"):rep(70000) .. bytes -- farther than a distance can be
-  for number, case in ipairs(cases) do lu.assertTrue(expand(embed.pack(case)) == case, "case " .. number) end
-  lu.assertTrue(#embed.pack(("a"):rep(1000)) < 60)
+  local cases = { "", "a", ("a"):rep(1000), bytes, bytes .. bytes, bytes .. ("x"):rep(600) .. bytes }
+  local function assert_same(texts)
+    local code, packed = embed.pack(texts)
+    lu.assertEquals(#code, (272 + 34) // 2)
+    for number, text in ipairs(texts) do lu.assertTrue(expand(code, packed[number], #text) == text, "case " .. number) end
+    return packed
+  end
+  assert_same(cases)
+  for _, case in ipairs(cases) do assert_same { case } end
+  lu.assertTrue(#assert_same { ("a"):rep(1000) }[1] < 20)
+  local noise, seed = {}, 1
+  for k = 1, 66000 do
+    seed = (seed * 1103515245 + 12345) & 0x7fffffff
+    noise[k] = string.char(seed >> 16 & 255)
+  end
+  assert_same { bytes .. table.concat(noise) .. bytes } -- farther than a distance can be
+  -- Symbols so different in number that some code words would be too long.
+  local rare = {}
+  for k = 0, 24 do rare[#rare + 1] = string.char(65 + k, 1 + k * 7 % 40):rep(1 << (k // 2)) .. string.char(k, 200 + k, 100 - k) end
+  assert_same(rare)
 end
 
 -- Where nothing can be installed, the list of what is missing is said, at once and by name.

@@ -124,12 +124,12 @@ end
 
 function TestLogged.test_another_job_is_refused()
   pool.map(half, 3, { log = path, workers = 1 })
-  local ok, message = pcall(pool.map, half, 2, { log = path, workers = 1, resume = true })
-  lu.assertFalse(ok)
-  lu.assertStrContains(message, "belongs to another job")
-  ok, message = pcall(pool.map, half, 3, { log = path, workers = 1 })
-  lu.assertFalse(ok)
-  lu.assertStrContains(message, "resume = true")
+  local ok, e = pcall(pool.map, half, 2, { log = path, workers = 1, resume = true })
+  lu.assertEquals({ ok, getmetatable(e), e.kind }, { false, pool.Error, "error" })
+  lu.assertStrContains(tostring(e), "belongs to another job")
+  ok, e = pcall(pool.map, half, 3, { log = path, workers = 1 })
+  lu.assertEquals({ ok, e.kind }, { false, "error" })
+  lu.assertStrContains(e.message, "resume = true")
 end
 
 -- Whoever runs it, the log is the same.
@@ -242,16 +242,20 @@ function TestLogged.test_failures_end_a_call_that_waits_for_successes()
   end
 end
 
--- kill -9 of the host at any moment: what was acknowledged is there, the rest is run again, and the sum comes out right.
+-- kill -9 of the host at any moment: what was acknowledged is there, the rest is run again, and the sum comes out right. (However late
+-- the kill is, there is something left to do: items beyond LAST do not end.)
 function TestLogged.test_kill_and_resume()
   local code = ([[
-    local ran = 0
-    local results = pool.map(function(x) spin(0.005) return x * x end, 60, { workers = 2, log = %q, resume = true })
+    local results = pool.map(function(x)
+      spin(0.005)
+      while x > tonumber(os.getenv "LAST") do end
+      return x * x
+    end, 100, { workers = 2, chunk = 1, log = %q, resume = true })
     local sum = 0
-    for i = 1, 60 do sum = sum + results[i] end
+    for i = 1, 100 do sum = sum + results[i] end
     print(sum)]]):format(path)
   for round = 1, 4 do
-    local s <close> = post.start { code = code }
+    local s <close> = post.start { code = code, env = { LAST = tostring(round * 20) } }
     assert(proc.wait_until(function()
       local file = io.open(path)
       local size = file and file:seek("end") or 0
@@ -261,8 +265,8 @@ function TestLogged.test_kill_and_resume()
     s:send("host", "KILL")
     s:finish { signal = "SIGKILL" }
   end
-  local s <close> = post.start { code = code }
-  s:finish { exit = 0, stdout = "73810\n" }
+  local s <close> = post.start { code = code, env = { LAST = "100" } }
+  s:finish { exit = 0, stdout = "338350\n" }
 end
 
 -- ---- arrays ----
@@ -431,7 +435,7 @@ end
 
 function TestWorkers.test_progress_on_a_terminal()
   local code = "pool.map(function(x) os.execute('sleep 0.1') return x end, 20, { workers = 2, progress = true }) print 'end'"
-  local s <close> = post.start { pty = true, code = code }
+  local s <close> = post.start { pty = true, code = code, env = { TERM = "xterm" } }
   s:finish { exit = 0, stdout = function(out)
     lu.assertStrMatches(out, ".*%d+%%.*")
     lu.assertStrContains(out, "end")
@@ -469,13 +473,18 @@ end
 
 function TestWorkers.test_resize_while_calls_are_open()
   local p <close> = pool.new(2)
-  local future = p:map_async(function(x) os.execute("sleep 0.01") return x end, 60)
+  local go = pool.counter(0)
+  local future = p:map_async(function(x)
+    while x > 20 and go:get() == 0 do os.execute("sleep 0.01") end
+    return x
+  end, 60)
   p:resize(6)
   p:step(0.1)
   p:resize(1)
   local ok, message = pcall(p.resize, p, 1000)
   lu.assertFalse(ok)
   lu.assertStrContains(message, "not more than 8 workers while calls are open")
+  go:set(1)
   local results = future:get()
   for i = 1, 60 do assert(results[i] == i) end
   ok, message = pcall(p.resize, p, 0)

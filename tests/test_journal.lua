@@ -1,6 +1,7 @@
 -- The log of a long call: values that come back bit for bit, files cut at every byte and damaged in the middle, writers that are killed,
 -- disks that are full, logs of other jobs, and what makes a job another one.
 local lu = require "luaunit"
+local disk = require "disk"
 local proc = require "proc"
 local post = require "post"
 local parts = require "parts"
@@ -11,26 +12,16 @@ local SOAK = os.getenv("SOAK")
 local directory, path
 
 local function make_directory()
-  local pipe = assert(io.popen("mktemp -d"))
-  directory = pipe:read("l")
-  pipe:close()
+  directory = disk.make_directory()
   path = directory .. "/run.jsonl"
   warn "@off" -- what they say is in the journal, too
 end
 
-local function remove_directory()
-  os.execute("rm -rf '" .. directory .. "'")
-end
+local function remove_directory() disk.remove_directory(directory) end
 
-local function read_file(name)
-  local file <close> = assert(io.open(name or path, "rb"))
-  return file:read("a")
-end
+local function read_file() return disk.read(path) end
 
-local function write_file(text, name)
-  local file <close> = assert(io.open(name or path, "wb"))
-  file:write(text)
-end
+local function write_file(text) disk.write(path, text) end
 
 local function double(x) return x * 2 end
 
@@ -47,9 +38,10 @@ local function open(mode, options)
 end
 
 local function refused(mode, options)
-  local ok, message = pcall(open, mode, options)
+  local ok, e = pcall(open, mode, options)
   lu.assertFalse(ok, "was not refused")
-  return (message:gsub(directory, "DIR"))
+  lu.assertEquals({ getmetatable(e), e.kind, tostring(e) }, { pool.Error, "error", e.message })
+  return (e.message:gsub(directory, "DIR"))
 end
 
 -- A log with these results, closed.
@@ -385,9 +377,9 @@ end
 
 function TestJournal:test_names_that_cannot_be_opened()
   local function problem(name)
-    local ok, message = pcall(journal.open, name, identity(), true)
+    local ok, e = pcall(journal.open, name, identity(), true)
     lu.assertFalse(ok)
-    return message
+    return tostring(e)
   end
   lu.assertEquals(problem("/nowhere/at/all"), "cannot open the log /nowhere/at/all: No such file or directory")
   lu.assertEquals(problem("/dev/null"), "cannot open the log /dev/null: it is not a regular file")
@@ -777,7 +769,8 @@ local FAILING = [[
       local ok, e = pcall(f, ...)
       if ok then return e end
       failures = failures + 1
-      io.stdout:write(e, "\n")
+      assert(getmetatable(e) == pool.Error and e.kind == "error")
+      io.stdout:write(tostring(e), "\n")
     end
     error "never"
   end
@@ -823,7 +816,7 @@ function TestJournalDeaths:test_a_full_disk()
         if i %% 3 == 0 then j:sync() safe = i end
       end
     end)
-    print(ok, (e:gsub("^.*: ", "")), safe, (select(2, j:close()):gsub("^.*: ", "")))]]):format(path)
+    print(ok, (e.message:gsub("^.*: ", "")), safe, (select(2, j:close()):gsub("^.*: ", "")))]]):format(path)
   local words = { "sh", "-c", "trap '' XFSZ; ulimit -f 20; exec \"$0\" -e \"$1\"", post.LUAPOOL, code }
   local out = post.run { args = words }
   local text, safe, again = out:match("^false\t(.-)\t(%d+)\t(.-)\n$")

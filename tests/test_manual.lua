@@ -1,15 +1,9 @@
 -- The manual page and the completions know every option that --help knows, and are what mandoc and the shells take.
 local lu = require "luaunit"
+local disk = require "disk"
 local proc = require "proc"
 
 local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
-
-local function read(path)
-  local file = assert(io.open(path))
-  local text = file:read("a")
-  file:close()
-  return text
-end
 
 local function run(...)
   local p <close> = proc.spawn { args = { ... }, stderr = "stdout" }
@@ -59,7 +53,8 @@ end
 local function assert_known(options, except)
   for option in pairs(options) do
     for path, pattern in pairs(spellings(option)) do
-      if not read(path):find(pattern) and not (except and except[option]) then lu.fail(("%s does not know %s"):format(path, option)) end
+      local is_there = disk.read(path):find(pattern) or (except and except[option])
+      if not is_there then lu.fail(("%s does not know %s"):format(path, option)) end
     end
   end
 end
@@ -80,7 +75,7 @@ end
 function TestManual:test_the_page_has_no_other()
   local options, words = help("--help"), help("map", "--help")
   local count = 0
-  for item in read(PAGE):gmatch("\n%.It (Fl [^\n]*)") do
+  for item in disk.read(PAGE):gmatch("\n%.It (Fl [^\n]*)") do
     for dash, name in item:gmatch("%f[%w]Fl (%-?)([%w][%w-]*)") do
       local option = "-" .. dash .. name
       lu.assertTrue(options[option] or words[option], option)
@@ -91,7 +86,7 @@ function TestManual:test_the_page_has_no_other()
 end
 
 function TestManual:test_every_variable_is_named()
-  for name in run(LUAPOOL, "--help"):gmatch("%[(LUAPOOL_[%w_]+)%]") do lu.assertStrContains(read(PAGE), name) end
+  for name in run(LUAPOOL, "--help"):gmatch("%[(LUAPOOL_[%w_]+)%]") do lu.assertStrContains(disk.read(PAGE), name) end
 end
 
 function TestManual:test_mandoc_has_nothing_to_say()
@@ -148,18 +143,4 @@ function TestCompletion:test_zsh()
   zsh("luapool --on-crash=s", "=skip")
   zsh("luapool fil", "filter ")
   zsh("luapool map --jobl", "%-%-joblog=")
-end
-
-function TestCompletion:test_are_installed_and_removed()
-  local root = os.tmpname()
-  os.remove(root)
-  local environment = ("BUILD=%s DESTDIR=%s PREFIX=/usr"):format(os.getenv("BUILD") or "build", root)
-  lu.assertEquals(select(2, run("sh", "-c", "make --no-print-directory install " .. environment)), 0)
-  for _, path in ipairs { "man/man1/luapool.1", "bash-completion/completions/luapool", "zsh/site-functions/_luapool",
-    "fish/vendor_completions.d/luapool.fish" } do
-    lu.assertTrue(#read(root .. "/usr/share/" .. path) > 100, path)
-  end
-  lu.assertEquals(select(2, run("sh", "-c", "make --no-print-directory uninstall " .. environment)), 0)
-  lu.assertEquals(run("find", root, "-type", "f"), "")
-  run("rm", "-r", root)
 end

@@ -87,6 +87,56 @@ function TestSame.test_verbs_over_items()
   ]])
 end
 
+-- Numbers travel as blocks, integers in as many bytes as they need.
+function TestSame.test_numbers_of_all_kinds()
+  assert_same(SHOW .. [[
+    local function sum_up(r, n)
+      local exact = {}
+      for k = 1, n do exact[k] = math.type(r[k]) == "float" and ("%a"):format(r[k]) or tostring(r[k]) end
+      local sum = 0
+      for c in table.concat(exact, " "):gmatch("%S+") do for b = 1, #c do sum = (sum * 31 + c:byte(b)) % 2147483647 end end
+      return n, sum, exact[1], exact[n // 2], exact[n]
+    end
+    local kinds = {
+      same = function() return -7 end,
+      bytes = function(x) return 1000 + x % 256 end,
+      halves = function(x) return -x end,
+      words = function(x) return x * 100000 - 3000000000 end,
+      all = function(x) return x % 2 == 0 and math.mininteger + x or math.maxinteger - x end,
+      floats = function(x) return x / 3 end,
+      odd_floats = function(x) return ({ 1 / 0, -1 / 0, -0.0, 5e-324 })[x % 4 + 1] end,
+      mixed = function(x) return x % 1000 == 999 and 0.5 or x end,
+      late = function(x) return x == 3000 and "text" or x end,
+      holes = function(x) if x % 77 ~= 0 then return x end end,
+    }
+    local names = {}
+    for name in pairs(kinds) do names[#names + 1] = name end
+    table.sort(names)
+    for _, name in ipairs(names) do
+      show(name, function() return sum_up(p:map(kinds[name], 3000), 3000) end)
+      show(name, function()
+        local r = {}
+        for i, v in p:imap(kinds[name], 3000) do r[i] = v end
+        return sum_up(r, 3000)
+      end)
+    end
+    show("some fail", function()
+      local r, n, errors = p:map(function(x) if x % 500 == 0 then error("no") end return x * 2 end, 3000, { errors = "collect" })
+      return n, r[499], r[500], r[501], #errors, errors[500].kind
+    end)
+    show("into", function()
+      local a = pool.array(3000)
+      p:map(function(x) return x / 7 end, 3000, { into = a })
+      return a[1], a[1500], a[3000]
+    end)
+    show("iterator", function()
+      local i = 0
+      local r = p:map(function(x) return x * 3 end, function() i = i + 1; if i <= 3000 then return i end end)
+      return sum_up(r, 3000)
+    end)
+  ]])
+end
+
 function TestSame.test_streams()
   assert_same(SHOW .. [[
     show("imap", function()
@@ -213,7 +263,7 @@ function TestSame.test_errors_and_limits()
       return e.kind
     end)
     show("timeout", function()
-      local _, e = pcall(p.map, p, function(x) while x == 2 do end end, 4, { timeout = 0.5 })
+      local _, e = pcall(p.map, p, function(x) while x == 2 do end end, 4, { timeout = 0.5 * SLOWNESS })
       return e.kind, e.index
     end)
     show("halt", function()
@@ -225,7 +275,7 @@ function TestSame.test_errors_and_limits()
       return (select(2, pcall(p.map, p, function(x) return coroutine.create(print) end, 1))).kind
     end)
     show("after", function() return p:map(function(x) return x end, 3) end)
-  ]]):gsub("pool_mark", ('"%d-"'):format(proc.pid())), 2)
+  ]]):gsub("pool_mark", ('"%d-"'):format(proc.pid())):gsub("SLOWNESS", proc.slowness), 2)
 end
 
 function TestSame.test_functions_with_what_they_need()
@@ -386,6 +436,25 @@ function TestNodes.test_errors_name_the_host()
   ]])
   lu.assertEquals(status.exit, 0, err)
   lu.assertEquals(out, "true\ttrue\t3\t3\ttrue\n")
+end
+
+-- It is told to the node, where much waits before it.
+function TestNodes.test_urgent_tasks_go_first()
+  local status, out, err = run(2, [[
+    local p <close> = pool.new()
+    local function work(x) local t = os.clock() + 0.05 while os.clock() < t do end return x end
+    local bulk = {}
+    for i = 1, 400 do bulk[i] = p:with { priority = i > 200 and "low" or nil }:submit(work, i) end
+    print(p:with { priority = "high" }:submit(work, "urgent"):get())
+    local waiting = 0
+    for _, f in ipairs(bulk) do if f:status() ~= "done" then waiting = waiting + 1 end end
+    print(waiting > 200 or waiting)
+    p:cancel()
+    local ok, e = pcall(p.with, p, { priority = "urgent" })
+    print(ok, e)
+  ]])
+  lu.assertEquals(status.exit, 0, err)
+  lu.assertStrMatches(out, "urgent\ntrue\nfalse\t[^\n]*bad option 'priority'[^\n]*\n")
 end
 
 function TestNodes.test_hooks_of_workers_run_on_every_node()
@@ -557,10 +626,10 @@ function TestRefusals.test_another_lua_on_a_node()
 end
 
 -- Rank 1 is started by a shell that does something before, or instead.
-local function with_rank_1(command)
+local function with_rank_1(command, seconds)
   local shell = file_with(('[ "$OMPI_COMM_WORLD_RANK" = 1 ] && %s\nexec "$@"\n'):format(command))
   local words = "mpirun -q --enable-recovery --oversubscribe -np 2 sh " .. shell
-  local exit, err = refused({ LUAPOOL, "--mpirun", words, "-e", "print(1)" }, { LUAPOOL_JOIN_WITHIN = "2" })
+  local exit, err = refused({ LUAPOOL, "--mpirun", words, "-e", "print(1)" }, { LUAPOOL_JOIN_WITHIN = seconds })
   os.remove(shell)
   lu.assertEquals(exit, 1)
   return err
@@ -568,13 +637,14 @@ end
 
 function TestRefusals.test_a_node_without_the_engine()
   need_open_mpi()
-  lu.assertStrContains(with_rank_1("export LUAPOOL_ENGINE=/nowhere/luapool-mpi.so && unset OMPI_COMM_WORLD_LOCAL_RANK"),
-    "no engine for MPI here (/nowhere/luapool-mpi.so)")
+  local command = "export LUAPOOL_ENGINE=/nowhere/luapool-mpi.so && unset OMPI_COMM_WORLD_LOCAL_RANK"
+  local time_to_say_so = tostring(math.ceil(3 * proc.slowness))
+  lu.assertStrContains(with_rank_1(command, time_to_say_so), "no engine for MPI here (/nowhere/luapool-mpi.so)")
 end
 
 function TestRefusals.test_a_node_that_is_lost_before_it_has_started()
   need_open_mpi()
-  lu.assertStrContains(with_rank_1("kill -9 $$"), "not all nodes have started within 2 s\n")
+  lu.assertStrContains(with_rank_1("kill -9 $$", "2"), "not all nodes have started within 2 s\n")
 end
 
 function TestRefusals.test_options_that_know_one_machine_only()

@@ -1,40 +1,11 @@
 -- luapool map --cmd: shell commands, grouped, in order, ended with all that they have started; beside GNU parallel where that is installed.
+local disk = require "disk"
 local lu = require "luaunit"
 local proc = require "proc"
+local oneliner = require "oneliner"
 
-local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
-
--- { exit, signal, out, err } of a command line; the last argument may be a table of proc's options.
-local function run(...)
-  local args = { ... }
-  local options = type(args[#args]) == "table" and table.remove(args) or {}
-  options.args = { LUAPOOL, table.unpack(args) }
-  options.env = options.env or { PARALLEL_SHELL = "/bin/sh" }
-  options.deadline = options.deadline or 120
-  local p <close> = proc.spawn(options)
-  local status, out, err = p:finish(options.deadline)
-  err = err:gsub(LUAPOOL:gsub("%p", "%%%0"), "luapool")
-  return { exit = status.exit, signal = status.signal, out = out, err = err }
-end
-
--- Output of a run that must succeed quietly.
-local function output(...)
-  local r = run(...)
-  lu.assertEquals({ r.exit, r.err }, { 0, "" })
-  return r.out
-end
-
-local function sequence(n)
-  local lines = {}
-  for i = 1, n do lines[i] = tostring(i) end
-  return table.concat(lines, "\n") .. "\n"
-end
-
-local function temporary()
-  local name = os.tmpname()
-  os.remove(name)
-  return name
-end
+local run, output, sequence, temporary = oneliner.run, oneliner.output, oneliner.sequence, disk.temporary
+local LUAPOOL = oneliner.LUAPOOL
 
 TestCommand = {}
 
@@ -45,6 +16,72 @@ function TestCommand:test_jobs_in_order_and_grouped()
   lu.assertEquals({ r.exit, r.out, r.err }, { 0, "out1\nout2\n", "err1\nerr2\n" })
   r = run("-j2", "map", "--ungroup", "--cmd", "echo {}", ":::", "a", "a")
   lu.assertEquals({ r.exit, r.out, r.err }, { 0, "a\na\n", "" })
+end
+
+function TestCommand:test_columns()
+  local function columns(separator, template, text) return output("map", "--colsep", separator, "--cmd", template, { stdin = text }) end
+  lu.assertEquals(columns(",", "echo {2}-{1}", "a,b c\nd,e\n"), "b c-a\ne-d\n")
+  lu.assertEquals(columns("\\t", "echo {1}{2}{3}{-1}", "a\tb\n"), "abb\n")
+  lu.assertEquals(columns("%s+", "echo {#} {2.} {}", "x  y.c\nz\n"), "1 y x y.c\n2 z\n")
+  lu.assertEquals(columns(",", "echo [{1}][{2}][{3}]", ",,\n"), "[][][]\n")
+  lu.assertEquals(output("map", "-C", ":", "--tag", "--cmd", "echo {1}", ":::", "a:b", "c"), "a:b\ta\nc\tc\n")
+  lu.assertEquals(output("map", "-C:", "--dry-run", "--cmd", "cp {1} {2}", ":::", "a b:c"), "cp 'a b' c\n")
+end
+
+function TestCommand:test_several_lines_in_a_job()
+  local function grouped(n, template, text, ...) return output("map", "-N", n, ..., "--cmd", template, { stdin = text }) end
+  lu.assertEquals(grouped("2", "echo {2}-{1} {#}", "a\nb\nc\nd\n", "-j2"), "b-a 1\nd-c 2\n")
+  lu.assertEquals(grouped("3", "echo {}", sequence(7), "-j2"), "1 2 3\n4 5 6\n7\n")
+  lu.assertEquals(grouped("100", "echo {}", "a b\n", "-j1"), "a b\n")
+  lu.assertEquals(output("map", "-n2", "--cmd", "echo {}", ":::", "a", "b", "c"), "a b\nc\n")
+  local first, second = temporary "1\n2\n3\n", temporary "4\n5"
+  lu.assertEquals(output("map", "-N2", "--cmd", "echo {}", first, second), "1 2\n3 4\n5\n") -- a group goes on in the next file
+  os.remove(first)
+  os.remove(second)
+  local r = run("map", "-N2", "--cmd", "exit {1}", ":::", "1", "1", "1")
+  lu.assertEquals(r.exit, 2)
+end
+
+function TestCommand:test_sources_side_by_side()
+  lu.assertEquals(output("map", "--cmd", "echo {1}{2}", ":::", "a", "b", ":::+", "1", "2"), "a1\nb2\n")
+  lu.assertEquals(output("map", "--cmd", "echo {}", ":::", "a", "b", "c", ":::+", "1", "2"), "a 1\nb 2\n") -- the shortest counts
+  lu.assertEquals(output("map", "--cmd", "echo {}", ":::", "a", "b", ":::", "x", "y", ":::+", "1", "2"),
+    "a x 1\na y 2\nb x 1\nb y 2\n")
+  local file = temporary "1\n2\n"
+  lu.assertEquals(output("map", "_2 .. _1", ":::", "a", "b", "::::+", file, ":::+", "p", "q"), "1a\n2b\n")
+  os.remove(file)
+  lu.assertEquals(output("map", "--halt", "soon,success=100%", "--cmd", "echo {}", ":::", "a", "b", ":::+", "1", "2"), "a 1\nb 2\n")
+  local r = run("map", "--cmd", "echo", ":::+", "1")
+  lu.assertEquals({ r.exit, r.out }, { 2, "" })
+  lu.assertStrContains(r.err, "map: ':::+' goes along with a source before it, and there is none")
+end
+
+-- Lines that come one by one, and slowly: a job begins when its lines are there.
+function TestCommand:test_lines_of_a_job_that_come_slowly()
+  local p <close> = proc.spawn { args = { LUAPOOL, "-j2", "map", "-N2", "--cmd", "echo {2}{1}" }, stdin = "pipe",
+    env = { PARALLEL_SHELL = "/bin/sh" }, deadline = 60 }
+  p:write "a\n"
+  proc.sleep(0.1)
+  p:write "b\nc\n"
+  lu.assertNotNil(p:read_until("^ba\n$", 50))
+  p:close_stdin()
+  local status, out = p:finish(50)
+  lu.assertEquals({ status.exit, out }, { 0, "ba\nc\n" })
+end
+
+function TestCommand:test_mistakes_about_parts()
+  for _, case in ipairs {
+    { "map: --colsep: pattern that matches something expected, got 'x*'", "map", "--colsep", "x*", "--cmd", "echo" },
+    { "map: --colsep: pattern that matches something expected, got '['", "map", "--colsep", "[", "--cmd", "echo" },
+    { "map: --max-args: integer from 1 expected, got '0'", "map", "-N0", "--cmd", "echo" },
+    { "map: --colsep or --max-args, not both", "map", "-N2", "-C,", "--cmd", "echo" },
+    { "map: --max-args is for --cmd", "map", "-N2", "_" },
+    { "map: --colsep and --max-args are for one source", "map", "-N2", "--cmd", "echo", ":::", "a", ":::", "b" },
+  } do
+    local r = run(table.unpack(case, 2))
+    lu.assertEquals({ r.exit, r.out }, { 2, "" })
+    lu.assertStrContains(r.err, case[1])
+  end
 end
 
 function TestCommand:test_what_runs_in_the_background_keeps_no_job_open()
@@ -65,7 +102,7 @@ function TestCommand:test_failures_are_counted()
 end
 
 function TestCommand:test_timeout_ends_all_that_a_job_has_started()
-  local r = run("map", "--timeout", "0.5", "--cmd", "echo begun; sleep 1000 & sleep 1000; : {}", ":::", "x")
+  local r = run("map", "--timeout", ("%g"):format(proc.slowness), "--cmd", "echo begun; sleep 1000 & sleep 1000; : {}", ":::", "x")
   lu.assertEquals({ r.exit, r.out }, { 1, "begun\n" })
   lu.assertStrContains(r.err, "it took too long: echo begun; sleep 1000 & sleep 1000; : x\n")
 end
@@ -112,7 +149,7 @@ local BESIDE = {
   { "'echo {}; exit {}' ::: 3 0 0", "-j1 --halt now,success=1" }, { "'echo {}; exit {}' ::: 3 0 0", "-j1 --halt now,done=2" },
   { "'echo {}; exit {}' ::: 1 1 0 0", "-j1 --halt now,fail=50%" }, { "'echo {}; exit {}' ::: 0 3 0", "-j1 --halt 2" },
   { "'echo {}; echo b' ::: a b", "--tag" }, { "printf ::: a b", "--tag" }, { "'echo {} {#}' ::: a 'b c'", "--dry-run" },
-  { "'echo {}; false' ::: a b", "--retries 3" }, { "'echo {}; sleep {}' ::: 0 5", "-j1 --timeout 1" },
+  { "'echo {}; false' ::: a b", "--retries 3" }, { "'echo {}; sleep {}' ::: 0 60", "-j1 --timeout 3" },
   { "'echo {}; exit {}' ::: 0 1 2", "-j1 --joblog LOG" }, { "'echo {}; exit {}' ::: 0 1 2 0", "-j1 --joblog LOG --resume" },
   { "'echo {}; exit {}' ::: 0 0 2 0", "-j1 --joblog LOG --resume-failed" },
 }
@@ -125,10 +162,7 @@ local function shell(command, folder)
 end
 
 local function without_times(path)
-  local file = io.open(path, "rb")
-  local text = file and file:read("a") or ""
-  if file then file:close() end
-  return (text:gsub("%d+%.%d%d%d", "T"):gsub(" +T", "T"))
+  return ((disk.text_of(path) or ""):gsub("%d+%.%d%d%d", "T"):gsub(" +T", "T"))
 end
 
 function TestCommand:test_beside_gnu_parallel()

@@ -474,9 +474,10 @@ end
 -- A line of progress is erased before text goes to its terminal, and what stands elsewhere is not.
 function TestCalls.test_beside_progress()
   local code = [[
+    local sleep = require "proc".sleep
     local p <close> = pool.new(2)
-    p:map(function(x) spin(0.1) print("line " .. x) end, 12, { progress = true, chunk = 1 })
-    for _ in p:imap(function(x) spin(0.1) io.stderr:write("line ", x, "\n") end, 8, { progress = true, chunk = 1 }) do end]]
+    p:map(function(x) sleep(0.1) print("line " .. x) end, 12, { progress = true, chunk = 1 })
+    for _ in p:imap(function(x) sleep(0.1) io.stderr:write("line ", x, "\n") end, 8, { progress = true, chunk = 1 }) do end]]
   local s <close> = post.start { pty = true, code = code, env = { TERM = "xterm" } }
   local status = s.child:finish(30)
   lu.assertEquals(status.exit, 0)

@@ -1,6 +1,7 @@
 -- What is installed and packed: every file where it belongs, usable from there, and gone after uninstall.
--- PACKAGES=1 in the environment builds the Debian packages, too (a minute): make packages.
+-- PACKAGES=1 in the environment builds the Debian packages, and what `make dist` packs, too (some minutes): make packages.
 local lu = require "luaunit"
+local disk = require "disk"
 local proc = require "proc"
 
 local BUILD = os.getenv("BUILD") or "build"
@@ -19,14 +20,19 @@ end
 
 -- A folder that goes away with the test.
 local function new_folder()
-  local path = os.tmpname()
-  os.remove(path)
-  assert(os.execute("mkdir " .. path))
-  return setmetatable({ path = path }, { __close = function() os.execute("rm -r " .. path) end })
+  local path = disk.make_directory()
+  return setmetatable({ path = path }, { __close = function() disk.remove_directory(path) end })
 end
 
-local function make(...)
-  return run { "make", "--no-print-directory", "-o", "all", "BUILD=" .. BUILD, ... }
+-- `make install` links the command and the module anew, for their place: in a copy of the build, not under the tests that run beside.
+local function build_of_its_own()
+  local folder = new_folder()
+  assert(os.execute(("cd '%s' && cp -a embedded* lib* lua luapool luapool.pc places runtime '%s'"):format(BUILD, folder.path)))
+  return folder
+end
+
+local function make(build, ...)
+  return run { "make", "--no-print-directory", "-o", "all", "BUILD=" .. build.path, ... }
 end
 
 local function files_below(path)
@@ -45,15 +51,17 @@ TestInstall = {}
 function TestInstall.test_every_file_has_its_place()
   skip_variants()
   local tree <close> = new_folder()
-  local status, out = make("install", "DESTDIR=" .. tree.path, "PREFIX=/opt/x", "CMODDIR=/opt/lua/5.4")
+  local build <close> = build_of_its_own()
+  local status, out = make(build, "install", "DESTDIR=" .. tree.path, "PREFIX=/opt/x", "CMODDIR=/opt/lua/5.4")
   lu.assertEquals(status, 0, out)
   lu.assertEquals(files_below(tree.path), {
     "/opt/lua/5.4/luapool.so", "/opt/x/bin/luapool", "/opt/x/include/luapool.h", "/opt/x/lib/libluapool.a", "/opt/x/lib/libluapool.so",
     "/opt/x/lib/libluapool.so.0", "/opt/x/lib/pkgconfig/luapool.pc", "/opt/x/share/bash-completion/completions/luapool",
     "/opt/x/share/fish/vendor_completions.d/luapool.fish", "/opt/x/share/man/man1/luapool.1", "/opt/x/share/zsh/site-functions/_luapool" })
+  for _, path in ipairs(files_below(tree.path)) do lu.assertTrue(io.open(tree.path .. path):seek("end") > 100, path) end
   status, out = run { tree.path .. "/opt/x/bin/luapool", "-e", "print(#pool.map(tostring, 7))" }
   lu.assertEquals({ status, out }, { 0, "7\n" })
-  status, out = make("uninstall", "DESTDIR=" .. tree.path, "PREFIX=/opt/x", "CMODDIR=/opt/lua/5.4")
+  status, out = make(build, "uninstall", "DESTDIR=" .. tree.path, "PREFIX=/opt/x", "CMODDIR=/opt/lua/5.4")
   lu.assertEquals(status, 0, out)
   lu.assertEquals(files_below(tree.path), {})
 end
@@ -82,11 +90,8 @@ function TestInstall.test_programs_find_it_by_pkg_config()
   if not has "pkg-config" then lu.skip "no pkg-config here" end
   local tree <close> = new_folder()
   local prefix = tree.path .. "/usr"
-  os.remove(BUILD .. "/luapool.pc") -- (it says where it was made for)
-  local status, out = run { "make", "--no-print-directory", "BUILD=" .. BUILD, "PREFIX=" .. prefix, BUILD .. "/luapool.pc" }
-  lu.assertEquals(status, 0, out)
-  status, out = make("install", "PREFIX=" .. prefix)
-  os.remove(BUILD .. "/luapool.pc")
+  local build <close> = build_of_its_own()
+  local status, out = make(build, "install", "PREFIX=" .. prefix)
   lu.assertEquals(status, 0, out)
   local file = assert(io.open(tree.path .. "/program.c", "w"))
   file:write(PROGRAM)
@@ -131,6 +136,10 @@ function TestDebian.test_packages()
   local debs = {}
   for path in out:gmatch("[^\n]*%.deb") do debs[#debs + 1] = path end
   lu.assertEquals(#debs, 3, out)
+  for _, deb in ipairs(debs) do
+    local _, depends = run { "dpkg-deb", "-f", deb, "Depends" }
+    lu.assertStrMatches(depends, deb:find "-dev_" and "lua%-luapool %(= .*\n" or "libc6 %(>= .*\n", nil, nil, deb)
+  end
   if has "lintian" then
     status, out = run({ "lintian", "--allow-root", "--fail-on", "error", table.unpack(debs) }, nil, 120)
     lu.assertEquals(status, 0, out)
@@ -141,4 +150,26 @@ function TestDebian.test_packages()
   status, out = run({ "lua5.4", "-e", "print(#require 'luapool'.map(tostring, 3))" },
     { env = { LUA_CPATH = module:gsub("luapool%.so$", "?.so"), LUA_CPATH_5_4 = false } })
   lu.assertEquals({ status, out }, { 0, "3\n" })
+end
+
+TestSources = {}
+
+-- What `make dist` packs is enough to build from, and where it was built does not show: two places, the same bytes.
+function TestSources.test_the_same_bytes_wherever_it_is_built()
+  if not os.getenv "PACKAGES" then lu.skip "built on request: PACKAGES=1" end
+  if not (has "git" and os.execute "git rev-parse HEAD > /dev/null 2>&1") then lu.skip "no git or no repository here" end
+  local tree <close> = new_folder()
+  local status, out = run({ "make", "--no-print-directory", "dist", "BUILD=" .. tree.path }, nil, 60)
+  lu.assertEquals(status, 0, out)
+  for _, place in ipairs { "one", "another/place" } do
+    status, out = run({ "sh", "-e", "-c", ([[
+      cd '%s'
+      mkdir -p %s
+      tar -xzf luapool-*.tar.gz -C %s --strip-components=1
+      make -C %s install PREFIX=/usr DESTDIR='%s/installed/%s'
+    ]]):format(tree.path, place, place, place, tree.path, place) }, { env = { BUILD = false, MAKEFLAGS = false } }, 600)
+    lu.assertEquals(status, 0, out)
+  end
+  lu.assertEquals({ run { "diff", "-r", tree.path .. "/installed/one", tree.path .. "/installed/another/place" } }, { 0, "" })
+  lu.assertEquals(#files_below(tree.path .. "/installed/one"), 11)
 end

@@ -2,6 +2,7 @@
 -- headless browser, what is drawn: on a desktop and on a phone, in light and in dark. Figures are invented but for those of the last tests.
 local lu = require "luaunit"
 local browser = require "browser"
+local disk = require "disk"
 local parts = require "parts"
 local ways = require "ways"
 
@@ -10,20 +11,9 @@ local page = parts "page"
 local ABOUT <const> = { cpus = 4, version = "luapool 1.2.3", date = "2024-05-06 07:08" }
 local directory
 
-local function make_directory()
-  local pipe = assert(io.popen("mktemp -d"))
-  directory = pipe:read("l")
-  pipe:close()
-end
+local function make_directory() directory = disk.make_directory() end
 
-local function remove_directory()
-  os.execute("rm -rf '" .. directory .. "'")
-end
-
-local function read(name)
-  local file <close> = assert(io.open(name, "rb"))
-  return file:read("a")
-end
+local function remove_directory() disk.remove_directory(directory) end
 
 local function bins(n, value)
   local list = {}
@@ -277,7 +267,7 @@ function TestPageDrawn:test_of_a_real_pool()
   p:close()
   p:report { html = directory .. "/closed.html" }
   for _, name in ipairs { "living", "closed" } do
-    local html = read(("%s/%s.html"):format(directory, name))
+    local html = disk.read(("%s/%s.html"):format(directory, name))
     for _, expected in ipairs { "real &lt;i&gt;", "<b>60</b><span>items", "bad &lt;b&gt;item&lt;/b&gt;", "Timeline", "Slowest items" } do
       lu.assertStrContains(html, expected)
     end
@@ -310,7 +300,7 @@ function TestPageDrawn:test_slow_items_have_their_texts()
       if is_warm then p:broadcast(function() end) end
       p:each(spin, source, { chunk = 4 }) -- two of them come first, while nothing is known
       p:report { html = directory .. "/page.html" }
-      local slowest, found = read(directory .. "/page.html"):match("Slowest items.-</table>"), 0
+      local slowest, found = disk.read(directory .. "/page.html"):match("Slowest items.-</table>"), 0
       for _, text in ipairs(kind == "range" and { "1017", "1027", "1037" } or { "name 17", "name 27", "name 37" }) do
         if kind ~= "range" then text = "&quot;" .. text .. "&quot;" end
         if slowest:find("<code>" .. text .. "</code>", 1, true) then found = found + 1 end
@@ -328,5 +318,5 @@ function TestPageDrawn:test_report_options()
   lu.assertErrorMsgContains("cannot write the report to ", p.report, p, { html = directory .. "/no/such" })
   lu.assertErrorMsgContains("it is not a regular file", p.report, p, { html = "/dev/null" })
   p:report { html = directory .. "/page.html" }
-  lu.assertStrContains(read(directory .. "/page.html"), "No record was kept")
+  lu.assertStrContains(disk.read(directory .. "/page.html"), "No record was kept")
 end

@@ -4,22 +4,12 @@ local proc = require "proc"
 local ways = require "ways"
 local forked = require "forked"
 
+local fails, is_usable = ways.fails, ways.is_usable
+
 local LUAPOOL = os.getenv("LUAPOOL") or "build/luapool"
 
 local function identity(x) return x end
 local function square(x) return x * x end
-
-local function fails(fn, ...)
-  local ok, e = pcall(fn, ...)
-  lu.assertFalse(ok, "no error")
-  return e
-end
-
-local function is_usable(p)
-  local results, n = p:map(square, 20)
-  lu.assertEquals(n, 20)
-  for i = 1, 20 do lu.assertEquals(results[i], i * i) end
-end
 
 local function children() return ways.count(proc.pid()) end
 
@@ -85,6 +75,36 @@ function TestSources.test_ranges()
   gives(function() return range(math.maxinteger - 1, math.maxinteger) end, { math.maxinteger - 1, math.maxinteger })
   gives(function() return range(math.mininteger, math.mininteger + 1) end, { math.mininteger, math.mininteger + 1 })
   gives(function() return range(math.mininteger, math.maxinteger, math.maxinteger) end, { math.mininteger, -1, math.maxinteger - 1 })
+end
+
+-- Results that are numbers of one kind are written as runs, many items between two looks around: what is not of the kind, fails, or dies,
+-- wherever it comes, is in its place, and so are its neighbours.
+function TestSources.test_a_run_of_numbers_ends_anywhere()
+  local p <close> = pool.new { workers = 1, errors = "collect", on_crash = "skip", chunk = 150 }
+  local function expect(other, number, at, what)
+    local results, n, errors = p:map(function(i)
+      if i ~= at then return i + number end
+      if other == "error" then error("item " .. i, 0) end
+      if other == "exit" then os.exit(1) end
+      return other
+    end, 150)
+    local is_failure = other == "error" or other == "exit"
+    lu.assertEquals(n, 150)
+    lu.assertEquals({ next(errors or {}) }, is_failure and { at, errors[at] } or {}, what)
+    for i = 1, 150 do
+      local value = i + number
+      if i == at then value = not is_failure and other or nil end
+      if other == false and i == at then value = false end
+      if results[i] ~= value or math.type(results[i]) ~= math.type(value) then lu.assertEquals(results[i], value, what .. " item " .. i) end
+    end
+  end
+  for at = 1, 150 do
+    for _, number in ipairs { 0, 0.5 } do
+      for _, other in ipairs { 7, 7.0, false, "text", "error" } do expect(other, number, at, ("%s at %d"):format(other, at)) end
+      expect(nil, number, at, "nil at " .. at)
+    end
+    if at % 9 == 1 or at % 64 < 4 then expect("exit", 0, at, "exit at " .. at) end
+  end
 end
 
 -- As a numerical `for` does: the same numbers, as many.
@@ -505,7 +525,7 @@ function TestLives.test_a_script_that_ends_without_closing()
     local child <close> = proc.spawn { args = { LUAPOOL, "-e", "p = pool.new(2) p:map(tostring, 10) " .. ending } }
     local status = child:finish(30)
     lu.assertEquals(status.exit, 0)
-    lu.assertTrue(proc.wait_until(function() return #proc.leftovers(child.mark) == 0 end, 2), "left after " .. ending)
+    lu.assertTrue(proc.wait_until(function() return #proc.leftovers(child.mark) == 0 end, 20), "left after " .. ending)
   end
 end
 
@@ -651,4 +671,94 @@ function TestTasks.test_lines_of_tasks_do_not_tear()
     seen[number] = true
   end
   for i = 1, 2000 do lu.assertTrue(seen[tostring(i)]) end
+end
+
+-- ---- what is known of a function from its last call ----
+
+TestHints = {}
+
+-- Six items, one worker: when nothing is known a claim of one item comes first, then five of a third of what is left; else two items come
+-- first. (An item that was interrupted by other programs is a slow one, and what is known then is that.)
+local function claims_of(p, fn)
+  local before = p:stats().chunks
+  lu.assertEquals({ p:map(fn, 6) }, { { 1, 4, 9, 16, 25, 36 }, 6 })
+  proc.wait_until(function() return p:workers()[1].item == nil end, 30) -- results come before the worker has counted its claim
+  return p:stats().chunks - before
+end
+
+local function learns(p, make)
+  lu.assertEquals(claims_of(p, make()), 6)
+  for _ = 1, 500 do
+    if claims_of(p, make()) == 5 then return true end
+  end
+  return false
+end
+
+function TestHints.test_the_time_of_items_is_remembered()
+  local p <close> = pool.new(1)
+  lu.assertTrue(learns(p, function() return square end))
+end
+
+function TestHints.test_closures_of_one_function_are_one()
+  local p <close> = pool.new(1)
+  local power = 1
+  lu.assertTrue(learns(p, function()
+    power = power + 1
+    local other = power
+    return function(x) return other > 1 and x * x end
+  end))
+end
+
+function TestHints.test_another_function_is_another()
+  local p <close> = pool.new(1)
+  lu.assertTrue(learns(p, function() return square end))
+  local others = {
+    function(x) return x * x end,
+    function(x) return x * x + 0 end,
+  }
+  for _, fn in ipairs(others) do lu.assertEquals(claims_of(p, fn), 6) end
+end
+
+-- More functions than are remembered, C functions among them, and items that take much longer than they did.
+function TestHints.test_wrong_guesses_cost_no_result()
+  local p <close> = pool.new(2)
+  local slow = 0.0
+  local function work(x)
+    local until_then = os.clock() + slow
+    while os.clock() < until_then do end
+    return -x
+  end
+  for round = 1, 4 do
+    slow = round == 3 and 0.02 or 0.0
+    local results, n = p:map(work, 40)
+    lu.assertEquals(n, 40)
+    for i = 1, n do lu.assertEquals(results[i], -i) end
+    for k, fn in ipairs { math.abs, tostring, math.sin, square, identity } do
+      results, n = p:map(fn, 40)
+      lu.assertEquals(n, 40)
+      for i = 1, n do lu.assertEquals(results[i], fn(i), k) end
+    end
+  end
+end
+
+-- ---- scripts that forget a `local` ------------------------------------------------------------------------------
+
+-- Lua's own names taken for other things are lost to the script, and to nobody else; and the names that it means to replace are used.
+function TestTasks:test_lua_s_own_names_used_for_other_things()
+  local out, err, status = script [[
+    local show = print
+    type, table, next, string, math, utf8, select, error, pairs, ipairs, tostring, tonumber, pcall, xpcall = "circle", {}, 5, "s"
+    setmetatable, getmetatable, rawget, rawset, os, io, debug, coroutine, assert, load, _G = nil
+    local p <close> = pool.new(2)
+    show(#p:map(function(x) return x * x end, 10), (p:reduce(function(a, b) return a + b end, 10, 0)))
+    for i, v in p:imap(function(x) return x + 1 end, 2) do show(i, v) end
+    show(p:submit(function(x) return x end, 2):get(), #p:filter(function(x) return x > 2 end, { 1, 2, 3 }),
+      (p:find(function(x) return x > 2 end, 3)))
+    local results, n, errors = p:map(function(x) return x.y.z end, 2, { errors = "collect" })
+    show(n, errors[2].kind, #pool.map(function(x) return x end, 3), #p:workers())
+    print = function(text) show("replaced: " .. text) end
+    pool.map(function(i) print(i) end, 1, { workers = 0 })]]
+  lu.assertEquals(err, "")
+  lu.assertEquals(out, "10\t55\n1\t2\n2\t3\n2\t1\t3\n2\terror\t3\t2\nreplaced: 1\n")
+  lu.assertEquals(status.exit, 0)
 end

@@ -317,12 +317,15 @@ function TestMemory.test_refused_by_the_system()
     print(ok, (e:gsub("^.*:%d+: ", "")))
     local a = pool.array("i32", { 5 })
     print(a[1])]]
-  refused("memfd#0:EMFILE", code:gsub("local a =.*", ""), "false\tno memory for an array of 100 i32: Too many open files\n")
+  local why = require("ways").has_musl and "No file descriptors available" or "Too many open files"
+  refused("memfd#0:EMFILE", code:gsub("local a =.*", ""), "false\tno memory for an array of 100 i32: " .. why .. "\n")
   refused("memfd#1:EMFILE", "print(#pool.array('i32', 10))", "10\n") -- after a collection there are some
-  refused("memfd#1:EPERM", code, "false\tno memory for an array of 100 i32: Operation not permitted\n5\n")
+  refused("memfd#1:ENOENT", code, "false\tno memory for an array of 100 i32: No such file or directory\n5\n")
   refused("truncate#0:ENOSPC", code:gsub("local a =.*", ""), "false\tno memory for an array of 100 i32: No space left on device\n")
   refused("mmap#1:ENOMEM,mmap#2:ENOMEM", code, "false\tno memory for an array of 100 i32: Cannot allocate memory\n5\n")
-  refused("memfd#0:ENOSYS", "local a = pool.array('i32', 10) a[10] = 1 print(a[10])", "1\n")
+  for _, absent in ipairs { "ENOSYS", "EPERM", "EACCES" } do -- an old kernel, or a sandbox: there are other ways
+    refused("memfd#0:" .. absent, "local a = pool.array('i32', 10) a[10] = 1 print(a[10])", "1\n")
+  end
 end
 
 function TestMemory.test_limit_on_file_sizes()
@@ -431,8 +434,7 @@ function TestTasks.test_nothing_is_kept()
   end
   p:map(identity, { 1 }, { chunk = 1 })
   lu.assertEquals({ holdings() }, { fds, maps })
-  p:map(function() collectgarbage() collectgarbage() end, 4, { chunk = 1 })
-  p:map(function() collectgarbage() collectgarbage() end, 40, { chunk = 1 })
+  for _ = 1, 2 do p:broadcast(function() collectgarbage() collectgarbage() end) end
   for _, worker in ipairs(p:workers()) do lu.assertTrue(select(2, holdings(worker.pid)) <= maps + 2) end
 end
 
@@ -675,6 +677,16 @@ function TestLock.test_forgotten_guards()
   lu.assertNil(lock:holder())
 end
 
+-- An interrupt between the end of acquire and the variable to be closed leaves a guard: who wants the lock next waits for no collection.
+function TestLock.test_a_forgotten_guard_is_in_nobody_s_way()
+  local lock = pool.lock()
+  collectgarbage "stop"
+  for _ = 1, 3 do lock:acquire() end
+  lu.assertEquals(lock:with(function() return 5 end), 5)
+  collectgarbage "restart"
+  lu.assertNil(lock:holder())
+end
+
 -- The lock's own userdata may go: the guard still holds.
 function TestLock.test_a_guard_holds_by_itself()
   local lock = pool.lock()
@@ -692,9 +704,9 @@ function TestLock.test_arguments()
   local lock = pool.lock()
   fails("bad argument #1 to 'acquire' (number of seconds, 0 or more, expected, got -1)", lock.acquire, lock, -1)
   fails("bad argument #1 to 'acquire' (number of seconds, 0 or more, expected, got string)", lock.acquire, lock, "1")
-  fails("bad argument #1 to 'acquire' (pool.lock expected, got nil)", lock.acquire, nil)
+  fails("bad argument #1 to 'acquire' (pool.lock or pool.semaphore expected, got nil)", lock.acquire, nil)
   local guard = lock:acquire(math.huge)
-  fails("guard of a pool.lock expected, got table", guard.release, {})
+  fails("guard of a pool.lock or pool.semaphore expected, got table", guard.release, {})
   fails("item: userdata (luapool.guard) cannot be sent", function()
     local _, _, errors = living(1):map(identity, { guard }, { errors = "collect" })
     error(errors[1].message)
@@ -792,6 +804,159 @@ function TestLock.test_interrupts()
   s:await "waiting"
   s:send "host"
   s:finish { exit = 0, stdout = "false\ttimeout\nfalse\ttrue\ntrue\n" }
+end
+
+-- ---- semaphores ----
+
+TestSemaphore = {}
+
+function TestSemaphore.test_one_process()
+  local s = pool.semaphore(2)
+  lu.assertEquals(s:available(), 2)
+  do
+    local a <close> = s:acquire()
+    local b <close> = s:try()
+    lu.assertStrMatches(tostring(a), "^guard of a semaphore, held: .*")
+    lu.assertEquals(s:available(), 0)
+    lu.assertStrMatches(tostring(s), "^semaphore, 0 of 2 free: .*")
+    lu.assertNil(s:try())
+    local problem = "cannot acquire the semaphore: this process holds all its permits already, and would wait for itself"
+    fails(problem, s.acquire, s)
+    fails(problem, s.with, s, print)
+    b:release()
+    b:release() -- gives one back, not two
+    lu.assertEquals(s:available(), 1)
+    lu.assertEquals({ s:with(function(...) return s:available(), ... end, nil, 3) }, { 0, nil, 3 })
+  end
+  lu.assertEquals(s:available(), 2)
+  lu.assertTrue(s == s and s ~= pool.semaphore(2)) -- luacheck: ignore
+end
+
+function TestSemaphore.test_arguments()
+  local wrong = "bad argument #1 to 'semaphore' (number of permits, 1 to 1024, expected, got %s)"
+  fails(wrong:format(0), pool.semaphore, 0)
+  fails(wrong:format(1025), pool.semaphore, 1025)
+  fails("bad argument #1 to 'semaphore' (integer expected, got 1.5)", pool.semaphore, 1.5)
+  fails("bad argument #1 to 'semaphore' (integer expected, got no value)", pool.semaphore)
+  local s = pool.semaphore(1)
+  fails("bad argument #1 to 'acquire' (number of seconds, 0 or more, expected, got -1)", s.acquire, s, -1)
+  fails("bad argument #1 to 'available' (pool.semaphore expected, got userdata)", s.available, pool.lock())
+  fails("bad argument #1 to 'holder' (pool.lock expected, got userdata)", pool.lock().holder, s)
+end
+
+-- Guards that nobody has any more give their permits back, and are in nobody's way until then.
+function TestSemaphore.test_forgotten_guards()
+  local s = pool.semaphore(3)
+  collectgarbage "stop"
+  for _ = 1, 10 do s:acquire() end
+  collectgarbage "restart"
+  collectgarbage()
+  lu.assertEquals(s:available(), 3)
+end
+
+-- Never more than n at a time, whatever way the semaphore has come to the workers, and never fewer for long.
+function TestSemaphore.test_n_at_a_time()
+  local s, inside, most, done = pool.semaphore(3), pool.counter(), pool.counter(), pool.counter()
+  local function work()
+    for _ = 1, 100 do
+      local _ <close> = assert(s:acquire(60))
+      local now = inside:add()
+      for _ = 1, 20 do
+        local seen = most:get()
+        if seen >= now or most:compare_and_set(seen, now) then break end
+      end
+      inside:add(-1)
+      done:add()
+    end
+  end
+  pool.map(work, 6, { workers = 6, chunk = 1 })
+  local p <close> = living(6)
+  p:map(work, 6, { chunk = 1 })
+  lu.assertEquals({ done:get(), inside:get(), s:available() }, { 1200, 0, 3 })
+  lu.assertTrue(most:get() >= 1 and most:get() <= 3)
+  lu.assertEquals(p:stats().renewed, 0)
+end
+
+-- As many as there are permits are inside at once: they meet there.
+function TestSemaphore.test_all_permits_are_of_use()
+  local s, inside = pool.semaphore(3), pool.counter()
+  local r = pool.map(function()
+    local _ <close> = assert(s:acquire(60))
+    inside:add()
+    local _, met = pool.channel():receive(0.01), false
+    for _ = 1, 6000 do
+      met = inside:get() == 3
+      if met then break end
+      pool.channel():receive(0.01)
+    end
+    return met
+  end, 3, { workers = 3, chunk = 1 })
+  lu.assertEquals(r, { true, true, true })
+end
+
+-- A host's permits are not its children's, and a guard that they inherit is not theirs to release.
+function TestSemaphore.test_children_do_not_inherit_permits()
+  local s = pool.semaphore(2)
+  local guard <close> = s:acquire()
+  local r = pool.map(function()
+    guard:release()
+    local own <close> = s:try()
+    return { own ~= nil, s:available(), (select(2, s:try())) }
+  end, 1)
+  lu.assertEquals(r, { { true, 0 } })
+  lu.assertEquals(s:available(), 1)
+end
+
+-- Owners die while they hold permits, several of them, in every way: none is lost.
+function TestSemaphore.test_owners_die()
+  post.run { expected = "9\t3\ttrue\n", code = [[
+    local s, tries = pool.semaphore(3), pool.counter()
+    local ways = { "kill -KILL $PPID", "kill -SEGV $PPID", "exit" }
+    local p <close> = pool.new { workers = 3, on_crash = "skip", grace = 0.1 }
+    p:map(function(i)
+      local guard, other = assert(s:acquire(20)), s:try()
+      tries:add()
+      if ways[i % 4] == "exit" then os.exit(1) end
+      if ways[i % 4] then os.execute(ways[i % 4]) spin(5) end
+      guard:release()
+      if other then other:release() end
+    end, 9, { chunk = 1 })
+    local a, b, c = s:acquire(20), s:acquire(20), s:acquire(20)
+    local held = 3 - s:available()
+    print(tries:get(), held, (a and b and c) ~= nil)]] }
+end
+
+function TestSemaphore.test_owner_is_killed_at_once_after_it_acquired()
+  for _, fault in ipairs { "lock_acquired@1:kill", "lock_acquired#3@1:kill", "lock_released@1:kill" } do
+    post.run { program = post.FAULTY, env = { LUAPOOL_FAULT = fault }, expected = "40\t2\n", code = [[
+      local s = pool.semaphore(2)
+      local p = pool.new { workers = 3, on_crash = "retry", retries = 1000 } -- each worker 1 dies
+      local a = pool.array("i32", 40)
+      p:map(function(i) local _ <close> = assert(s:acquire(30)) a[i] = 1 end, 40, { chunk = 1 })
+      p:close()
+      local sum = 0
+      for _, v in ipairs(a) do sum = sum + v end
+      print(sum, s:available())]] }
+  end
+end
+
+function TestSemaphore.test_waiting_ends()
+  local s <close> = post.start { code = [[
+    local s = pool.semaphore(1)
+    local p = pool.new(1)
+    local guard = s:acquire()
+    local r = p:map(function() local ok, why = s:acquire(0.05) return ok == nil and why end, 1)
+    local ok, e = pcall(p.map, p, function() s:acquire() end, 1, { timeout = 0.2 })
+    print(r[1], ok, e.kind)
+    guard:release()
+    p:map(function() stolen = s:acquire() end, 1)
+    local caught, i = pcall(function() say "waiting" return s:acquire() end)
+    print(caught, is_interrupt(i))
+    p:close()
+    print(s:acquire() ~= nil)]] }
+  s:await "waiting"
+  s:send "host"
+  s:finish { exit = 0, stdout = "timeout\tfalse\ttimeout\nfalse\ttrue\ntrue\n" }
 end
 
 -- ---- channels ----
@@ -1090,8 +1255,8 @@ function TestChannel.test_tasks_that_wait_are_interrupted()
     local _, _, errors = p:map(function()
       local _ <close> = closer(function() words:send "caught" end)
       ch:receive()
-    end, 1, { timeout = 0.2, errors = "collect" })
-    print(errors[1].kind, select(2, words:receive(5)))
+    end, 1, { timeout = 1, errors = "collect" })
+    print(errors[1].kind, select(2, words:receive(20)))
     local ok, e = pcall(p.map, p, function() ch:receive() end, 2, { timeout = 0.2 })
     print(e.kind)
     ok, e = pcall(p.map, p, function() full:send "yours" end, 2, { timeout = 0.2 })
@@ -1155,7 +1320,7 @@ function TestChannel.test_pools_go_on_while_the_host_waits()
     local g = p:map_async(function()
       local _ <close> = closer(function() ch:send "timed out" end)
       spin(60)
-    end, 1, { timeout = 0.2 })
+    end, 1, { timeout = 1 })
     local _, word = ch:receive(20)
     print(word, select(2, pcall(g.get, g)).kind)
     local called
@@ -1167,7 +1332,7 @@ function TestChannel.test_pools_go_on_while_the_host_waits()
       local _ <close> = lock:acquire()
       tries:add()
       spin(60)
-    end, 1, { timeout = 0.2 })
+    end, 1, { timeout = 3 })
     while tries:get() == 0 do ch:receive(0.01) end
     print(lock:acquire(20) and "locked")
     pcall(h.get, h)]] }

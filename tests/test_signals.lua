@@ -2,6 +2,7 @@
 local lu = require "luaunit"
 local proc = require "proc"
 local post = require "post"
+local ways = require "ways"
 
 local SOAK = os.getenv("SOAK")
 local WAYS = { "host", "group", "tty" }
@@ -216,6 +217,7 @@ function TestAgain:test_the_second_skips_the_grace()
   local s <close> = post.start { code = TWICE:gsub("GRACE", "60", 1) }
   s:await("ready", 2)
   s:send("host", "INT")
+  ways.wait_for_delivery(s.pid, "INT")
   lu.assertNil(s.child:wait(1.5), "one signal leaves the tasks their grace")
   lu.assertEquals(s.child.stdout, "")
   s:send("host", "INT")
@@ -232,8 +234,8 @@ function TestAgain:test_a_key_held_down_leaves_the_grace()
     proc.sleep(0.005)
     pace = proc.now() - sent
   end
+  pace = ways.pace(s.pid, sent)
   s:finish { exit = 0, stdout = "true\t10\n" }
-  if pace > 0.15 then lu.skip "the machine was too slow for the pace of a key" end
   lu.assertTrue(proc.now() - sent > 0.8, ("a key repeat took the tasks their grace: %.3f s after %.3f s"):format(proc.now() - sent, pace))
 end
 
@@ -245,10 +247,11 @@ function TestAgain:test_the_third_ends_the_process()
     say "ready"
     string.find(("a"):rep(300000), ".-b")]] }
   s:await "ready"
-  proc.sleep(0.05)
+  ways.wait_for_work(s.pid, 0.05) -- it is in there
   for _ = 1, 3 do
     s:send("host", "INT")
-    proc.sleep(0.5) -- more than a key's pace, and time for the handler
+    ways.wait_for_delivery(s.pid, "INT")
+    proc.sleep(0.5) -- more than a key's pace
   end
   s:finish { signal = "SIGINT", stdout = "" }
 end
@@ -262,6 +265,58 @@ function TestAgain:test_during_terminate()
   s:await "ready"
   s:send("host", "INT")
   s:finish { exit = 0, stdout = "false\ttrue\t0\n" }
+end
+
+-- Only what a signal ended takes its repeats along: a second one soon after, while the script cancels for reasons of its own, is another.
+local SOON_AFTER = [[
+local pid = io.open("/proc/self/stat"):read("n")
+local function interrupt() io.popen("kill -INT " .. pid):close() end
+local p = pool.new { workers = 2, grace = 60 }
+local begun = pool.counter()
+local function endless()
+  local c <close> = closer(interrupt)
+  begun:add(1)
+  while true do end
+end
+local function first_fails(i)
+  if i == 2 then return endless() end
+  while begun:get() == 0 do end
+  error "failed"
+end
+p:map(math.abs, 2)
+local caught = 0
+local function count(f)
+  local ok, e = pcall(f)
+  if is_interrupt(e) then caught = caught + 1 end
+end
+local function cancel()
+  local call = p:map_async(endless, 1)
+  while begun:get() == 0 do p:step(0.01) end
+  count(function() interrupt() spin(60) end)
+  count(function() p:cancel() end)
+end
+local function fail()
+  count(function() interrupt() spin(60) end)
+  count(function() p:map(first_fails, 2, { chunk = 1 }) end)
+end
+local function leave()
+  for _ in p:imap(function(i) return i == 1 and i or endless() end, 2, { chunk = 1 }) do
+    while begun:get() == 0 do p:step(0.01) end
+    count(function() interrupt() spin(60) end)
+    break
+  end
+end
+count(WAY)
+if caught < 2 then count(function() spin(20) end) end -- it is on its way
+count(function() spin(0.3) end) -- and no other
+print(caught)
+p:terminate(0)]]
+
+function TestAgain:test_soon_after_another_while_the_script_cancels()
+  for _, way in ipairs { "cancel", "fail", "leave" } do
+    local s <close> = post.start { code = (SOON_AFTER:gsub("WAY", way)) }
+    s:finish { exit = 0, stdout = "2\n" }
+  end
 end
 
 function TestAgain:test_during_close_of_a_scope()
@@ -387,14 +442,25 @@ function TestOutside:test_as_process_1_of_a_container()
   end
 end
 
+-- Where /proc is another namespace's, its numbers name strangers: nothing is opened, and nobody killed, by them.
+function TestOutside:test_numbers_of_another_namespace()
+  if not os.execute("unshare -pf true 2> /dev/null") then lu.skip("no right to make a pid namespace") end
+  local code = ([[
+    local p <close> = pool.new { workers = 2, grace = 0.1 }
+    p:map(math.abs, 2)
+    local a = pool.array("i64", 100)
+    p:map(function(i) a[i] = i end, 100)
+    print(a[1], a[100])
+    local _, _, errors = p:map(function(i) if i == 1 then os.execute("sleep 60") end end, 2, { timeout = LIMIT, errors = "collect" })
+    print(errors[1].kind, errors[2])]]):gsub("LIMIT", proc.slowness)
+  local s <close> = post.start { args = { "unshare", "-pf", post.LUAPOOL, "-e", code } }
+  s:finish { exit = 0, stdout = "1\t100\ntimeout\tnil\n" }
+end
+
 function TestOutside:test_a_terminal_that_is_closed()
   local s <close> = post.start { code = BUSY, pty = true, stderr = "pipe" }
   s:await("ready", 4)
-  s.sent = proc.now()
-  s.child:hang_up()
-  lu.assertEquals(s.child:finish(2 + post.SLACK).signal, "SIGHUP")
-  s:check_leftovers(post.SLACK / 2)
-  s:check_names()
+  s:hang_up()
 end
 
 function TestOutside:test_the_terminal_is_as_it_was()
@@ -433,7 +499,7 @@ function TestOutside:test_nohup_survives_a_hangup()
     print(#p:map(function(x) if x == 1 then say "ready" end spin(0.2) end, 4), "alive")]] }
   s:await "ready"
   s:send("group", "HUP")
-  s:finish { exit = 0, stdout = function(out) lu.assertStrContains(out, "alive") end }
+  s:finish { exit = 0, within = 20, stdout = function(out) lu.assertStrContains(out, "alive") end }
 end
 
 -- Stopped by Ctrl-Z, workers and all, and brought back by fg: nobody notices, and no time limit has passed meanwhile.
@@ -500,10 +566,13 @@ end, 2)
 print(ok, is_interrupt(e))
 print(pcall(function() for _ = 1, 1e6 do end end))]] }
   s:await("ready", 2)
+  local sent = proc.now()
   for _ = 1, 10 do
+    if proc.now() - sent > 0.1 then break end
     s:send("host", "INT")
     proc.sleep(0.005)
   end
+  ways.pace(s.pid, sent)
   s:finish { exit = 0, stdout = "false\ttrue\ntrue\n" }
 end
 

@@ -289,6 +289,52 @@ function TestLosses.test_all_but_one()
   assert_doubled(results, 20000)
 end
 
+-- How well the workers that live are used, of the time that each of them has lived: what was begun at a node that is lost is done again.
+-- verb: "each", or "imap".
+local function with_losses(verb, nodes, n, losses, lost_after)
+  local world = World.new { nodes = nodes, workers = 4, latency = 1e-3, cost = costs.uniform(20e-3), losses = losses,
+    lost_after = lost_after }
+  world.is_discarding = verb == "each"
+  world:run(function(handle)
+    if verb == "each" then return handle:run(task, "range", 1, 1, n, { discard = true }) end
+    local call, taken = handle:begin(task, "range", 1, 1, n, {}, "ordered"), 0
+    repeat
+      local values, first, count = call:next()
+      if first then
+        lu.assertEquals(first, taken + 1)
+        taken = taken + count
+      end
+    until not (values or first)
+    lu.assertEquals(taken, n)
+  end)
+  lu.assertEquals({ world:is_complete(n) }, { true })
+  return world:report().efficiency
+end
+
+local SIZES <const> = { { 3, 1 }, { 10, 3 }, { 50, 10 }, { 150, 50 } } -- so many nodes, and so many of them lost
+
+-- A process that dies takes its connections with it.
+function TestLosses.test_what_is_noticed_at_once_costs_little()
+  for i, size in ipairs(SIZES) do
+    local nodes, lost = table.unpack(size)
+    for _, verb in ipairs { "each", "imap" } do
+      local efficiency = with_losses(verb, nodes, nodes * 4 * 200, random_losses(i, nodes, lost, 4), 0.02)
+      lu.assertTrue(efficiency >= 0.93, ("%s, %d of %d nodes lost: %.3f"):format(verb, lost, nodes, efficiency))
+    end
+  end
+end
+
+-- A node falls silent in the first half of a job: the others go on meanwhile, also in a stream whose loop waits for what that node has.
+function TestLosses.test_silence_holds_nobody_up()
+  for i, size in ipairs(SIZES) do
+    local nodes, lost = table.unpack(size)
+    for _, verb in ipairs { "each", "imap" } do
+      local efficiency = with_losses(verb, nodes, nodes * 4 * 400, random_losses(i, nodes, lost, 2), 2)
+      lu.assertTrue(efficiency >= 0.9, ("%s, %d of %d nodes lost: %.3f"):format(verb, lost, nodes, efficiency))
+    end
+  end
+end
+
 -- Many batches are lost several times by bad luck: nobody is to blame.
 function TestLosses.test_bad_luck_blames_nobody()
   local nodes, losses = 200, {}

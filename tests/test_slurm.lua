@@ -150,7 +150,7 @@ local LOSS <const> = [[
 
 function TestSlurm.test_losses()
   local salloc = "salloc -Q -N3 --ntasks-per-node=1 --cpus-per-task=2 $luapool --mpi -j 1 job.lua"
-  local victims = { ["nodes[2].pid"] = "its pool was killed by signal 9", ["parent(nodes[2].pid)"] = "nothing was heard of it for 5 s" }
+  local victims = { ["nodes[2].pid"] = "its pool was killed by signal 9", ["parent(nodes[2].pid)"] = "the connection to it is broken" }
   for victim, why in pairs(victims) do
     local exit, out, err = run(LOSS:format(victim), salloc)
     lu.assertEquals(out, "done\t200\n0\tup\tnil\n1\tlost\t" .. why .. "\n2\tup\tnil\n", err)

@@ -2,29 +2,15 @@
 -- deaths of workers, and what else may be done with a pool meanwhile.
 local lu = require "luaunit"
 local proc = require "proc"
+local disk = require "disk"
 local post = require "post"
 local ways = require "ways"
 
 local collect, up_to, spin = ways.collect, ways.up_to, ways.spin
+local fails, is_usable, wait_for = ways.fails, ways.is_usable, ways.wait_for
 
 local function identity(x) return x end
 local function square(x) return x * x end
-
-local function fails(fn, ...)
-  local ok, e = pcall(fn, ...)
-  lu.assertFalse(ok, "no error")
-  return e
-end
-
-local function wait_for(condition, what)
-  lu.assertEvalToTrue(proc.wait_until(condition, 20), what)
-end
-
-local function is_usable(p)
-  local results, n = p:map(square, 20)
-  lu.assertEquals(n, 20)
-  for i = 1, 20 do lu.assertEquals(results[i], i * i) end
-end
 
 local VERBS = { "imap", "imap_unordered" }
 
@@ -159,8 +145,7 @@ local function check_bound(call, verb, make, options)
   local k, most = 0, 0
   for _ in call(verb, function(x) begun:add(1) return x end, source, options) do
     k = k + 1
-    -- give the workers the time to run too far
-    if k <= 10 then spin(0.003) end
+    if k <= 5 then proc.sleep(0.003) end -- gives the workers the time to run too far
     local ahead = math.max(begun:get(), math.min(pulled, n)) - k
     most = math.max(most, ahead)
     lu.assertTrue(ahead <= options.buffer, ("%s of %s, buffer %d, chunk %s: %d items ahead"):format(verb, make, options.buffer,
@@ -302,19 +287,23 @@ end
 
 -- Nothing that was handed out but not begun is begun afterwards.
 function TestLeaving.test_nothing_is_begun_any_more()
-  local p <close> = pool.new(2)
+  local p <close> = pool.new { workers = 2, grace = 20 }
   for _, verb in ipairs(VERBS) do
     local begun = pool.counter(0)
+    local function task(x)
+      begun:add(1)
+      while x > 40 do end
+      return x
+    end
     do
-      local iterate <const>, _, _, closer <close> = p[verb](p, function(x) begun:add(1) spin(0.005) return x end, 500,
+      local iterate <const>, _, _, closer <close> = p[verb](p, task, 500,
         { buffer = 400, chunk = 20 })
       lu.assertNotNil(iterate())
       lu.assertNotNil(closer)
+      wait_for(function() return begun:get() == 42 end, "nobody ran ahead") -- both are at the first of a claim, and have 19 more
     end
-    local before = begun:get()
     is_usable(p)
-    lu.assertEquals(begun:get(), before)
-    lu.assertTrue(before < 390, before) -- there was something left that could have been
+    lu.assertEquals(begun:get(), 42)
   end
 end
 
@@ -524,7 +513,7 @@ end
 
 -- Memory does not grow with the number of items: neither what Lua holds, nor what the process has ever had.
 function TestLaziness.test_millions_of_items_in_constant_memory()
-  local n = proc.slowness > 1 and 500000 or 5000000
+  local n = proc.slowness > 1 and 500000 or os.getenv "SOAK" and 20000000 or 3000000
   for _, source in ipairs { "n", "function() k = k + 1 if k <= n then return k end end" } do
     local child <close> = proc.spawn { args = { post.LUAPOOL, "-e", ([[
       local n, k, sum = %d, 0, 0
@@ -549,7 +538,7 @@ function TestLaziness.test_millions_of_items_in_constant_memory()
     lu.assertEquals(status.exit, 0, child.stderr)
     local is_right, grown, held = child.stdout:match("^(%a+)\t(%-?%d+)\t(%-?[%d.]+)\n$")
     lu.assertEquals(is_right, "true", child.stdout)
-    lu.assertTrue(tonumber(grown) < 32 * 1024, "the peak grew by " .. grown .. " KiB")
+    lu.assertTrue(tonumber(grown) < 24 * 1024, "the peak grew by " .. grown .. " KiB")
     lu.assertTrue(tonumber(held) < 4 * 1024, "Lua holds " .. held .. " KiB more")
   end
 end
@@ -715,14 +704,14 @@ function TestFailures.test_workers_killed_at_random_during_streams()
   for _, verb in ipairs(VERBS) do
     for _, source in ipairs { 400, up_to(400) } do
       local seen, n = {}, 0
-      for i, v in p[verb](p, function(x) spin(0.0005) return { x, -x } end, source, { on_crash = "retry", retries = 50 }) do
+      for i, v in p[verb](p, function(x)
+        spin(0.0005)
+        return { x, -x, pool.worker.pid }
+      end, source, { on_crash = "retry", retries = 50 }) do
         lu.assertNil(seen[i])
-        lu.assertEquals(v, { i, -i })
+        lu.assertEquals({ v[1], v[2] }, { i, -i })
         seen[i], n = true, n + 1
-        if n % 40 == 0 then
-          local workers = p:workers()
-          if #workers > 0 then proc.kill(workers[n // 40 % #workers + 1].pid, "KILL") end
-        end
+        if n % 40 == 0 then proc.kill(v[3], "KILL") end -- (who has answered was ready: of those that are not only so many may die)
       end
       lu.assertEquals(n, 400)
     end
@@ -730,7 +719,7 @@ function TestFailures.test_workers_killed_at_random_during_streams()
 end
 
 function TestFailures.test_time_limits_of_items()
-  local p <close> = pool.new { workers = 2, timeout = 0.2, grace = 0.2 }
+  local p <close> = pool.new { workers = 2, timeout = 0.5 * proc.slowness, grace = 0.2 } -- (the others have it as well)
   for _, verb in ipairs(VERBS) do
     local kinds = {}
     for i, v, e in p[verb](p, function(x)
@@ -750,16 +739,17 @@ TestPolicies = {}
 
 -- A deadline ends the whole stream by an error; what had come by then was given.
 function TestPolicies.test_deadline()
+  local seconds = 0.3 * proc.slowness -- by then there are workers
   ways.each(function(call, way, p)
     for _, verb in ipairs(VERBS) do
       local began, n = proc.now(), 0
       local e = fails(function()
-        for _ in call(verb, function(x) spin(0.001) return x end, function() return 1 end, { deadline = 0.3 }) do n = n + 1 end
+        for _ in call(verb, function(x) proc.sleep(0.001) return x end, function() return 1 end, { deadline = seconds }) do n = n + 1 end
       end)
       lu.assertEquals(e.kind, "timeout")
-      lu.assertStrMatches(e.message, "the call took longer than 0.3 s %(deadline%)")
+      lu.assertStrMatches(e.message, ("the call took longer than %s s %%(deadline%%)"):format(seconds))
       lu.assertTrue(n > 0)
-      lu.assertTrue(proc.now() - began >= 0.3)
+      lu.assertTrue(proc.now() - began >= seconds)
     end
     if p and way.workers > 0 then is_usable(p) end
   end)
@@ -813,7 +803,7 @@ function TestPolicies.test_halt_now_and_soon()
       local function work(x)
         if x == 1 then
           begun:add(1)
-          spin(0.3)
+          spin(when == "now" and 60 or 0.3)
           return "slow"
         end
         while begun:get() == 0 do end
@@ -1018,14 +1008,8 @@ end
 TestInterrupts = {}
 
 -- In the body, while it waits for the next item, in the source: once each, and the pool works on.
-local CAUGHT = [[
+local CAUGHT = post.TRY .. [[
 local p <close> = pool.new(2)
-local count = 0
-local function try(f)
-  local ok, e = pcall(f)
-  assert(not ok and is_interrupt(e), tostring(e))
-  count = count + 1
-end
 VERB
 local r = p:map(function(x) return x + 1 end, 100)
 assert(#r == 100)
@@ -1082,22 +1066,29 @@ function TestInterrupts.test_uncaught()
 end
 
 function TestInterrupts.test_twice_with_tasks_that_do_not_stop()
-  local s <close> = post.start { code = [[
+  local asked = os.tmpname() -- holds something as soon as a task was asked to stop
+  local s <close> = post.start { code = ([[
     local p <close> = pool.new { workers = 2, grace = 60 }
     local begun = pool.counter(0)
     for i in p:imap(function(x)
       if x == 1 then return x end
       begun:add(1)
-      while true do pcall(function() while true do end end) end
+      while true do
+        pcall(function() while true do end end)
+        local file <close> = io.open(%q, "a")
+        file:write "asked"
+      end
     end, 100, { chunk = 1 }) do
       while begun:get() < 2 do end
       say "ready"
-    end]] }
+    end]]):format(asked) }
   s:await("ready")
   s:send("host", "INT")
+  lu.assertTrue(proc.wait_until(function() return disk.read(asked) ~= "" end, 20))
   proc.sleep(0.3)
   s:send("host", "INT")
   s:finish { signal = "SIGINT", stdout = "" }
+  os.remove(asked)
 end
 
 -- The host dies in the middle of a stream.

@@ -9,6 +9,14 @@ local ways = {}
 --- How pools that do not say start their workers here: "fork", "server" or "spawn".
 ways.start = os.getenv "LUAPOOL_START" or "fork"
 
+--- The C library is musl: some of its messages differ.
+ways.has_musl = select(2, io.open(("x"):rep(5000))):find("Filename too long", 1, true) ~= nil
+
+--- The test is about a program that executes itself or counts its threads: an emulator is what is seen there (scripts/test-abi).
+function ways.needs_own_machine()
+  lu.skipIf(os.getenv "POOLTEST_EMULATED" ~= nil, "what it looks at is the emulator's here")
+end
+
 --- The test is about workers that are copies of the program: of others it would not be true.
 function ways.needs_fork(why)
   lu.skipIf(ways.start ~= "fork", "workers are no copies of the program: " .. why)
@@ -41,10 +49,14 @@ local function merged(options, more)
   return all
 end
 
+-- Whoever is interrupted stops by itself here, however late it is given a processor to do so: the default grace, after which it is killed,
+-- is a second of the clock.
+local GRACE <const> = 20
+
 -- A pool; with `is_warm` its workers live already, and everything is sent to them.
 local function living(n, is_warm, start)
   return function(fn)
-    local p <close> = pool.new { workers = n, start = start }
+    local p <close> = pool.new { workers = n, start = start, grace = GRACE }
     if is_warm then p:map(tostring, n) end
     return fn(function(verb, ...) return p[verb](p, ...) end, p)
   end
@@ -54,8 +66,11 @@ end
 local function one_shot(n, start)
   return function(fn)
     return fn(function(verb, f, src, third, fourth)
-      if verb == "reduce" then return pool.reduce(f, src, third, merged(fourth, { workers = n, start = start })) end
-      return pool[verb](f, src, merged(third, { workers = n, start = start }))
+      local given = third
+      if verb == "reduce" then given = fourth end
+      local options = merged(merged({ grace = GRACE }, given or {}), { workers = n, start = start })
+      if verb == "reduce" then return pool.reduce(f, src, third, options) end
+      return pool[verb](f, src, options)
     end)
   end
 end
@@ -110,6 +125,72 @@ end
 function ways.spin(seconds)
   local until_time = os.clock() + seconds
   while os.clock() < until_time do end
+end
+
+--- Call what must raise; returns the error.
+function ways.fails(fn, ...)
+  local ok, e = pcall(fn, ...)
+  lu.assertFalse(ok, "no error")
+  return e
+end
+
+--- Run code, with a pool `p`, that must be refused in the expected words, which name the line of the code: it is the second one of a
+--- chunk "call".
+function ways.refused(code, expected)
+  local chunk = assert(load("local p = ...\n" .. code .. "\nreturn 'not refused'", "=call"))
+  local p <close> = pool.new(1)
+  local ok, message = pcall(chunk, p)
+  lu.assertFalse(ok, code .. " was accepted")
+  lu.assertEquals(message, "call:2: " .. expected, code)
+end
+
+--- Does the pool still do what pools do?
+function ways.is_usable(p)
+  local results, n = p:map(function(x) return x * x end, 20)
+  lu.assertEquals(n, 20)
+  for i = 1, 20 do lu.assertEquals(results[i], i * i) end
+end
+
+--- Wait for what must come true before long, and within 20 seconds in any case.
+function ways.wait_for(condition, what)
+  lu.assertEvalToTrue(proc.wait_until(condition, 20), what)
+end
+
+--- Wait until process `pid` has used so many seconds of a processor from now on: it has gone on, however long others kept it from that.
+function ways.wait_for_work(pid, seconds)
+  local function used()
+    local stat = proc.stat(pid)
+    return stat and stat.utime + stat.stime
+  end
+  local before = used()
+  lu.assertNotNil(before, "the process has ended")
+  ways.wait_for(function()
+    local now = used()
+    return not now or now - before >= seconds
+  end, "it does not run")
+end
+
+local NUMBERS <const> = { INT = 2, TERM = 15, HUP = 1 }
+
+--- Wait until process `pid` has taken a signal that it was sent: a second one of the kind would be lost before.
+function ways.wait_for_delivery(pid, signal)
+  local bit = 1 << NUMBERS[signal] - 1
+  ways.wait_for(function()
+    for _, field in ipairs { "ShdPnd", "SigPnd" } do
+      local pending = proc.status_field(pid, field)
+      if pending and tonumber(pending, 16) & bit ~= 0 then return false end
+    end
+    return true
+  end, "the signal stays undelivered")
+end
+
+--- How long a key that is held down took, when `sent` was the time of its first signal and the last has been sent to `pid`: what the
+--- program saw is not longer. The test of it is skipped where that is longer than the pace of a key.
+function ways.pace(pid, sent)
+  ways.wait_for_delivery(pid, "INT")
+  local pace = proc.now() - sent
+  lu.skipIf(pace > 0.15, "the machine is too slow for the pace of a key")
+  return pace
 end
 
 return ways

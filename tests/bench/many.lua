@@ -57,6 +57,8 @@ local figures = {
   single = function() return 100000 / best(3, function() p:map(empty, 100000, { chunk = 1 }) end) end,
   auto = function() return 4000000 / best(3, function() p:map(empty, 4000000) end) end,
   short = function() return TASKS * 0.02 / pool.cpus() / best(2, function() p:map(work, TASKS) end) end,
+  -- The ideal is the same: it knows of the loss at once, and as the hosts of the rig share this machine's processors, those of a lost one
+  -- work for the others. Only the items that it had begun are done again: four at most.
   lost = function()
     return TASKS * 0.02 / pool.cpus() / seconds(function()
       local n = 0

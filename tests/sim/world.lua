@@ -178,7 +178,7 @@ local function result_of(self, message, first, n, began)
     for k = 1, n do values[k] = self.value(first + k - 1) end
   end
   if keeps then n_values = n end
-  local bytes = figures.head + 5 * figures.number + n_values * (self.value_bytes or figures.number)
+  local bytes = figures.head + 5 * figures.number + n_values * (self.value_bytes or figures.dense)
   return setmetatable({ batch = message.batch, first = first, n = n, n_values = n_values, bytes = bytes, began = began,
     values = { true, 0, n, values, nil, 0.0, nil, n = 7 } }, Message)
 end
@@ -274,12 +274,8 @@ local function load_part(core, name, parts)
   return parts[name]
 end
 
--- core.join, as in binding/lwire.
-local function join_pieces(pieces)
-  local all = {}
-  for _, piece in ipairs(pieces) do table.move(piece[3], 1, #piece[3], piece[1], all) end
-  return all
-end
+-- core.fill_from, as in binding/lblock.
+local function fill_from(into, first, n, values) table.move(values, 1, n, first, into) end
 
 local function new_core(self)
   local wire = setmetatable({ world = self }, Wire)
@@ -288,7 +284,7 @@ local function new_core(self)
     Error = { __tostring = function(e) return e.message end },
     shield = function(fn, ...) return fn(...) end, now = function() return self.now end, pid = function() return 1 end,
     version = "simulated", build = function() return "simulated" end, item_text = tostring, is_interrupt = function() return false end,
-    write_stderr = function() end, join = join_pieces, cpus = function() return 1 end,
+    write_stderr = function() end, sized = function() return {} end, fill_from = fill_from, cpus = function() return 1 end,
   }
 end
 
