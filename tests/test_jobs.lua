@@ -523,6 +523,16 @@ function TestStats.test_counts_are_exact()
   lu.assertTrue(stats.host.decode > 0 and stats.host.wait >= 0)
 end
 
+-- What all of them did is the sum of what each did, also of workers who died before they had finished anything.
+function TestStats.test_workers_that_finished_nothing_are_counted()
+  local p <close> = pool.new(2)
+  p:map(function() os.exit(1) end, 1, { errors = "collect", retries = 1 })
+  local stats, busy = p:stats(), 0
+  for _, worker in ipairs(stats.workers) do busy = busy + worker.busy end
+  lu.assertTrue(stats.busy > 0)
+  lu.assertAlmostEquals(busy, stats.busy, 1e-6)
+end
+
 -- The collector of a worker rests until as much again was allocated as was inherited. Large strings are no reason to wait so long.
 function TestStats.test_garbage_of_large_strings_does_not_pile_up()
   if (os.getenv("BUILD") or ""):find("an$") then lu.skip "sanitizers keep freed memory" end

@@ -109,7 +109,7 @@ static void set_work(lua_State *L, const struct pool_worker_info *info) {
   if (info->peak_bytes) set_integer(L, "peak", (lua_Integer)info->peak_bytes);
 }
 
-/* Push { { id, pid, items, chunks, busy, idle, encode, wait, bytes, peak, item, since }, ... }: those that live, or ever did. */
+/* Push { { id, pid, items, chunks, busy, idle, encode, wait, bytes, peak, item, since }, ... }: those that live, or ever did anything. */
 static void push_workers(lua_State *L, struct lpool *lp, int only_living) {
   lua_Integer n = 0;
   uint32_t i;
@@ -117,7 +117,7 @@ static void push_workers(lua_State *L, struct lpool *lp, int only_living) {
   for (i = 0; i < lp->capacity; i++) {
     struct pool_worker_info info;
     pool_info(lp->pool, i, &info);
-    if (info.pid == 0 && (only_living || info.claims == 0)) continue;
+    if (info.pid == 0 && (only_living || info.busy_ns == 0)) continue;
     lua_createtable(L, 0, 12);
     set_integer(L, "id", (lua_Integer)i + 1);
     if (info.pid) set_integer(L, "pid", info.pid);
