@@ -38,6 +38,16 @@ local function fds()
 end
 ]]
 
+--- For scripts: start_early() does what luapool_init_early does in a program; the command has no option for it.
+post.EARLY = [[
+local function start_early()
+  for i = 1, 20 do
+    local name, core = debug.getupvalue(pool.shield, i)
+    if name == "core" then return core.early_start() end
+  end
+end
+]]
+
 --- For scripts: try(f) counts, in `count`, the interrupts that f must end with.
 post.TRY = [[
 local count = 0

@@ -15,20 +15,14 @@ local STARTS <const> = { "fork", "server", "spawn", "early" }
 local NOBODY <const> = 54321 -- a user who runs nothing else
 
 -- How pools start their workers. "early": the command has no such option, but what luapool_init_early calls.
-local HEAD = [[
+local HEAD = post.EARLY .. [[
 local start = os.getenv "START"
 local function told(ok, e)
   if ok then return "right" end
   return "error: " .. (type(e) == "table" and e.kind .. ": " .. e.message or tostring(e)):match "[^\n]*"
 end
-local function early()
-  for i = 1, 20 do
-    local name, core = debug.getupvalue(pool.shield, i)
-    if name == "core" then return core.early_start() end
-  end
-end
 if start == "early" then
-  local ok, e = pcall(early)
+  local ok, e = pcall(start_early)
   if not ok then print(told(ok, e)) os.exit(0, true) end
   start = "auto"
 end

@@ -114,12 +114,7 @@ local SOAK = os.getenv "SOAK"
 
 -- How workers can start. "early": the command has no such option, but what luapool_init_early calls.
 local STARTS <const> = { "server", "spawn", "early" }
-local EARLY = [[
-for i = 1, 20 do
-  local name, core = debug.getupvalue(pool.shield, i)
-  if name == "core" then core.early_start() break end
-end
-]]
+local EARLY = post.EARLY .. "start_early()\n"
 
 local function start_with(start, code)
   return start == "early" and EARLY .. code or code, start ~= "early" and start or nil
