@@ -319,11 +319,17 @@ local DEATHS = { { "kill", "SIGKILL" }, { "segv", "SIGSEGV" }, { "abort", "SIGAB
 
 -- The third passage of worker 1 at the point; each such worker's successor dies in the same way.
 local DYING = PROGRAM .. [[
-local p = pool.new { workers = 2, grace = 0.3 }
+local begun = pool.counter()
+local p = pool.new { workers = 2, grace = 0.3, on_start = function() begun:add(1) end }
 local expected = EXPECTED
 local seen = 0
-local function work(round) -- slow enough that no worker does all alone
-  return function(x) local t = os.clock() while os.clock() - t < 0.0005 do end return { round, x } end
+local function work(round) -- slow enough that no worker does all alone, and not before there are two
+  return function(x)
+    while begun:get() < 2 do end
+    local t = os.clock()
+    while os.clock() - t < 0.0005 do end
+    return { round, x }
+  end
 end
 for round = 1, 4 do
   local r, n, errors = p:map(work(round), 40, { chunk = 2, errors = "collect" })
