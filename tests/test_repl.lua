@@ -430,9 +430,11 @@ end
 for _, editor in ipairs { "readline", "libedit", "plain" } do
   TestReplPools["test_pools_go_on_beside_the_prompt_" .. editor] = function(self)
     skip_without(editor)
-    local s <close> = self:prompt { env = environment(editor), arguments = "-j 1 -i" }
+    local s <close> = self:prompt { env = environment(editor), arguments = "-j 1 -i", width = 160 }
     s:enter("p = pool.new(1) wait = function(n) local c <close> = io.popen('sleep 0.1') c:read 'a' print('task ' .. n) return n end")
+    s:wait("return n end\n> $")
     s:enter("function more(f) local n = f:get() if n < 5 then p:submit(wait, n + 1):on_done(more) else print 'all done' end end")
+    s:wait("end end\n> $")
     s:enter("p:submit(wait, 1):on_done(more); -- begun")
     s:wait("begun\n")
     s:type("10 + 1")

@@ -223,8 +223,11 @@ static int is_executing(pid_t pid) {
 static int has_mark(pid_t pid, const char *mark) {
   static char text[1 << 18]; /* no environment of a test is larger; not thread-safe, as nothing here is */
   size_t length, at, n = strlen(mark);
-  int tries = 0;
-  while ((length = read_environment(pid, text, sizeof text)) == 0 && tries++ < EXEC_MS && is_executing(pid)) sleep_seconds(0.001);
+  int tries = 0, was_executing = 1; /* (it may get through exec between the looks: then the environment is to be read once more) */
+  while ((length = read_environment(pid, text, sizeof text)) == 0 && was_executing && tries++ < EXEC_MS) {
+    was_executing = is_executing(pid);
+    if (was_executing) sleep_seconds(0.001);
+  }
   for (at = 0; at < length; at += strlen(text + at) + 1) {
     const char *value = text + at + sizeof MARK_NAME;
     if (strncmp(text + at, MARK_NAME "=", sizeof MARK_NAME) != 0) continue;
