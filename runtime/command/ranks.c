@@ -243,33 +243,52 @@ static int has_wrong_srun(const struct engine *engine) {
   return strncmp(engine->name, "Open MPI", 8) == 0 && getenv("SLURM_STEP_ID") && getenv("PMI_RANK") && !getenv("PMIX_RANK");
 }
 
-static const struct engine *start_engine(struct relay_options *options, int rank, int size) {
+/* Who launched us on this machine would have tidied up. */
+static _Noreturn void leave(const struct relay_options *options) {
+  if (getppid() != options->parent) scratch_remove();
+  _exit((int)exit_status);
+}
+
+/*
+ * Whoever was lost in this moment must not keep us, and what the library's own threads do while it is taken down is not our result: a
+ * process that Open MPI 4 counts as a job of its own crashes there once in a while, as its daemon leaves after the code that watched it.
+ */
+static void stop_engine(const struct engine *engine, int is_clean) {
+  static const int signals[] = {SIGALRM, SIGSEGV, SIGBUS, SIGABRT};
+  for (size_t i = 0; i < sizeof signals / sizeof *signals; i++) (void)signal(signals[i], on_stuck);
+  (void)alarm(STOP_SECONDS);
+  engine->stop(is_clean);
+}
+
+static _Noreturn void refuse(struct relay_options *options, const struct engine *started) {
+  os_close(&options->pool_fd); /* the children read the end of their sockets */
+  os_close(&options->script_fd);
+  exit_status = ranks_tell(EXIT_FAILURE);
+  if (started) stop_engine(started, 1); /* each is alone */
+  leave(options);
+}
+
+static void start_engine(struct relay_options *options, int rank, int size) {
   char text[256] = "";
   const struct engine *engine = load_engine(rank);
-  if (engine == NULL) return NULL;
+  if (engine == NULL) refuse(options, NULL);
   if (has_wrong_srun(engine)) {
     if (rank == 0) complain(rank, "srun --mpi=pmi2 does not start Open MPI: say srun --mpi=pmix");
-    return NULL;
+    refuse(options, NULL);
   }
   watch_start(options->script, 1);
   if (engine->start(&options->rank, &options->size, text, sizeof text) < 0) {
     complain(rank, "%s: %s", engine->name, text);
-    return NULL;
+    refuse(options, NULL);
   }
   watch_start(options->script, 0);
-  if (options->size == size && options->rank == rank) return engine;
+  options->engine = engine;
+  if (options->size == size && options->rank == rank) return;
   if (rank == 0) {
     complain(rank, "the launcher started %d processes, but %s counts %d: the launcher is of another MPI than the one that "
              "luapool-mpi.so was built with", size, engine->name, options->size);
   }
-  engine->stop(1); /* each is alone */
-  return NULL;
-}
-
-/* Who launched us on this machine would have tidied up. */
-static _Noreturn void leave(const struct relay_options *options, int status) {
-  if (getppid() != options->parent) scratch_remove();
-  _exit(status);
+  refuse(options, engine);
 }
 
 static _Noreturn void relay_process(struct relay_options *options, int rank, int size) {
@@ -280,18 +299,11 @@ static _Noreturn void relay_process(struct relay_options *options, int rank, int
   scratch_note();
   options->parent = getppid();
   options->lost_after_ns = os_ns_of(seconds_of("LUAPOOL_LOST_AFTER", LOST_SECONDS));
-  options->engine = start_engine(options, rank, size);
-  if (options->engine == NULL) { /* the children read the end of their sockets */
-    os_close(&options->pool_fd);
-    os_close(&options->script_fd);
-    leave(options, ranks_tell(EXIT_FAILURE));
-  }
+  start_engine(options, rank, size);
   is_clean = relay_run(options, &status);
   exit_status = rank == 0 ? ranks_tell(status) : status;
-  (void)signal(SIGALRM, on_stuck); /* whoever was lost in this moment must not keep us */
-  (void)alarm(STOP_SECONDS);
-  options->engine->stop(is_clean);
-  leave(options, (int)exit_status);
+  stop_engine(options->engine, is_clean);
+  leave(options);
 }
 
 enum rank_role ranks_begin(int *fd) {
