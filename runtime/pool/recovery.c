@@ -478,6 +478,10 @@ enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
   p->has_news = p->n_shown = 0;
   keep_watch(p);
   if (read_dead(p, event)) return event->kind;
+  if (p->must_recheck) { /* before anybody comes in the place of the dead and claims what is less urgent */
+    recheck(p);
+    pool_publish(p);
+  }
   if (p->is_broken) {
     memset(event, 0, sizeof *event);
     return POOL_NOTHING;
