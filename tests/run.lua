@@ -203,14 +203,23 @@ local function run_lua_file(file, pattern, start)
 end
 
 -- cmocka's TAP output as report lines: "ok 3 - name", "not ok 4 - name", "not ok 5 # SKIP name", "# reason".
--- The plan ("1..36") says how many there must be.
+-- The plan ("1..36") says how many there must be. What fail_msg says is in stderr, apart from its test: the first failure shows it.
 local function tap_lines(text)
+  local words = {}
+  for line in text:gmatch("[^\n]+") do
+    if line:sub(1, 7) == "ERROR: " then words[#words + 1] = line end
+  end
   return coroutine.wrap(function()
     for line in text:gmatch("[^\n]+") do
       local result, mark, name = line:match("^([not ]*ok) %d+ ([-#]) (.*)$")
       if result then
         local is_skipped = mark == "#" or name:find("# SKIP", 1, true)
-        coroutine.yield((is_skipped and "skip " or result == "ok" and "ok " or "fail ") .. name:gsub("^SKIP ", ""))
+        local word = is_skipped and "skip " or result == "ok" and "ok " or "fail "
+        coroutine.yield(word .. name:gsub("^SKIP ", ""))
+        if word == "fail " then
+          for _, said in ipairs(words) do coroutine.yield(" " .. said) end
+          words = {}
+        end
       elseif line:sub(1, 1) == "#" then
         coroutine.yield(" " .. line)
       end

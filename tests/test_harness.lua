@@ -268,9 +268,9 @@ end
 function TestRunner:test_c_tests_are_counted()
   local last, status, out = run_fake_c_test [[
 echo 1..4; echo ok 1 - test_one; echo not ok 2 '#' SKIP test_two; echo not ok 3 - test_three; echo '# 1 != 2'; echo ok 4 - test_four
-exit 1]]
+echo 'ERROR: place 3: item 1' >&2; exit 1]]
   lu.assertEquals({ last, status }, { "2 passed, 1 failed, 1 skipped", 1 })
-  lu.assertStrContains(out, "test_three\n    # 1 != 2")
+  lu.assertStrContains(out, "test_three\n    ERROR: place 3: item 1\n    # 1 != 2")
 end
 
 function TestRunner:test_a_c_test_that_stops_half_way_is_a_failure()
