@@ -300,7 +300,7 @@ bench: all $(BUILD)/tests/proc.so $(BUILD)/tests/hosts/figures ## measure the pr
 # Sanitizers and valgrind: the suite again. Everything is slower there, and so may the tests be.
 portable: ## every test with the paths for systems without pidfd, eventfd, memfd, shm_open, futex, prctl, close_range and affinity
 	@CPPFLAGS="-DLUAPOOL_NO_PIDFD -DLUAPOOL_NO_EVENTFD -DLUAPOOL_NO_MEMFD -DLUAPOOL_NO_SHM -DLUAPOOL_NO_PRCTL -DLUAPOOL_NO_FUTEX -DLUAPOOL_NO_CLOSE_RANGE -DLUAPOOL_NO_AFFINITY" \
-	  $(MAKE) --no-print-directory BUILD=$(BUILD)/portable JOBS=1 run-tests
+	  POOLTEST_PORTABLE=1 $(MAKE) --no-print-directory BUILD=$(BUILD)/portable JOBS=1 run-tests
 
 abi: ## the Lua tests for musl, 32 bits and big-endian (LUA_SOURCE names a folder with Lua's sources)
 	@for name in musl m32 s390x; do sh scripts/test-abi $$name $(TESTS) || exit 1; done

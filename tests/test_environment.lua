@@ -345,7 +345,11 @@ for what, hidden in pairs {
     local before = place("-m", hidden[1])
     each_start(function(start)
       local out = run(before, JOB, start, { program = hidden[2], env = { TMPDIR = hidden[2] and "/tmp" or nil } })
-      lu.assertEquals(out, RIGHT, what .. ", " .. start)
+      if hidden[2] and os.getenv "POOLTEST_PORTABLE" then -- files of memory are temporary files, and there is no place for them
+        check_lines(out, start, "^error: cannot .*Read%-only file system$")
+      else
+        lu.assertEquals(out, RIGHT, what .. ", " .. start)
+      end
     end)
   end
 end

@@ -259,11 +259,18 @@ static int wire_read(lua_State *L) {
 
 /* ---- waiting ---- */
 
+/* Without a descriptor of it: who ends closes its sockets a moment before its children get another parent. */
+static int has_left_us(const struct wire *w) {
+  int64_t deadline = os_now_ns() + SECOND;
+  while (getppid() == w->relay && os_now_ns() < deadline) (void)os_poll(NULL, 0, SECOND / 200);
+  return getppid() != w->relay;
+}
+
 /* The relay's end interrupts its script, too (command/ranks), who shall learn what has happened instead. */
 static const char *relay_end(struct wire *w) {
   int status = 0, is_known = w->relay_fd >= 0 && !*w->end ? os_pidfd_end(w->relay_fd, w->relay, SECOND, &status) : 0;
   if (*w->end) return w->end;
-  if (is_known < 0 || (w->relay_fd < 0 && getppid() == w->relay)) {
+  if (is_known < 0 || (w->relay_fd < 0 && !has_left_us(w))) {
     snprintf(w->end, sizeof w->end, "the connection to the manager of the nodes is broken");
     return w->end;
   }
