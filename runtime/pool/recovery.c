@@ -449,6 +449,10 @@ static void keep_watch(struct pool *p) {
     p->looked_at_ns = now;
   }
   if (pool_has_limits(p)) pool_watch(p, pool_judged_ns(p, now));
+}
+
+/* Before anybody comes in the place of the dead: what these had claimed may be more urgent than what else would be found on the board. */
+static void catch_up(struct pool *p) {
   if (p->must_recheck) recheck(p);
   if (p->n_places > p->n_wanted) pool_retire(p);
   pool_publish(p);
@@ -462,6 +466,7 @@ enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
   if (p->n_shown >= LOOK_EVERY_EVENTS) { /* the rings may never be empty */
     p->n_shown = 0;
     keep_watch(p);
+    catch_up(p);
   }
   if (output_is_showing(&p->output) && show_output(p, p->output.number, event)) return event->kind;
   if (p->n_shown % LOOK_EVERY_FRAMES == 0) look_for_output(p);
@@ -478,10 +483,7 @@ enum pool_event_kind pool_next(struct pool *p, struct pool_event *event) {
   p->has_news = p->n_shown = 0;
   keep_watch(p);
   if (read_dead(p, event)) return event->kind;
-  if (p->must_recheck) { /* before anybody comes in the place of the dead and claims what is less urgent */
-    recheck(p);
-    pool_publish(p);
-  }
+  catch_up(p);
   if (p->is_broken) {
     memset(event, 0, sizeof *event);
     return POOL_NOTHING;
