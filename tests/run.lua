@@ -5,7 +5,7 @@
 -- Environment: BUILD (the build directory, default "build"), LUA (the interpreter that runs the tests; default: the program
 -- under test if it is built), WRAPPER (words before it), FILE_SECONDS (deadline of one file), POOLTEST_SLOWNESS (stretches
 -- that and the tests' own time limits), JOBS (files that run at the same time, default 1), SLOWEST (so many of the tests that took longest
--- are listed at the end, with seconds of the clock and of processors).
+-- are listed at the end, with seconds of the clock and of processors), POOLTEST_PORTABLE (built without what `make portable` leaves out).
 -- Some files run once more for each other way to start workers (LUAPOOL_START): see AGAIN.
 -- Each file runs in a process of its own, so that a crash or a hang costs that file alone, and is followed by the leak guard: no
 -- process may be left (found by its mark), and no new name in /dev/shm.

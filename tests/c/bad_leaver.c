@@ -1,9 +1,10 @@
 /*
  * bad_leaver -- an engine of one rank, alone whatever the launcher said, that does not come back when it is told to stop: it ends by the
- * signal whose number is in BAD_LEAVER, or waits for ever (0). For tests/test_mpi.lua, which needs no MPI for it.
+ * signal that BAD_LEAVER names (SEGV, ABRT, BUS), else it waits for ever. For tests/test_mpi.lua, which needs no MPI for it.
  */
 #include <signal.h>
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 #include "cluster/engine.h"
@@ -18,9 +19,11 @@ static int start(int *rank, int *size, char *text, size_t capacity) {
 }
 
 static void stop(int is_clean) {
-  const char *signo = getenv("BAD_LEAVER");
+  const char *way = getenv("BAD_LEAVER");
   (void)is_clean;
-  if (signo && atoi(signo)) (void)raise(atoi(signo));
+  if (way && strcmp(way, "SEGV") == 0) (void)raise(SIGSEGV);
+  if (way && strcmp(way, "ABRT") == 0) (void)raise(SIGABRT);
+  if (way && strcmp(way, "BUS") == 0) (void)raise(SIGBUS);
   for (;;) pause();
 }
 
