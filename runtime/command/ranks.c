@@ -260,8 +260,10 @@ static void stop_engine(const struct engine *engine, int is_clean) {
   engine->stop(is_clean);
 }
 
+/* It was said why: a script that has not begun would only add that it was interrupted, and that we have ended. */
 static _Noreturn void refuse(struct relay_options *options, const struct engine *started) {
-  os_close(&options->pool_fd); /* the children read the end of their sockets */
+  if (options->script > 0) (void)kill(options->script, SIGKILL);
+  os_close(&options->pool_fd); /* the pool reads the end of its socket */
   os_close(&options->script_fd);
   exit_status = ranks_tell(EXIT_FAILURE);
   if (started) stop_engine(started, 1); /* each is alone */
